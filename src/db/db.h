@@ -1,0 +1,96 @@
+/* One SQLite database: opening, pragmas, migrations, prepared statements, the writer thread with group commit, a read-only
+ * reader thread. No table of its own but `schema`. SQL stands in the room that owns the table.
+ *
+ * Threads: db_open and db_close are called on the loop thread. A task's `run` runs on the writer (db_write) or the
+ * reader (db_read) thread; its `done` runs where `completions` is read (the loop). A task belongs to the
+ * database from submission until `done` is called. */
+#ifndef DB_DB_H
+#define DB_DB_H
+
+#include <sqlite3.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util/attributes.h"
+#include "util/error.h"
+#include "util/mailbox.h"
+#include "util/text.h"
+
+struct db;            /* the database */
+struct db_connection; /* one connection, used by one thread: what SQL runs on */
+
+struct db_migration {
+    int version;     /* 1, 2, … ascending without holes */
+    const char *sql; /* whole statements; one transaction a step */
+};
+
+enum db_durability { DB_STRICT, DB_BATCHED }; /* synchronous=FULL, or NORMAL (30-delivery, outbox.fsync) */
+
+struct db_options {
+    const char *path;
+    const struct db_migration *migrations;
+    size_t migration_count;
+    enum db_durability durability;
+    struct mailbox *completions;        /* where finished tasks are posted; outlives the database */
+    uint64_t background_check_above;    /* files at least this large are checked in the background after an unclean stop (64 MiB) */
+    void (*damaged)(void *argument, const char *detail); /* on the loop thread, from the background check; NULL: fatal */
+    void *argument;
+    /* Measures (80-operations cm_*_commit_seconds, _batch_size); called on the writer thread; may be NULL. */
+    void (*measured)(void *argument, int64_t commit_us, size_t batch);
+};
+
+/* Opens or creates (0600). In order: schema version read (newer: ERROR_NEWER naming it), integrity after an unclean stop (ERROR_CORRUPT,
+ * nothing touched), migrations one transaction each, threads. The clean-stop marker is the pragma user data of the `schema` table, cleared here. */
+int db_open(const struct db_options *options, struct db **ret_db, struct error *error) MUST_CHECK;
+/* Runs what is queued, checkpoints (TRUNCATE), writes the clean marker, joins the threads. Completions stay in the mailbox: run them after. */
+void db_close(struct db *db);
+/* Reading only: 0 when quick_check passes. For start-up and `recover`. */
+int db_check_file(const char *path, struct error *error) MUST_CHECK;
+uint64_t db_file_size(const struct db *db); /* database and WAL, bytes; any thread */
+int db_schema_version(const struct db *db);
+
+enum db_task_flags {
+    DB_DURABLE = 1,   /* its batch commits with fsync; `done` after it. Without: the batch may commit with synchronous=NORMAL when no
+                         durable task is in it (survives a crash of the process, not of the power) */
+    DB_SAVEPOINT = 2  /* it runs several writing statements: on failure all of them are undone, and only they */
+};
+
+struct db_task {
+    struct message message; /* the queue's */
+    unsigned flags;
+    /* 0, or a negative error code: its own writes are undone, the batch goes on. Must be safe to run again: when the whole transaction fails
+     * the tasks of the batch are run again one by one. Fill `error` through the pointer. */
+    int (*run)(struct db_connection *connection, struct db_task *task);
+    void (*done)(struct db_task *task); /* the loop thread; frees the task */
+    int status;            /* 0, or run's or the commit's negative error code (-ERROR_FULL: disk full) */
+    struct error error;
+    int64_t submitted_us;  /* monotonic, for measures */
+};
+
+/* Any thread. Tasks run in the order of submission; everything that waits shares one transaction. */
+void db_write(struct db *db, struct db_task *task);
+/* The reader thread, one after another, each in its own read transaction. */
+void db_read(struct db *db, struct db_task *task);
+size_t db_write_backlog(struct db *db); /* tasks queued, any thread */
+
+/* --- within run ---------------------------------------------------------------------------------------- */
+
+sqlite3 *db_handle(struct db_connection *connection);
+/* Prepared once for a connection and address: `sql` must be a string with static storage. Reset and unbound. NULL on error (then *error is set). */
+sqlite3_stmt *db_prepare(struct db_connection *connection, const char *sql, struct error *error) MUST_CHECK;
+/* Binds by format, from 1: t const char* (NULL: null) · x struct text (data NULL: null) · b const void*, size_t · i int64_t · n null · d double. Bytes must stay
+ * until the statement is reset. */
+int db_bind(sqlite3_stmt *statement, struct error *error, const char *format, ...) MUST_CHECK;
+/* 1 a row, 0 done, negative error. */
+int db_step(sqlite3_stmt *statement, struct error *error) MUST_CHECK;
+/* prepare, bind, step to the end, reset. *ret_changes (may be NULL) = rows changed. */
+int db_execute(struct db_connection *connection, struct error *error, int64_t *ret_changes, const char *sql,
+               const char *format, ...) MUST_CHECK;
+void db_reset(sqlite3_stmt *statement); /* takes NULL */
+/* Columns. Text is valid until the next step or reset; NULL for null. */
+const char *db_column_string(sqlite3_stmt *statement, int column);
+struct text db_column_text(sqlite3_stmt *statement, int column);
+int64_t db_column_integer(sqlite3_stmt *statement, int column, int64_t if_null);
+char *db_column_dup(sqlite3_stmt *statement, int column) MUST_CHECK; /* heap; NULL for null */
+
+#endif

@@ -1,0 +1,86 @@
+/* The durable, deduped store of what was received, and the quarantine (30-delivery, Inbox). Owns inbox.db's tables; no HTTP, no
+ * sockets, no keys. Calls and callbacks on the loop thread. */
+#ifndef INBOX_INBOX_H
+#define INBOX_INBOX_H
+
+#include "crypto/crypto.h"
+#include "db/db.h"
+
+extern const struct db_migration INBOX_MIGRATIONS[];
+extern const size_t INBOX_MIGRATION_COUNT;
+
+struct inbox;
+/* Reads or makes the epoch (random, 16 hex), the newest seq. Blocking: start-up only. */
+int inbox_open(struct db *db, struct inbox **ret_inbox, struct error *error) MUST_CHECK;
+void inbox_free(struct inbox *inbox);
+const char *inbox_epoch(const struct inbox *inbox);
+int64_t inbox_newest_seq(const struct inbox *inbox); /* committed */
+
+enum inbox_verified { INBOX_UNVERIFIED, INBOX_VERIFIED, INBOX_LEGACY }; /* JSON false, true, "legacy" */
+
+struct inbox_row {
+    int64_t seq;
+    char id[27];               /* ULID */
+    char *client_message_id, *mesh, *broker_message_id, *kind, *topic, *sender_pubkey, *sender_name;
+    char *body;
+    size_t body_size;
+    char *meta;                /* JCS; NULL */
+    char *priority, *reply_to_id;
+    enum inbox_verified verified;
+    int64_t history_id, sent_at, received_at, seen_at; /* -1 null */
+    /* for the receipt that `seen` sends later: */
+    struct sha256 content;     /* of nonce ‖ ciphertext */
+};
+void inbox_row_free(struct inbox_row *row);
+
+struct inbox_insert {
+    struct inbox_row *row;     /* taken over; after done: seq set when new */
+    bool legacy_once;          /* bodyVersion 1: also deduped for ever by `content` */
+    bool from_history;
+    /* results: */
+    int status;                /* 0; negative: not stored, do not acknowledge */
+    bool is_new;
+    bool replay_suspected;     /* sent_at at or below the floor of pruned dedupe keys, and not stored before: not stored as a message */
+    void *argument;
+};
+/* Insert-or-ignore by (mesh, sender_pubkey, client_message_id) and by the pruned keys; durable; messages that arrive together share a commit.
+ * done is called once for each, in order. */
+void inbox_insert(struct inbox *inbox, struct inbox_insert *insert /* heap, given to done, freed by it with inbox_insert_free */,
+                  void (*done)(struct inbox_insert *insert));
+void inbox_insert_free(struct inbox_insert *insert);
+
+/* The quarantine: the push as it came, why, never shown as a message. Durable, deduped by (mesh, sender, broker_message_id, content). */
+struct quarantine_row {
+    int64_t seq;
+    char *mesh, *sender_pubkey, *client_message_id, *broker_message_id, *reason, *push; /* push: the frame's JSON */
+    int64_t received_at;
+};
+void quarantine_row_free(struct quarantine_row *row);
+void inbox_quarantine(struct inbox *inbox, struct quarantine_row *row /* taken over */,
+                      void (*done)(void *argument, int status, bool is_new), void *argument);
+/* Rows with one of the reasons that a new key may mend, to be tried again; and removal of one that was. */
+void inbox_quarantine_list(struct inbox *inbox, const char *mesh, int64_t after_seq, size_t limit,
+                           void (*done)(void *argument, int status, struct quarantine_row **rows, size_t count), void *argument);
+void inbox_quarantine_remove(struct inbox *inbox, int64_t seq);
+int64_t inbox_quarantine_count(const struct inbox *inbox, const char *mesh /* NULL: all */);
+
+struct inbox_query {
+    const char *mesh, *topic, *sender_pubkey, *sender_name; /* NULL: any; sender_name matches case-insensitively when the key is NULL */
+    int64_t since_ms;       /* received_at at or later; -1 any */
+    bool unread, ascending;
+    int64_t after_seq;      /* exclusive bound in the direction of reading; -1 none */
+    size_t limit;
+    size_t maximum_bytes;   /* stops before the page's bodies and metas pass it (at least one row) */
+};
+/* rows are the callback's. more: there are further rows. */
+void inbox_list(struct inbox *inbox, const struct inbox_query *query,
+                void (*done)(void *argument, int status, struct inbox_row **rows, size_t count, bool more), void *argument);
+
+/* Marks seen; done gets the rows newly marked (without body), for `seen` frames. ids NULL: all (in steps, called back for each step, last with final true). Durable. */
+void inbox_mark_seen(struct inbox *inbox, const char *const *ids, size_t count, const char *mesh,
+                     void (*done)(void *argument, int status, struct inbox_row **rows, size_t count, bool final), void *argument);
+/* Retention: prunes rows received before, in small steps; keeps their dedupe keys (sender, id) for keep_keys_ms more. */
+void inbox_prune(struct inbox *inbox, int64_t received_before_ms, int64_t keys_before_ms);
+bool inbox_is_degraded(const struct inbox *inbox); /* its last commit failed */
+
+#endif

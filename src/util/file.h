@@ -1,0 +1,33 @@
+/* Files: whole reads with a maximum, atomic durable writes, directories, locks. Blocking. */
+#ifndef UTIL_FILE_H
+#define UTIL_FILE_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "util/attributes.h"
+#include "util/buffer.h"
+#include "util/error.h"
+
+/* Appends the file's bytes. ERROR_NOT_FOUND, ERROR_TOO_LARGE (over the buffer's maximum), ERROR_SYSTEM. */
+int file_read(const char *path, struct buffer *ret_bytes, struct error *error) MUST_CHECK;
+/* Temporary file in the same directory made with `mode`, write, fsync, rename, fsync of the
+ * directory (10-cli, Files). On failure the old file is untouched and the temporary one gone. */
+int file_write_atomic(const char *path, mode_t mode, const void *data, size_t size,
+                      struct error *error) MUST_CHECK;
+/* mkdir with `mode` if absent (parents too, 0700). An existing directory is left as it is. */
+int directory_ensure(const char *path, mode_t mode, struct error *error) MUST_CHECK;
+int directory_fsync(const char *path, struct error *error) MUST_CHECK;
+bool file_exists(const char *path);
+/* ERROR_DENIED when group or others may read or write it, or another user owns it. Absent: 0. */
+int file_check_private(const char *path, struct error *error) MUST_CHECK;
+/* path = directory + "/" + name; heap. */
+char *path_join(const char *directory, const char *name) MUST_CHECK;
+
+/* Opens (O_CREAT, mode) and flocks exclusively without waiting. ERROR_BUSY when another process holds
+ * it. The lock lasts until the descriptor is closed. */
+int file_lock(const char *path, mode_t mode, int *ret_fd, struct error *error) MUST_CHECK;
+/* Whether somebody holds that lock now; an absent file is not locked. */
+bool file_is_locked(const char *path);
+
+#endif

@@ -1,0 +1,42 @@
+/* JSON lines: ts, level, msg (a stable snake_case event name), then fields (80-operations, Logs).
+ * Never pass a body, key, token or invite link. Any thread; each line is one write(2). */
+#ifndef UTIL_LOG_H
+#define UTIL_LOG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum log_level { LOG_LEVEL_DEBUG, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
+
+enum log_kind { LOG_KIND_END, LOG_KIND_TEXT, LOG_KIND_NUMBER, LOG_KIND_BOOL };
+struct log_field {
+    enum log_kind kind;
+    const char *name;
+    const char *text; /* NULL prints null */
+    int64_t number;
+};
+#define LOG_TEXT(name, value) ((struct log_field){ LOG_KIND_TEXT, (name), (value), 0 })
+#define LOG_NUMBER(name, value) ((struct log_field){ LOG_KIND_NUMBER, (name), 0, (int64_t)(value) })
+#define LOG_BOOL(name, value) ((struct log_field){ LOG_KIND_BOOL, (name), 0, (value) ? 1 : 0 })
+#define LOG_SECURITY LOG_BOOL("security", true)
+#define LOG_END ((struct log_field){ LOG_KIND_END, 0, 0, 0 })
+
+/* log_event(LOG_LEVEL_INFO, "link_open", LOG_TEXT("mesh", slug), LOG_END); */
+#define log_event(level, event_name, ...) \
+    log_write((level), (event_name), (const struct log_field[]){ __VA_ARGS__ })
+
+void log_write(enum log_level level, const char *event_name, const struct log_field *fields);
+
+/* Where lines go; the descriptor stays the caller's. Default: stderr, level info. */
+void log_set_fd(int fd);
+void log_set_level(enum log_level level);
+int log_level_parse(const char *name, enum log_level *ret_level);
+/* Opens (O_APPEND, 0600) and keeps a file, rotated to <path>.1 … .5 past max_bytes while writing,
+ * rotated files older than max_age_days removed. Replaces what log_set_fd said. -1 with errno. */
+int log_open_file(const char *path, uint64_t max_bytes, int max_age_days);
+
+/* Logs at error level, flushes, and exits with `status`: for states in which going on
+ * would lose data (an fsync that failed). */
+__attribute__((noreturn)) void log_fatal(int status, const char *event_name, const struct log_field *fields);
+
+#endif

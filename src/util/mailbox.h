@@ -1,0 +1,39 @@
+/* The one queue that crosses threads (ARCHITECTURE, Threads). Messages are owned by whoever holds
+ * them: posting gives them away. FIFO for each poster. */
+#ifndef UTIL_MAILBOX_H
+#define UTIL_MAILBOX_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct message {
+    struct message *next;                    /* the mailbox's while posted */
+    void (*handle)(struct message *message); /* run by the receiving thread; takes the message over */
+};
+
+struct mailbox {
+    pthread_mutex_t mutex;
+    pthread_cond_t not_empty;
+    struct message *first, *last;
+    size_t count;
+    bool closed;
+    void (*wake)(void *argument); /* called outside the mutex when it becomes non-empty; may be NULL */
+    void *wake_argument;
+};
+
+void mailbox_init(struct mailbox *mailbox, void (*wake)(void *), void *wake_argument);
+void mailbox_release(struct mailbox *mailbox); /* must be empty */
+void mailbox_post(struct mailbox *mailbox, struct message *message);
+/* A whole list, first to last, linked by next, at once: one lock, one wake. */
+void mailbox_post_list(struct mailbox *mailbox, struct message *first, struct message *last, size_t count);
+/* Everything that is queued, in order; NULL when empty. Never blocks. */
+struct message *mailbox_take_all(struct mailbox *mailbox);
+/* Blocks until something is queued (returns it all), timeout_ms passed (-1: never) or the mailbox
+ * was closed and is empty (both NULL; *ret_closed tells them apart). */
+struct message *mailbox_wait_all(struct mailbox *mailbox, int64_t timeout_ms, bool *ret_closed);
+void mailbox_close(struct mailbox *mailbox); /* what is queued is still handed out */
+size_t mailbox_count(struct mailbox *mailbox);
+
+#endif
