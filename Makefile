@@ -1,0 +1,55 @@
+# Thin, over Meson. `make help` lists what there is.
+BUILD ?= build
+PYTHON ?= /usr/bin/python3
+# Two workers a core: system tests mostly wait for other processes.
+TEST_WORKERS ?= 4
+
+.PHONY: all help bootstrap demo check unit system bench sanitize clang format-check clean install
+
+all: $(BUILD)/build.ninja ## build $(BUILD)/claudemesh
+	@ninja -C $(BUILD) --quiet
+	@ln -sf src/claudemesh $(BUILD)/claudemesh
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+bootstrap: ## install what is missing (apt)
+	@script/bootstrap
+
+$(BUILD)/build.ninja:
+	@script/bootstrap build
+	@meson setup $(BUILD) --buildtype=debugoptimized >/dev/null || { meson setup $(BUILD) --buildtype=debugoptimized; false; }
+
+demo: ## build, then watch messages survive a kill -9
+	@script/bootstrap build
+	@$(MAKE) --no-print-directory all
+	@$(PYTHON) script/demo $(BUILD)/claudemesh
+
+check: ## build (warnings are errors, gcc and clang) and run every test
+	@script/check
+
+unit: all ## the unit tests
+	@meson test -C $(BUILD) --suite unit --print-errorlogs
+
+system: all ## the system tests: the built binary, driven as a user would
+	@CLAUDEMESH_BINARY=$(abspath $(BUILD)/claudemesh) $(PYTHON) -m pytest -q -n $(TEST_WORKERS) tests/system
+
+bench: ## measure; prints what docs/benchmarks.md records
+	@script/bootstrap
+	@$(MAKE) --no-print-directory BUILD=build-release release
+	@$(PYTHON) bench/run.py build-release
+
+release:
+	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) --buildtype=release -Db_lto=true >/dev/null
+	@ninja -C $(BUILD) --quiet
+	@ln -sf src/claudemesh $(BUILD)/claudemesh
+
+sanitize: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer, the threaded ones under ThreadSanitizer
+	@script/bootstrap
+	@script/sanitize
+
+install: all ## install under the prefix (PREFIX with meson setup)
+	@ninja -C $(BUILD) install
+
+clean: ## remove build directories
+	@rm -rf build build-release build-clang build-asan build-tsan
