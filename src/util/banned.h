@@ -10,6 +10,10 @@
 #include <strings.h>
 #include <wchar.h>
 
+/* Fortified headers make macros of these two for clang, and poisoning a macro is warned about. */
+#undef sprintf
+#undef vsprintf
+
 #pragma GCC poison strcpy strcat sprintf vsprintf strtok atoi atol atoll gets system strtol strtoul strtoll strtoull
 
 #endif

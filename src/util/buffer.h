@@ -14,12 +14,15 @@ struct buffer {
     size_t length;
     size_t capacity;
     size_t maximum;  /* appending past it sets `overflow` and adds nothing */
-    bool overflow;   /* sticky until buffer_reset */
+    bool overflow;   /* sticky until buffer_reset: until then nothing is added any more */
+    bool secret;     /* old memory is overwritten whenever the buffer moves */
 };
 
 #define BUFFER_UNLIMITED SIZE_MAX
 
 void buffer_init(struct buffer *buffer, size_t maximum);
+/* For secrets: growing leaves no copy behind, and both kinds of release overwrite. */
+void buffer_init_secret(struct buffer *buffer, size_t maximum);
 void buffer_release(struct buffer *buffer);      /* takes NULL and zeroed structs */
 void buffer_wipe_release(struct buffer *buffer); /* for secrets: overwritten first */
 void buffer_reset(struct buffer *buffer);        /* keeps the memory */

@@ -18,6 +18,9 @@ char *memory_strdup(const char *text) MUST_CHECK;           /* NULL gives NULL *
 char *memory_strndup(const char *text, size_t size) MUST_CHECK;
 char *memory_printf(const char *format, ...) ATTRIBUTE_PRINTF(1, 2) MUST_CHECK;
 
+/* Overwrites with zeros in a way that the compiler keeps. */
+void memory_wipe(void *data, size_t size);
+
 /* Routes jansson's and libevent's failures the same way is the callers' matter;
  * this one only says "out of memory" and exits 70. */
 NO_RETURN void memory_exhausted(void);

@@ -37,6 +37,8 @@ bool uuid_is_valid(const char *text);
 bool client_message_id_is_valid(const char *text, size_t length);
 
 bool utf8_is_valid(const char *text, size_t length);
+/* One code point from the front: its length in bytes, or 0 when they are no valid UTF-8 (overlong, surrogate, past U+10FFFF, cut). */
+size_t utf8_decode(const char *text, size_t length, uint32_t *ret_code_point);
 /* Terminal-safe copy of untrusted text: control characters (C0, DEL, C1) and bidirectional overrides dropped. */
 char *text_printable(const char *text, size_t length) MUST_CHECK;
 

@@ -1,0 +1,254 @@
+/* Owns blocking work on whole files: reading, atomic durable writing, directories, locks. */
+#include "util/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "util/ids.h"
+#include "util/memory.h"
+
+enum { READ_PART = 64 * 1024 };
+
+int file_read(const char *path, struct buffer *ret_bytes, struct error *error) {
+    int result = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return error_set_errno(error, "cannot open %s", path);
+    }
+    for (;;) {
+        size_t room = ret_bytes->maximum - ret_bytes->length;
+        size_t part = room < READ_PART ? room : READ_PART;
+        char extra = 0; /* at the maximum one more byte tells "just fits" from "too large" */
+        char *target = part == 0 ? &extra : buffer_reserve(ret_bytes, part);
+        if (target == NULL) {
+            result = error_set(error, ERROR_TOO_LARGE, "%s is too large", path);
+            break;
+        }
+        ssize_t got = read(fd, target, part == 0 ? 1 : part);
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got < 0) {
+            result = error_set_errno(error, "cannot read %s", path);
+            break;
+        }
+        if (got == 0) {
+            break;
+        }
+        if (part == 0) {
+            result = error_set(error, ERROR_TOO_LARGE, "%s is larger than %zu bytes", path, ret_bytes->maximum);
+            break;
+        }
+        buffer_commit(ret_bytes, (size_t)got);
+    }
+    close(fd);
+    return result;
+}
+
+static int write_whole(int fd, const char *data, size_t size) {
+    while (size > 0) {
+        ssize_t written = write(fd, data, size);
+        if (written < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            return -1;
+        }
+        data += written;
+        size -= (size_t)written;
+    }
+    return 0;
+}
+
+static int sync_descriptor(int fd) {
+#ifdef F_FULLFSYNC
+    /* macOS: fsync alone leaves the bytes in the drive's cache. Not every file system knows the stronger call. */
+    if (fcntl(fd, F_FULLFSYNC) == 0) {
+        return 0;
+    }
+#endif
+    return fsync(fd);
+}
+
+static char *parent_of(const char *path) {
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/') {
+        length--;
+    }
+    while (length > 0 && path[length - 1] != '/') {
+        length--;
+    }
+    while (length > 1 && path[length - 1] == '/') {
+        length--;
+    }
+    return length == 0 ? memory_strdup(".") : memory_strndup(path, length);
+}
+
+int directory_fsync(const char *path, struct error *error) {
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) {
+        return error_set_errno(error, "cannot open directory %s", path);
+    }
+    int result = 0;
+    if (sync_descriptor(fd) != 0) {
+        result = error_set_errno(error, "cannot sync directory %s", path);
+    }
+    close(fd);
+    return result;
+}
+
+static char *temporary_name(const char *path) {
+    uint64_t number = 0;
+    random_bytes(&number, sizeof(number));
+    return memory_printf("%s.tmp-%016" PRIx64, path, number);
+}
+
+/* The temporary file, whole and on disk; it is gone again when this fails. */
+static int write_temporary(const char *temporary, mode_t mode, const void *data, size_t size, struct error *error) {
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+    if (fd < 0) {
+        return error_set_errno(error, "cannot create %s", temporary);
+    }
+    int result = 0;
+    if (write_whole(fd, data, size) != 0) {
+        result = error_set_errno(error, "cannot write %s", temporary);
+    } else if (sync_descriptor(fd) != 0) {
+        result = error_set_errno(error, "cannot sync %s", temporary);
+    }
+    if (close(fd) != 0 && result == 0) {
+        result = error_set_errno(error, "cannot close %s", temporary);
+    }
+    if (result != 0) {
+        unlink(temporary);
+    }
+    return result;
+}
+
+int file_write_atomic(const char *path, mode_t mode, const void *data, size_t size, struct error *error) {
+    char *temporary = temporary_name(path);
+    char *directory = parent_of(path);
+    int result = write_temporary(temporary, mode, data, size, error);
+    if (result == 0 && rename(temporary, path) != 0) {
+        result = error_set_errno(error, "cannot rename %s to %s", temporary, path);
+        unlink(temporary);
+    }
+    if (result == 0) {
+        result = directory_fsync(directory, error);
+    }
+    free(directory);
+    free(temporary);
+    return result;
+}
+
+static int directory_make(const char *path, mode_t mode, struct error *error) {
+    struct stat status;
+    if (mkdir(path, mode) == 0) {
+        char *parent = parent_of(path);
+        int result = directory_fsync(parent, error);
+        free(parent);
+        return result;
+    }
+    if (errno != EEXIST) {
+        return error_set_errno(error, "cannot make directory %s", path);
+    }
+    if (stat(path, &status) != 0) {
+        return error_set_errno(error, "cannot look at %s", path);
+    }
+    if (!S_ISDIR(status.st_mode)) {
+        return error_set(error, ERROR_CONFLICT, "%s is not a directory", path);
+    }
+    return 0;
+}
+
+int directory_ensure(const char *path, mode_t mode, struct error *error) {
+    struct stat status;
+    if (stat(path, &status) == 0 && S_ISDIR(status.st_mode)) {
+        return 0;
+    }
+    char *copy = memory_strdup(path);
+    int result = 0;
+    for (char *slash = strchr(copy + 1, '/'); copy[0] != '\0' && slash != NULL && result == 0;
+         slash = strchr(slash + 1, '/')) {
+        bool is_last = slash[strspn(slash, "/")] == '\0';
+        if (is_last) {
+            break;
+        }
+        *slash = '\0';
+        result = directory_make(copy, 0700, error);
+        *slash = '/';
+    }
+    if (result == 0) {
+        result = directory_make(path, mode, error);
+    }
+    free(copy);
+    return result;
+}
+
+bool file_exists(const char *path) {
+    struct stat status;
+    return stat(path, &status) == 0;
+}
+
+int file_check_private(const char *path, struct error *error) {
+    struct stat status;
+    if (stat(path, &status) != 0) {
+        return errno == ENOENT ? 0 : error_set_errno(error, "cannot look at %s", path);
+    }
+    if (status.st_uid != geteuid()) {
+        return error_set(error, ERROR_DENIED, "%s belongs to another user", path);
+    }
+    if ((status.st_mode & (S_IRGRP | S_IWGRP | S_IROTH | S_IWOTH)) != 0) {
+        return error_set(error, ERROR_DENIED, "%s can be read or written by others (mode %04o): run chmod %s %s", path,
+                         (unsigned)(status.st_mode & 07777), S_ISDIR(status.st_mode) ? "700" : "600", path);
+    }
+    return 0;
+}
+
+char *path_join(const char *directory, const char *name) {
+    size_t length = strlen(directory);
+    return memory_printf("%s%s%s", directory, length > 0 && directory[length - 1] == '/' ? "" : "/", name);
+}
+
+/* file_is_locked holds the lock for a moment to find out; that must not look like an owner. */
+static int flock_past_probes(int fd) {
+    enum { TRIES = 10, PAUSE_NS = 1000000 };
+    for (int try = 0;; try++) {
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
+            return 0;
+        }
+        if (errno != EINTR && (errno != EWOULDBLOCK || try >= TRIES)) {
+            return -1;
+        }
+        struct timespec pause = { .tv_sec = 0, .tv_nsec = PAUSE_NS };
+        nanosleep(&pause, NULL);
+    }
+}
+
+int file_lock(const char *path, mode_t mode, int *ret_fd, struct error *error) {
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, mode);
+    if (fd < 0) {
+        return error_set_errno(error, "cannot open %s", path);
+    }
+    if (flock_past_probes(fd) != 0) {
+        int result = errno == EWOULDBLOCK ? error_set(error, ERROR_BUSY, "%s is locked by another process", path)
+                                          : error_set_errno(error, "cannot lock %s", path);
+        close(fd);
+        return result;
+    }
+    *ret_fd = fd;
+    return 0;
+}
+
+bool file_is_locked(const char *path) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return false;
+    }
+    bool locked = flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    close(fd);
+    return locked;
+}

@@ -1,0 +1,255 @@
+/* Owns the log: its lines, where they go, and the rotation of the file. Must not be given secrets; it knows nothing
+ * about what fields mean. */
+#include "util/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/buffer.h"
+#include "util/clock.h"
+#include "util/memory.h"
+#include "util/text.h"
+
+enum {
+    LINE_MAXIMUM = 32 * 1024, /* a longer line is replaced by a short one that says so */
+    KEPT_FILES = 5,
+    MS_A_DAY = 86400000,
+    MS_A_HOUR = 3600000
+};
+
+static const char *const LEVEL_NAMES[] = {
+    [LOG_LEVEL_DEBUG] = "debug",
+    [LOG_LEVEL_INFO] = "info",
+    [LOG_LEVEL_WARN] = "warn",
+    [LOG_LEVEL_ERROR] = "error",
+};
+
+static _Atomic int log_level = LOG_LEVEL_INFO;
+
+/* Below this mutex: everything else. */
+static pthread_mutex_t log_mutex = PTHREAD_MUTEX_INITIALIZER;
+static int log_fd = STDERR_FILENO;
+static char *file_path; /* NULL: log_fd is somebody else's */
+static uint64_t file_size, file_size_maximum;
+static int64_t file_age_maximum_ms;
+static int64_t file_begun_at;  /* of its first line */
+static int64_t file_swept_at;  /* when old files were last looked for */
+
+/* ---- lines ------------------------------------------------------------------------------------------------------ */
+
+static void append_head(struct buffer *line, enum log_level level, const char *event_name) {
+    char now[RFC3339_SIZE];
+    time_format_rfc3339(clock_wall_ms(), now);
+    (void)buffer_printf(line, "{\"ts\":\"%s\",\"level\":\"%s\",\"msg\":", now, LEVEL_NAMES[level]);
+    (void)buffer_append_json_string(line, event_name, strlen(event_name));
+}
+
+static void append_field(struct buffer *line, const struct log_field *field) {
+    (void)buffer_append_byte(line, ',');
+    (void)buffer_append_json_string(line, field->name, strlen(field->name));
+    (void)buffer_append_byte(line, ':');
+    switch (field->kind) {
+    case LOG_KIND_TEXT:
+        if (field->text == NULL) {
+            (void)buffer_append_text(line, "null");
+        } else {
+            (void)buffer_append_json_string(line, field->text, strlen(field->text));
+        }
+        break;
+    case LOG_KIND_NUMBER:
+        (void)buffer_printf(line, "%" PRId64, field->number);
+        break;
+    case LOG_KIND_BOOL:
+    case LOG_KIND_END:
+    default:
+        (void)buffer_append_text(line, field->number != 0 ? "true" : "false");
+        break;
+    }
+}
+
+static void build_line(struct buffer *line, enum log_level level, const char *event_name,
+                       const struct log_field *fields) {
+    append_head(line, level, event_name);
+    for (const struct log_field *field = fields; field != NULL && field->kind != LOG_KIND_END; field++) {
+        append_field(line, field);
+    }
+    (void)buffer_append_text(line, "}\n");
+    if (line->overflow) {
+        buffer_reset(line);
+        append_head(line, level, event_name);
+        (void)buffer_append_text(line, ",\"truncated\":true}\n");
+    }
+}
+
+/* ---- the file --------------------------------------------------------------------------------------------------- */
+
+static char *rotated_path(int number) {
+    return memory_printf("%s.%d", file_path, number);
+}
+
+static void remove_old_files(int64_t now) {
+    file_swept_at = now;
+    for (int number = 1; number <= KEPT_FILES && file_age_maximum_ms > 0; number++) {
+        char *path = rotated_path(number);
+        struct stat status;
+        if (stat(path, &status) == 0 && now - (int64_t)status.st_mtime * 1000 > file_age_maximum_ms) {
+            unlink(path);
+        }
+        free(path);
+    }
+}
+
+/* A file that was begun by an earlier process says when in its first line. */
+static int64_t begin_of_file(int fd, int64_t otherwise) {
+    static const char START[] = "{\"ts\":\"";
+    char head[sizeof(START) - 1 + RFC3339_SIZE];
+    int64_t begun_at = 0;
+    ssize_t got = pread(fd, head, sizeof(head) - 1, 0);
+    if (got != (ssize_t)sizeof(head) - 1 || memcmp(head, START, sizeof(START) - 1) != 0) {
+        return otherwise;
+    }
+    head[sizeof(head) - 1] = '\0';
+    return time_parse_rfc3339(head + sizeof(START) - 1, &begun_at) == 0 ? begun_at : otherwise;
+}
+
+static int open_current(const char *path, uint64_t *ret_size, int64_t *ret_begun_at) {
+    int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        return -1;
+    }
+    struct stat status;
+    if (fstat(fd, &status) != 0) {
+        int saved = errno;
+        close(fd);
+        errno = saved;
+        return -1;
+    }
+    *ret_size = status.st_size > 0 ? (uint64_t)status.st_size : 0;
+    *ret_begun_at = begin_of_file(fd, clock_wall_ms());
+    return fd;
+}
+
+/* Any failure leaves the current file in use: a log that is too long is better than none. */
+static void rotate(void) {
+    for (int number = KEPT_FILES - 1; number >= 0; number--) {
+        char *from = number == 0 ? memory_strdup(file_path) : rotated_path(number);
+        char *to = rotated_path(number + 1);
+        (void)rename(from, to); /* not there yet: nothing to move */
+        free(from);
+        free(to);
+    }
+    uint64_t size = 0;
+    int64_t begun_at = 0;
+    int fd = open_current(file_path, &size, &begun_at);
+    if (fd >= 0) {
+        close(log_fd);
+        log_fd = fd;
+        file_begun_at = begun_at;
+        file_size = size;
+    } else {
+        file_size = 0; /* tries again after as many bytes, not at each line */
+    }
+}
+
+static void rotate_if_due(size_t line_size) {
+    int64_t now = clock_wall_ms();
+    bool too_long = file_size > 0 && file_size_maximum > 0 && file_size + line_size > file_size_maximum;
+    bool too_old = file_size > 0 && file_age_maximum_ms > 0 && now - file_begun_at > file_age_maximum_ms;
+    if (too_long || too_old) {
+        rotate();
+    }
+    if (too_long || too_old || now - file_swept_at > MS_A_HOUR) {
+        remove_old_files(now);
+    }
+}
+
+static void forget_file(void) {
+    if (file_path != NULL) {
+        close(log_fd);
+        free(file_path);
+        file_path = NULL;
+    }
+}
+
+/* ---- public ----------------------------------------------------------------------------------------------------- */
+
+static void write_line(enum log_level level, const char *event_name, const struct log_field *fields) {
+    struct buffer line;
+    buffer_init(&line, LINE_MAXIMUM);
+    build_line(&line, level, event_name, fields);
+    pthread_mutex_lock(&log_mutex);
+    if (file_path != NULL) {
+        rotate_if_due(line.length);
+    }
+    ssize_t written = 0;
+    do {
+        written = write(log_fd, line.data, line.length);
+    } while (written < 0 && errno == EINTR);
+    if (written > 0) {
+        file_size += (uint64_t)written;
+    }
+    pthread_mutex_unlock(&log_mutex);
+    buffer_release(&line);
+}
+
+void log_write(enum log_level level, const char *event_name, const struct log_field *fields) {
+    if ((int)level >= atomic_load_explicit(&log_level, memory_order_relaxed)) {
+        int saved = errno; /* logging between a failed call and its report must not change the reason */
+        write_line(level, event_name, fields);
+        errno = saved;
+    }
+}
+
+void log_set_fd(int fd) {
+    pthread_mutex_lock(&log_mutex);
+    forget_file();
+    log_fd = fd;
+    pthread_mutex_unlock(&log_mutex);
+}
+
+void log_set_level(enum log_level level) {
+    atomic_store_explicit(&log_level, (int)level, memory_order_relaxed);
+}
+
+int log_level_parse(const char *name, enum log_level *ret_level) {
+    for (size_t index = 0; index < ARRAY_LENGTH(LEVEL_NAMES); index++) {
+        if (string_equal(name, LEVEL_NAMES[index])) {
+            *ret_level = (enum log_level)index;
+            return 0;
+        }
+    }
+    return -1;
+}
+
+int log_open_file(const char *path, uint64_t max_bytes, int max_age_days) {
+    uint64_t size = 0;
+    int64_t begun_at = 0;
+    int fd = open_current(path, &size, &begun_at);
+    if (fd < 0) {
+        return -1;
+    }
+    char *copy = memory_strdup(path); /* before the old one goes: it may be the same string */
+    pthread_mutex_lock(&log_mutex);
+    forget_file();
+    log_fd = fd;
+    file_path = copy;
+    file_size = size;
+    file_begun_at = begun_at;
+    file_size_maximum = max_bytes;
+    file_age_maximum_ms = (int64_t)max_age_days * MS_A_DAY;
+    remove_old_files(clock_wall_ms());
+    pthread_mutex_unlock(&log_mutex);
+    return 0;
+}
+
+void log_fatal(int status, const char *event_name, const struct log_field *fields) {
+    write_line(LOG_LEVEL_ERROR, event_name, fields);
+    pthread_mutex_lock(&log_mutex);
+    (void)fsync(log_fd); /* a terminal or a pipe cannot be synced, and need not be */
+    /* Not exit(): other threads go on while handlers run, and one of them could answer a promise that is lost. */
+    _exit(status);
+}
