@@ -887,3 +887,32 @@ def stub_answer(connection, frame, members=(), revocations=()):
     else:
         return False
     return True
+
+
+def fake_mesh(node, url, owner=None, key=None, slug="acme", member_id="member-1", mesh_id=None):
+    """Writes a joined mesh into the configuration by hand, for daemons that face a Stub. Returns the config entry."""
+    import uuid
+    key = key or Key()
+    owner = owner or key
+    entry = {"meshId": mesh_id or str(uuid.uuid4()), "memberId": member_id, "slug": slug, "name": slug, "pubkey": key.hex,
+             "secretKey": key.secret.hex(), "brokerUrl": url, "joinedAt": "2026-01-01T00:00:00.000Z", "role": "admin",
+             "ownerPubkey": owner.hex}
+    node.config.mkdir(mode=0o700, exist_ok=True)
+    path = node.config / "config.json"
+    document = json.loads(path.read_text()) if path.exists() else {"version": 1, "meshes": []}
+    document["meshes"].append(entry)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(document, file)
+    return entry
+
+
+def acknowledge(frame, status=201, **more):
+    """An ack for a send frame."""
+    ack = {"type": "ack", "id": frame["id"], "client_message_id": frame["client_message_id"], "status": status}
+    if status in (200, 201):
+        ack.update(messageId="01" + sha256(frame["id"].encode())[:24].upper(), queued=True, duplicate=status == 200, history_id=1, history_available=True)
+    else:
+        ack.update(messageId="", queued=False, error=more.pop("error", "refused: no"))
+    ack.update(more)
+    return ack
