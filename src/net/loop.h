@@ -16,7 +16,7 @@ struct event_base; /* libevent's: only for net/ itself */
 int loop_new(struct loop **ret_loop, struct error *error) MUST_CHECK;
 void loop_free(struct loop *loop);
 void loop_run(struct loop *loop);  /* until loop_stop */
-void loop_stop(struct loop *loop);
+void loop_stop(struct loop *loop); /* any thread; the running turn is finished first */
 struct event_base *loop_base(struct loop *loop);
 
 /* Where other threads post: each message's handle runs on the loop thread; one wake for a burst (eventfd, or a pipe). */
@@ -25,6 +25,8 @@ struct mailbox *loop_mailbox(struct loop *loop);
 void loop_run_mailbox(struct loop *loop);
 /* Runs fn after the current batch of events, once; e.g. to flush what many callbacks gathered. */
 void loop_defer(struct loop *loop, void (*fn)(void *argument), void *argument);
+/* Forgets every waiting loop_defer of this pair: for an owner that goes before its turn comes. */
+void loop_defer_cancel(struct loop *loop, void (*fn)(void *argument), void *argument);
 
 struct loop_timer;
 struct loop_timer *loop_timer_new(struct loop *loop, void (*fired)(void *argument), void *argument) MUST_CHECK;
