@@ -22,7 +22,7 @@ struct frame_hello {
 };
 /* meshId|memberId|pubkey|timestamp. */
 int frame_hello_text(const struct frame_hello *hello, struct buffer *ret_text);
-/* Prints the frame with both signatures made. broker_url and challenge NULL: no signature2. */
+/* Prints the frame with both signatures made; hello->pubkey is set to the keys' own, hello's signatures are not looked at. broker_url and challenge NULL: no signature2. */
 int frame_hello_build(struct frame_hello *hello, const struct keypair *keys, const char *broker_url,
                       const char *challenge, struct buffer *ret_frame, struct error *error) MUST_CHECK;
 int frame_hello_parse(const json_t *frame, struct frame_hello *ret_hello, struct error *error) MUST_CHECK;
@@ -40,6 +40,7 @@ struct frame_send {
     const char *destination_kind, *destination_ref; /* may be NULL from an existing client */
 };
 int frame_send_build(const struct frame_send *send, struct buffer *ret_frame);
+/* `client_message_id`, else `id`; one of them must be there. priority absent: "next". */
 int frame_send_parse(const json_t *frame, struct frame_send *ret_send, struct error *error) MUST_CHECK;
 
 struct frame_ack {
@@ -74,6 +75,8 @@ struct frame_push {
     const json_t *event_data;
 };
 int frame_push_build(const struct frame_push *push, struct buffer *ret_frame);
+/* Absent: priority "next", client_message_id = message_id, sender_member_pubkey = sender_pubkey, names and ids "", topic and the like NULL. A system push may lack
+ * sender, nonce and ciphertext (""). createdAt may be ms or, from an existing broker, RFC 3339. */
 int frame_push_parse(const json_t *frame, struct frame_push *ret_push, struct error *error) MUST_CHECK;
 
 /* One of client_ack's `acks`: {clientMessageId, brokerMessageId, state?, at?, rsig?}. */
@@ -83,5 +86,9 @@ struct frame_client_ack {
     int64_t at;          /* ms; -1 */
     const char *rsig;    /* NULL */
 };
+/* One element of `acks`, or a client_ack frame that has none. One of the two ids may be missing: then it is "". */
+int frame_client_ack_parse(const json_t *item, struct frame_client_ack *ret_ack, struct error *error) MUST_CHECK;
+/* One frame: the flat form for one, `acks` for many. */
+int frame_client_ack_build(const struct frame_client_ack *acks, size_t count, struct buffer *ret_frame);
 
 #endif

@@ -34,9 +34,15 @@ int invite_sign(struct invite *invite, const struct keypair *signer, struct erro
 /* Fields well-formed, invite_id commits to the key, owner's signature, or admin's with a valid grant (never for role admin).
  * Says nothing about expiry. ERROR_INVALID malformed, ERROR_DENIED bad signature. */
 int invite_verify(const struct invite *invite, struct error *error) MUST_CHECK;
-/* claudemesh://join/… (and the older ic://join/…). Strict; the link is a secret: never in an error message. */
+/* claudemesh://join/… (and the older ic://join/…). Strict; the link is a secret: never in an error message. Of an older link the fields that it lacks
+ * are NULL or 0 (mesh_name, invite_id, max_uses), and invite_verify refuses it: nothing in it can be checked. */
 int invite_parse_link(const char *link, struct invite *ret_invite, struct error *error) MUST_CHECK;
+/* Version 3 only; has_root_key and has_invite_seed must hold. A secret: wipe it after use. */
 char *invite_format_link(const struct invite *invite) MUST_CHECK;
+/* The invite as it goes to the broker and into a certificate: without root_key and invite_seed, with root_key_sha256. New reference. */
+json_t *invite_public_json(const struct invite *invite) MUST_CHECK;
+/* The other way. Unknown fields are ignored, but an object that carries root_key or invite_seed is refused. invite_pubkey is left empty. */
+int invite_parse_public(const json_t *object, struct invite *ret_invite, struct error *error) MUST_CHECK;
 
 /* A certificate: {"invite":{the invite's fields without root_key and invite_seed, with "root_key_sha256"},"invite_pubkey",
  * "join":{mesh,invite_id,role,pubkey,name,at},"invite_sig","self_sig"}. New reference. */
@@ -49,8 +55,10 @@ struct certificate {
     int64_t at_ms;
 };
 void certificate_release(struct certificate *certificate);
+/* The shape only, no signature looked at: for what was verified before it was stored. */
+int certificate_parse(const json_t *certificate, struct certificate *ret_certificate, struct error *error) MUST_CHECK;
 /* Parses and verifies everything that needs no clock and no other certificate: the invite's signature up to `owner_pubkey` (the pin), the
- * mesh id, the join statement's two signatures, role equal to the invite's, at ≤ expires_at. */
+ * mesh id, the join statement's two signatures, role equal to the invite's, at ≤ expires_at. ERROR_INVALID malformed, ERROR_DENIED everything else. */
 int certificate_verify(const json_t *certificate, const char *mesh_id, const char *owner_pubkey,
                        struct certificate *ret_certificate, struct error *error) MUST_CHECK;
 

@@ -35,7 +35,7 @@ const char *statement_field_name(enum statement_kind kind, size_t index);
  * against its field's type (key, uuid, id, integer, role, state, free text …); a zero byte in any is refused. Appends the text. ERROR_INVALID names the field. */
 int statement_text(enum statement_kind kind, const struct text *values, size_t count, struct buffer *ret_text,
                    struct error *error) MUST_CHECK;
-/* The same from an object with the table's field names; integers are JSON integers. */
+/* The same from an object with the table's field names; integers are JSON integers. Fields that the table does not name are ignored. */
 int statement_text_of_json(enum statement_kind kind, const json_t *fields, struct buffer *ret_text,
                            struct error *error) MUST_CHECK;
 
@@ -48,7 +48,7 @@ int statement_verify_json(enum statement_kind kind, const json_t *object, const 
                           const char *signature_name, struct error *error) MUST_CHECK;
 
 /* rv (45-trust, Revocations): "<count>:<hex sha256 of the sorted hex sha256 of each text>". For none: "0:e3b0…". The texts'
- * hashes are sorted as lower-case hex and concatenated (vectors rv_of_none, rv_of_that_revocation decide). ret_rv has RV_SIZE bytes. */
+ * hashes (raw, 32 bytes each) are sorted and concatenated (vectors rv_of_none, rv_of_that_revocation decide). ret_rv has RV_SIZE bytes. */
 enum { RV_SIZE = 96 };
 void statement_rv(const struct sha256 *text_hashes, size_t count, char ret_rv[RV_SIZE]);
 

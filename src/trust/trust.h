@@ -9,9 +9,8 @@
 #include "crypto/keys.h"
 #include "db/db.h"
 #include "proto/statement.h"
+#include "trust/schema.h"
 #include "util/limits.h"
-
-extern const char TRUST_SCHEMA_SQL[]; /* a migration step of outbox.db: members, names, pins, revocations, rotations, invite revocations, sender facts */
 
 struct trust;
 struct trust_identity {
@@ -30,6 +29,11 @@ struct trust_member { /* borrowed from the trust until it changes */
     char *folded_name;      /* NFKC, case-folded */
     enum trust_role role;   /* from the chain */
     bool verified, revoked, listed /* in the broker's newest list */;
+    bool name_signed;       /* the name is from a certificate or a name statement */
+    bool revoked_claim;     /* the broker says revoked; believed only with a statement (then `revoked`) */
+    bool left;              /* a leave statement ended the membership */
+    bool superseded;        /* a rotation leads from this key to another */
+    bool rotation_fork;     /* two rotations for one seq were seen: the first is kept; send nothing until a newer grant (45-trust) */
     int64_t joined_at, last_seen_at; /* ms; -1 */
 };
 const struct trust_member *trust_member(const struct trust *trust, const char *pubkey_hex);
@@ -40,17 +44,23 @@ void trust_mark_stale(struct trust *trust);
 
 struct trust_changes {
     size_t new_members, newly_verified, newly_revoked, renamed, refused /* invalid certs, statements */, key_swaps /* pinned name, another key */;
+    size_t rotation_forks; /* a second rotation for one seq: alert */
     bool fork; /* membership_fork: the broker cannot produce what rv says */
 };
-/* members_list {members:[{id,pubkey,displayName,role,joinedAt,lastSeenAt,revoked,cert?,name_statement?}], revocations?, rotations?, names?, grants?, invite_revocations?}. Verifies all, merges (revocations:
+/* members_list {members:[{id,pubkey,displayName,role,joinedAt,lastSeenAt,revoked,cert?,name_statement?,grant?}], certs?, revocations?, rotations?, names?, grants?, invite_revocations?, leaves?}. Verifies all, merges (revocations:
  * union; a broker's `revoked` without a statement is not believed for trust but shown), recounts surplus certificates of one invite, stores. */
 int trust_merge_members(struct trust *trust, const json_t *members_list, struct trust_changes *ret_changes, struct error *error) MUST_CHECK;
-/* One statement or certificate from a system push (member_joined, member_revoked, member_renamed, member_keypair_rotated). */
+/* One statement or certificate from a system push (member_joined, member_revoked, member_renamed, member_keypair_rotated). event_data is a member as in members_list,
+ * or the statement itself, or holds it under `revocation`, `rotation`, `name_statement`, `grant`, `leave`, `invite_revocation`, `cert` or `statement`. */
 int trust_merge_event(struct trust *trust, const char *event, const json_t *event_data, struct trust_changes *ret_changes, struct error *error) MUST_CHECK;
 
 /* rv of the revocations known (45-trust): for envelopes; and how many. */
 const char *trust_rv(const struct trust *trust);
 int64_t trust_revocation_count(const struct trust *trust);
+/* A verified peer's envelope said this rv. True: it knows more revocations than we do, fetch members_list; a merge after which we still know fewer sets
+ * changes.fork and trust_membership_fork until a later one brings them. */
+bool trust_expect_rv(struct trust *trust, const char *rv);
+bool trust_membership_fork(const struct trust *trust);
 bool trust_is_revoked(const struct trust *trust, const char *pubkey_hex);
 bool trust_self_revoked(const struct trust *trust);
 
@@ -86,7 +96,11 @@ void trust_set_retention_days(struct trust *trust, int64_t days);
 bool trust_challenge_seen(const struct trust *trust);
 void trust_set_challenge_seen(struct trust *trust);
 
-/* NFKC, case-folded, trimmed; heap. */
+/* The profile that delivery keeps for this mesh: JSON text, NULL when none was set. Borrowed until the next set. */
+const char *trust_profile(const struct trust *trust);
+void trust_set_profile(struct trust *trust, const char *json);
+
+/* NFKC, case-folded, trimmed; heap. Invalid UTF-8 gives "", which names nobody. */
 char *trust_fold_name(const char *name) MUST_CHECK;
 
 #endif
