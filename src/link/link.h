@@ -28,7 +28,8 @@ struct link_options {
     bool allow_insecure;
     bool challenge_required;            /* a challenge was seen at this URL before (45-trust, Hello) */
     int64_t reconnect_initial_ms, reconnect_max_ms; /* 500, 30000; 25 % jitter */
-    bool once;                          /* cold path: no reconnect; the first failure is CLOSED */
+    bool once;                          /* cold path: no reconnect; the first failure is CLOSED (REFUSED when the negotiation failed); a skewed or
+                                           replayed hello is still mended once */
 };
 struct link_callbacks {
     void *argument;
@@ -41,7 +42,12 @@ struct link_callbacks {
     /* Negotiation failed: for the event feature_negotiation_failed. */
     void (*negotiation_failed)(void *argument, struct link *link, const struct feature_verdict *verdict);
     void (*drained)(void *argument, struct link *link); /* the output is empty again; may be NULL */
+    /* The owner's own demands on what was negotiated, asked before OPEN; not FEATURE_OK in *verdict refuses the link. May be NULL. */
+    void (*judge)(void *argument, struct link *link, const struct feature_set *features, struct feature_verdict *verdict);
+    /* After link_stop: the socket is closed and gone (at once when there was none). The one callback after link_stop; may be NULL. */
+    void (*stopped)(void *argument, struct link *link);
 };
+/* A link is not freed inside one of its own callbacks. */
 int link_new(struct loop *loop, const struct link_options *options, const struct link_callbacks *callbacks,
              struct link **ret_link, struct error *error) MUST_CHECK;
 void link_start(struct link *link);   /* connects; never gives up but when refused for good (revoked) */
@@ -60,8 +66,11 @@ bool link_is_revoked(const struct link *link);               /* closed with 4002
 int link_send(struct link *link, const char *text, size_t size);
 size_t link_backlog(const struct link *link);
 /* Adds _reqId, sends, and calls back once with the answer, or NULL (timeout of 15 s, or the link was lost: never silently dropped). The request is borrowed. An `error` frame with the id is an answer too. */
+/* -1 when not open: then there is no callback. */
 int link_request(struct link *link, json_t *request, void (*answer)(void *argument, const json_t *answer), void *argument);
 /* Closes and reconnects with backoff (a drain whose answers stopped coming). */
 void link_reset(struct link *link, const char *reason);
+/* A verified statement says that we are revoked: closed for good, as after 4002. */
+void link_revoke(struct link *link, const char *reason);
 
 #endif
