@@ -30,6 +30,8 @@ enum { INVITE_ID_SIZE = 42 };
 void invite_id_of(const char *invite_pubkey_hex, char ret_invite_id[INVITE_ID_SIZE]);
 /* The signed text: v=3|mesh_id|… */
 int invite_text(const struct invite *invite, struct buffer *ret_text, struct error *error) MUST_CHECK;
+/* What follows from the secrets that are there (root_key_sha256; invite_pubkey and invite_id) is filled in first. ERROR_DENIED when `signer` is not
+ * the key that the invite names, or an admin signs for an admin. */
 int invite_sign(struct invite *invite, const struct keypair *signer, struct error *error) MUST_CHECK;
 /* Fields well-formed, invite_id commits to the key, owner's signature, or admin's with a valid grant (never for role admin).
  * Says nothing about expiry. ERROR_INVALID malformed, ERROR_DENIED bad signature. */
