@@ -40,13 +40,15 @@ struct db_options {
 };
 
 /* Opens or creates (0600). In order: schema version read (newer: ERROR_NEWER naming it), integrity after an unclean stop (ERROR_CORRUPT,
- * nothing touched), migrations one transaction each, threads. The clean-stop marker is the pragma user data of the `schema` table, cleared here. */
+ * nothing touched), migrations one transaction each, threads. The clean-stop marker is a column of the one row of `schema`; the first transaction that writes clears it, so a start without writes costs nothing. */
 int db_open(const struct db_options *options, struct db **ret_db, struct error *error) MUST_CHECK;
-/* Runs what is queued, checkpoints (TRUNCATE), writes the clean marker, joins the threads. Completions stay in the mailbox: run them after. */
+/* Runs what is queued, writes the clean marker (unless a background check did not pass), checkpoints (TRUNCATE), joins the threads. Completions
+ * stay in the mailbox: run them after, and only then free what their `done` uses. Takes NULL. */
 void db_close(struct db *db);
 /* Reading only: 0 when quick_check passes. For start-up and `recover`. */
 int db_check_file(const char *path, struct error *error) MUST_CHECK;
-uint64_t db_file_size(const struct db *db); /* database and WAL, bytes; any thread */
+/* Bytes in use: the database without its free pages, and what waits in the WAL. As of the last commit. Any thread. */
+uint64_t db_file_size(const struct db *db);
 int db_schema_version(const struct db *db);
 
 enum db_task_flags {
@@ -65,6 +67,7 @@ struct db_task {
     int status;            /* 0, or run's or the commit's negative error code (-ERROR_FULL: disk full) */
     struct error error;
     int64_t submitted_us;  /* monotonic, for measures */
+    void *waiter;          /* the database's: who waits in db_write_wait or db_read_wait */
 };
 
 /* Any thread. Tasks run in the order of submission; everything that waits shares one transaction. */
@@ -72,6 +75,22 @@ void db_write(struct db *db, struct db_task *task);
 /* The reader thread, one after another, each in its own read transaction. */
 void db_read(struct db *db, struct db_task *task);
 size_t db_write_backlog(struct db *db); /* tasks queued, any thread */
+/* The same, blocking: returns the task's status when it is committed (or read); `done` is not called. For start-up and rare small things;
+ * never from a `run`. */
+int db_write_wait(struct db *db, struct db_task *task) MUST_CHECK;
+int db_read_wait(struct db *db, struct db_task *task) MUST_CHECK;
+
+/* What a room adds to every transaction of the writer, on its thread. One set a database; set it before the first db_write (db_write_wait excepted). NULLs allowed. */
+struct db_hooks {
+    void *argument;
+    /* In the transaction, after its tasks: what they counted goes to disk once a batch, not once a task. A failure fails the transaction. */
+    int (*before_commit)(void *argument, struct db_connection *connection, struct error *error);
+    void (*committed)(void *argument);
+    void (*rolled_back)(void *argument); /* the whole transaction; its tasks may run again */
+    /* In db_close, after the last task, in a durable transaction of its own (before_commit follows). */
+    int (*closing)(void *argument, struct db_connection *connection, struct error *error);
+};
+void db_set_hooks(struct db *db, const struct db_hooks *hooks);
 
 /* --- within run ---------------------------------------------------------------------------------------- */
 
