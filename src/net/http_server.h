@@ -19,7 +19,7 @@
 
 struct http_server;
 struct http_request;
-struct bufferevent;
+struct channel; /* net/channel.h: only for net/ itself */
 
 enum http_transport { HTTP_UNIX, HTTP_TCP };
 
@@ -47,6 +47,10 @@ int http_server_listen_unix(struct http_server *server, const char *path, struct
 /* port 0: any. *ret_port is the one bound. tls may be NULL; it is referenced, and replaced with http_server_set_tls. ERROR_BUSY when taken. */
 int http_server_listen_tcp(struct http_server *server, const char *host, uint16_t port, SSL_CTX *tls, uint16_t *ret_port,
                            struct error *error) MUST_CHECK;
+/* For listeners that have TLS: new connections use this context from now on (a renewed certificate). Referenced. */
+void http_server_set_tls(struct http_server *server, SSL_CTX *tls);
+/* For the head, a body's progress, and between requests (10 s, 10 s, 75 s); before anything is accepted. */
+void http_server_set_timeouts(struct http_server *server, int64_t head_ms, int64_t body_ms, int64_t idle_ms);
 void http_server_stop_accepting(struct http_server *server); /* idle connections are closed, busy ones after their answer */
 size_t http_server_connection_count(const struct http_server *server);
 size_t http_server_busy_count(const struct http_server *server); /* requests not answered, streams excluded */
@@ -87,9 +91,9 @@ size_t http_stream_backlog(const struct http_request *request); /* bytes not yet
 void http_stream_end(struct http_request *request); /* frees the request; unsent output is dropped if `cut` was set */
 void http_stream_cut(struct http_request *request); /* closes at once; frees; `gone` is not called */
 
-/* Gives up the connection for another protocol after `head` (the whole 101 response) is sent; frees the request. Only in `request`. Bytes already read beyond the
- * head stay in the bufferevent's input. */
-struct bufferevent *http_upgrade(struct http_request *request, const void *head, size_t size);
+/* Gives up the connection for another protocol after `head` (the whole 101 response), which the new owner flushes; frees the request. Only in `request`,
+ * only without a body. Bytes already read beyond the head are the first that the channel gives. */
+struct channel *http_upgrade(struct http_request *request, const void *head, size_t size);
 
 /* ---- guards of 20-ipc "Before any route", shared by the daemon's API and the broker ------------------------------- */
 /* Host parsed as host and port, brackets included; true for localhost, 127.0.0.1, [::1] with local_port or none, and for allowed authorities ("host" or "host:port"). */
