@@ -1,4 +1,4 @@
-/* Owns identifiers and random bytes that are no keys. Must not be used for secrets: crypto/ draws those. */
+/* Owns identifiers and the kernel's random bytes. Must not be asked for keys: crypto/ draws those into memory of its own. */
 #include "util/ids.h"
 
 #include <pthread.h>
