@@ -166,7 +166,8 @@ static bool step_head(struct http_connection *connection)
     const char *problem = "";
     size_t head_size = 0;
 
-    if (channel_backlog(connection->channel) > HTTP_PIPELINE_BACKLOG)
+    connection->held_back = channel_backlog(connection->channel) > HTTP_PIPELINE_BACKLOG;
+    if (connection->held_back)
         return false;
     switch (http_head_find_end(connection_head_bytes(connection), buffered(connection), &connection->scanned, &head_size, &problem)) {
     case HTTP_SCAN_MORE:
@@ -288,12 +289,26 @@ static bool step(struct http_connection *connection)
     return false;
 }
 
-/* Goes as far as the bytes allow. Answers given meanwhile are gathered and sent at the end, in one piece. */
+/* Sends what the answers came to; whether a request that unsent answers held back can go on now. */
+static bool send_gathered(struct http_connection *connection)
+{
+    if (connection->state == HTTP_STATE_DEAD)
+        return false;
+    if (channel_flush(connection->channel) != 0) {
+        connection_destroy(connection);
+        return false;
+    }
+    return connection->held_back && channel_backlog(connection->channel) <= HTTP_PIPELINE_BACKLOG;
+}
+
+/* Goes as far as the bytes allow. Answers given meanwhile are gathered and sent in one piece. */
 static void connection_process(struct http_connection *connection)
 {
     connection->processing = true;
-    while (step(connection))
-        continue;
+    do {
+        while (step(connection))
+            continue;
+    } while (send_gathered(connection));
     connection->processing = false;
     settle(connection);
 }

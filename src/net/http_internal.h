@@ -65,6 +65,7 @@ struct http_connection {
     char peer_address[INET6_ADDRSTRLEN];
     enum http_state state;
     bool processing;      /* inside connection_process: answers are gathered */
+    bool held_back;       /* too much is unsent to begin another request */
     bool scheduled;       /* connection_process is deferred */
     bool flush_scheduled; /* so is sending a stream's output */
     bool ended;           /* the peer sends no more */
