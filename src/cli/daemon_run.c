@@ -1,0 +1,309 @@
+/* `claudemesh daemon up`, `down`, `restart`, `reload`: starts and stops the process. The lock says whether one runs, never a number in a file. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli/meshes.h"
+#include "cli/output.h"
+#include "daemon/daemon.h"
+#include "identity/identity.h"
+#include "json/json.h"
+#include "util/clock.h"
+#include "util/memory.h"
+#include "util/text.h"
+
+enum { READY_MS = 3000, STOP_DEFAULT_S = 5, STOP_POLL_MS = 5 };
+
+#define UP_OPTIONS                                                                                                       \
+    { "no-tcp", 0, OPTION_FLAG, NULL, "serve the Unix socket only" },                                                    \
+    { "tcp-port", 0, OPTION_VALUE, "N", "TCP port on 127.0.0.1 (47823; another when it is taken)" },      \
+    { "public-health", 0, OPTION_FLAG, NULL, "GET /v1/health needs no token" },                                          \
+    { "name", 0, OPTION_VALUE, "N", "display name at the brokers" },                                                     \
+    { "persistent", 0, OPTION_FLAG, NULL, "keep this identity (the default)" },                                          \
+    { "exit-on-refused", 0, OPTION_FLAG, NULL, "exit 8 when the only link is refused, for a supervisor to see" }
+
+static const struct cli_option OPTIONS_UP[] = {
+    { "foreground", 0, OPTION_FLAG, NULL, "stay (services use this); log to stderr" },
+    UP_OPTIONS,
+    { NULL, 0, OPTION_FLAG, NULL, NULL },
+};
+static const struct cli_option OPTIONS_RESTART[] = {
+    { "timeout", 0, OPTION_VALUE, "SECONDS", "how long to wait for the old one to stop (5)" },
+    UP_OPTIONS,
+    { NULL, 0, OPTION_FLAG, NULL, NULL },
+};
+static const struct cli_option OPTIONS_DOWN[] = {
+    { "timeout", 0, OPTION_VALUE, "SECONDS", "how long to wait for it to stop (5)" },
+    { NULL, 0, OPTION_FLAG, NULL, NULL },
+};
+
+static int read_up_options(struct cli *cli, struct daemon_options *ret_options)
+{
+    struct error error = { 0 };
+    int64_t port;
+    if (cli_integer(cli, "tcp-port", 0, 65535, -1, &port, &error) != 0) {
+        return cli_fail_usage(cli, "%s", error.message);
+    }
+    if (cli_has(cli, "no-tcp") && port >= 0) {
+        return cli_fail_usage(cli, "--no-tcp and --tcp-port contradict each other");
+    }
+    *ret_options = (struct daemon_options){
+        .paths = &cli->paths,
+        .mesh = cli->mesh,
+        .display_name = cli_value(cli, "name"),
+        .tcp = cli_has(cli, "no-tcp") ? 0 : port >= 0 ? 1 : -1,
+        .tcp_port = port > 0 ? (int)port : 0,
+        .public_health = cli_has(cli, "public-health"),
+        .exit_on_refused = cli_has(cli, "exit-on-refused"),
+        .ready_fd = -1,
+    };
+    return EXIT_DONE;
+}
+
+static void wait_ms(int64_t ms)
+{
+    struct timespec duration = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 };
+    (void)nanosleep(&duration, NULL);
+}
+
+/* In the child: a session of its own, no terminal, nothing inherited but the pipe. Never returns. */
+static void become_daemon(struct daemon_options *options, int ready_fd)
+{
+    int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    (void)setsid();
+    if (null_fd >= 0) {
+        (void)dup2(null_fd, STDIN_FILENO);
+        (void)dup2(null_fd, STDOUT_FILENO);
+        (void)dup2(null_fd, STDERR_FILENO);
+        (void)close(null_fd);
+    }
+    if (chdir("/") != 0) { /* the paths are absolute */
+        _exit(EXIT_FAILED);
+    }
+    options->ready_fd = ready_fd;
+    _exit(daemon_run(options));
+}
+
+static void print_started(struct cli *cli, pid_t pid)
+{
+    if (cli->json) {
+        json_t *document = json_new_object();
+        json_put_integer(document, "pid", pid);
+        json_put_string(document, "socket", cli->paths.socket);
+        json_put_string(document, "log", cli->paths.log);
+        cli_print_json(document);
+        json_decref(document);
+    }
+    cli_say(cli, "the daemon is running");
+    cli_say(cli, "  pid     %d", (int)pid);
+    cli_say(cli, "  socket  %s", cli->paths.socket);
+    cli_say(cli, "  log     %s", cli->paths.log);
+}
+
+/* What the child says on the pipe: "ready", an error line, nothing (it ended, or takes too long). */
+static int await_ready(struct cli *cli, int fd, pid_t child)
+{
+    struct buffer said;
+    int64_t end = clock_monotonic_ms() + READY_MS;
+    bool open = true;
+    int status;
+
+    buffer_init(&said, 4096);
+    while (open && memchr(said.data, '\n', said.length) == NULL) {
+        struct pollfd wait = { .fd = fd, .events = POLLIN };
+        int64_t left = end - clock_monotonic_ms();
+        if (left <= 0 || poll(&wait, 1, (int)left) <= 0) {
+            break;
+        }
+        char *place = buffer_reserve(&said, 512);
+        ssize_t count = place == NULL ? 0 : read(fd, place, 512);
+        open = count > 0;
+        buffer_commit(&said, count > 0 ? (size_t)count : 0);
+    }
+    said.data[strcspn(said.data, "\n")] = '\0';
+    if (string_equal(said.data, "ready")) {
+        print_started(cli, child);
+        status = EXIT_DONE;
+    } else if (open && said.length == 0) {
+        status = cli_fail(cli, EXIT_TIMED_OUT, "the daemon (pid %d) is not ready after %d s; it goes on starting, see %s", (int)child, READY_MS / 1000, cli->paths.log);
+    } else {
+        int ended = 0;
+        bool exited = waitpid(child, &ended, 0) == child && WIFEXITED(ended) && WEXITSTATUS(ended) != 0;
+        status = cli_fail(cli, exited && WEXITSTATUS(ended) <= EXIT_LINK_REFUSED ? (enum exit_code)WEXITSTATUS(ended) : EXIT_FAILED, "the daemon did not start: %s",
+                          said.length > 0 ? said.data : "it ended without saying why; see its log");
+    }
+    buffer_release(&said);
+    return status;
+}
+
+static int start_detached(struct cli *cli, struct daemon_options *options)
+{
+    int pipe_fds[2];
+    if (pipe(pipe_fds) != 0) {
+        return cli_fail(cli, EXIT_FAILED, "cannot make a pipe: %s", strerror(errno));
+    }
+    (void)fcntl(pipe_fds[1], F_SETFD, FD_CLOEXEC); /* not for what the daemon starts */
+    (void)fflush(NULL);
+    pid_t child = fork();
+    if (child < 0) {
+        (void)close(pipe_fds[0]);
+        (void)close(pipe_fds[1]);
+        return cli_fail(cli, EXIT_FAILED, "cannot start a process: %s", strerror(errno));
+    }
+    if (child == 0) {
+        (void)close(pipe_fds[0]);
+        become_daemon(options, pipe_fds[1]);
+    }
+    (void)close(pipe_fds[1]);
+    int status = await_ready(cli, pipe_fds[0], child);
+    (void)close(pipe_fds[0]);
+    return status;
+}
+
+static int run_up(struct cli *cli)
+{
+    struct daemon_options options;
+    int64_t pid = 0;
+    int status = read_up_options(cli, &options);
+    if (status != EXIT_DONE) {
+        return status;
+    }
+    if (identity_running_pid(&cli->paths, &pid, NULL) == 0) {
+        return cli_fail(cli, EXIT_FAILED, "the daemon is already running, pid %" PRId64, pid);
+    }
+    if (cli_has(cli, "foreground")) {
+        options.log_to_stderr = true;
+        return daemon_run(&options);
+    }
+    return start_detached(cli, &options);
+}
+
+/* EXIT_DONE when it stopped or none ran; *ret_pid 0 when none ran. */
+static int stop(struct cli *cli, int64_t *ret_pid)
+{
+    struct error error = { 0 };
+    int64_t timeout_s, holder;
+
+    *ret_pid = 0;
+    if (cli_integer(cli, "timeout", 0, 3600, STOP_DEFAULT_S, &timeout_s, &error) != 0) {
+        return cli_fail_usage(cli, "%s", error.message);
+    }
+    if (identity_running_pid(&cli->paths, ret_pid, &error) != 0) {
+        return error.code == ERROR_NOT_FOUND ? EXIT_DONE : cli_fail_error(cli, &error);
+    }
+    if (*ret_pid <= 0) {
+        return cli_fail(cli, EXIT_FAILED, "a daemon holds %s, but its pid is not known yet; try again", cli->paths.pid_file);
+    }
+    if (kill((pid_t)*ret_pid, SIGTERM) != 0) {
+        return cli_fail(cli, EXIT_FAILED, "cannot signal the daemon (pid %" PRId64 "): %s", *ret_pid, strerror(errno));
+    }
+    int64_t end = clock_monotonic_ms() + timeout_s * 1000;
+    while (identity_running_pid(&cli->paths, &holder, NULL) == 0) {
+        if (clock_monotonic_ms() >= end) {
+            return cli_fail(cli, EXIT_TIMED_OUT, "the daemon (pid %" PRId64 ") did not stop in %" PRId64 " s", *ret_pid, timeout_s);
+        }
+        wait_ms(STOP_POLL_MS);
+    }
+    return EXIT_DONE;
+}
+
+static int run_down(struct cli *cli)
+{
+    int64_t pid;
+    int status = stop(cli, &pid);
+    if (status != EXIT_DONE) {
+        return status;
+    }
+    if (cli->json) {
+        json_t *document = json_new_object();
+        json_put_bool(document, "stopped", pid != 0);
+        json_put(document, "pid", pid == 0 ? json_null() : json_integer(pid));
+        cli_print_json(document);
+        json_decref(document);
+    } else if (pid == 0) {
+        cli_say(cli, "no daemon is running");
+    } else {
+        cli_say(cli, "the daemon (pid %" PRId64 ") has stopped", pid);
+    }
+    return EXIT_DONE;
+}
+
+static int run_restart(struct cli *cli)
+{
+    struct daemon_options options;
+    int64_t pid;
+    int status = read_up_options(cli, &options);
+    if (status == EXIT_DONE) {
+        status = stop(cli, &pid);
+    }
+    return status == EXIT_DONE ? start_detached(cli, &options) : status;
+}
+
+static int run_reload(struct cli *cli)
+{
+    struct settings *settings = NULL;
+    struct error error = { 0 };
+    int64_t pid = 0;
+    int status = meshes_settings(cli, &settings); /* a mistake in the file is said here, not only in the log */
+    settings_free(settings);
+    if (status != EXIT_DONE) {
+        return status;
+    }
+    if (identity_running_pid(&cli->paths, &pid, &error) != 0 || pid <= 0) {
+        return cli_fail(cli, EXIT_UNREACHABLE, "no daemon is running for %s", cli->paths.root);
+    }
+    if (kill((pid_t)pid, SIGHUP) != 0) {
+        return cli_fail(cli, EXIT_FAILED, "cannot signal the daemon (pid %" PRId64 "): %s", pid, strerror(errno));
+    }
+    if (cli->json) {
+        json_t *document = json_new_object();
+        json_put_integer(document, "pid", pid);
+        cli_print_json(document);
+        json_decref(document);
+    }
+    cli_say(cli, "the daemon (pid %" PRId64 ") reads its configuration again; its log says what needs a restart", pid);
+    return EXIT_DONE;
+}
+
+const struct cli_command COMMAND_DAEMON_UP = {
+    .name = "daemon up",
+    .group = GROUP_DAEMON,
+    .arguments = "",
+    .summary = "Start it in the background; every joined mesh, or the one of --mesh",
+    .example = "claudemesh daemon up --no-tcp",
+    .options = OPTIONS_UP,
+    .run = run_up,
+};
+
+const struct cli_command COMMAND_DAEMON_DOWN = {
+    .name = "daemon down",
+    .group = GROUP_DAEMON,
+    .arguments = "",
+    .summary = "Stop it; what is queued stays",
+    .example = "claudemesh daemon down --timeout 10",
+    .options = OPTIONS_DOWN,
+    .run = run_down,
+};
+
+const struct cli_command COMMAND_DAEMON_RESTART = {
+    .name = "daemon restart",
+    .group = GROUP_DAEMON,
+    .arguments = "",
+    .summary = "Stop it if it runs, then start it (with these flags, not the earlier ones)",
+    .example = "claudemesh daemon restart --no-tcp",
+    .options = OPTIONS_RESTART,
+    .run = run_restart,
+};
+
+const struct cli_command COMMAND_DAEMON_RELOAD = {
+    .name = "daemon reload",
+    .group = GROUP_DAEMON,
+    .arguments = "",
+    .summary = "Read config.toml again without dropping links",
+    .example = "claudemesh daemon reload",
+    .run = run_reload,
+};

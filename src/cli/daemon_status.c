@@ -1,0 +1,171 @@
+/* `claudemesh daemon status`, `daemon version`, `daemon metrics`: what a running daemon says about itself. */
+#include "cli/api.h"
+#include "cli/output.h"
+#include "identity/identity.h"
+#include "json/json.h"
+#include "util/memory.h"
+#include "util/text.h"
+
+static void print_meshes(const struct cli *cli, const json_t *meshes)
+{
+    static const char *const TITLES[] = { "MESH", "CONNECTED", "LINK", "LAG", "PENDING", "IN FLIGHT", "DEAD", "BROKER" };
+    if (json_array_size(meshes) == 0) {
+        puts("no mesh is joined yet");
+        return;
+    }
+    struct table *table = table_new(cli, ARRAY_LENGTH(TITLES), TITLES);
+    for (size_t i = 0; i < json_array_size(meshes); i++) {
+        const json_t *mesh = json_array_get(meshes, i);
+        bool connected = answer_bool(mesh, "connected");
+        int64_t lag = answer_integer(mesh, "lag_ms", -1), dead = answer_integer(mesh, "dead", 0);
+        const char *broker = answer_text(mesh, "broker_version");
+        table_cell(table, STYLE_PLAIN, answer_text(mesh, "slug"));
+        table_cell(table, connected ? STYLE_GREEN : STYLE_RED, connected ? "yes" : "no");
+        table_cell(table, STYLE_PLAIN, answer_text(mesh, "status"));
+        if (lag < 0) {
+            table_cell(table, STYLE_PLAIN, "-");
+        } else {
+            table_printf(table, STYLE_PLAIN, "%" PRId64 " ms", lag);
+        }
+        table_printf(table, STYLE_PLAIN, "%" PRId64, answer_integer(mesh, "pending", 0));
+        table_printf(table, STYLE_PLAIN, "%" PRId64, answer_integer(mesh, "inflight", 0));
+        table_printf(table, dead > 0 ? STYLE_RED : STYLE_PLAIN, "%" PRId64, dead);
+        table_cell(table, STYLE_PLAIN, broker[0] == '\0' ? "-" : broker);
+    }
+    table_print_free(table);
+    for (size_t i = 0; i < json_array_size(meshes); i++) {
+        const json_t *mesh = json_array_get(meshes, i);
+        const char *reason = answer_text(mesh, "reason");
+        if (reason[0] != '\0' && !answer_bool(mesh, "connected")) {
+            cli_say(cli, "%s: %s", answer_text(mesh, "slug"), reason);
+        }
+    }
+}
+
+static int not_running(struct cli *cli)
+{
+    int64_t pid = 0;
+    struct error error = { 0 };
+    bool locked = identity_running_pid(&cli->paths, &pid, &error) == 0;
+    if (cli->json) {
+        json_t *document = json_new_object();
+        json_put_bool(document, "running", false);
+        cli_print_json(document);
+        json_decref(document);
+    } else if (locked) {
+        cli_say(cli, "a daemon (pid %" PRId64 ") runs, but does not answer; 'claudemesh daemon logs' may say why", pid);
+    } else {
+        cli_say(cli, "no daemon is running; start it with 'claudemesh daemon up'");
+    }
+    return EXIT_FAILED;
+}
+
+static int run_status(struct cli *cli)
+{
+    struct api api;
+    struct error error = { 0 };
+    json_t *health = NULL;
+    int http_status = 0;
+    char uptime[24];
+
+    if (api_open(cli, API_BUDGET_MS, &api, &error) != 0) {
+        return not_running(cli);
+    }
+    int status = api_request(&api, "GET", "/v1/health", NULL, API_ANSWER_MS, &http_status, &health, &error);
+    api_close(&api);
+    if (status != 0) {
+        return not_running(cli);
+    }
+    if (http_status != 200 || !json_is_object(health)) {
+        status = api_fail(cli, http_status, health);
+        json_decref(health);
+        return status;
+    }
+    if (cli->json) {
+        json_put_bool(health, "running", true);
+        cli_print_json(health);
+    } else {
+        age_text(answer_integer(health, "uptime_s", 0) * 1000, uptime);
+        cli_say(cli, "running, pid %" PRId64 ", up %s, version %s%s", answer_integer(health, "pid", 0), uptime, answer_text(health, "daemon_version"),
+                json_is_true(json_object_get(health, "degraded")) ? ", degraded" : "");
+        print_meshes(cli, json_object_get(health, "meshes"));
+    }
+    json_decref(health);
+    return EXIT_DONE;
+}
+
+static int run_version(struct cli *cli)
+{
+    json_t *answer = NULL;
+    int status = api_call(cli, "GET", "/v1/version", NULL, &answer);
+    if (status != EXIT_DONE) {
+        return status;
+    }
+    if (cli->json) {
+        cli_print_json(answer);
+    } else {
+        cli_say(cli, "daemon %s, API %s, schema %" PRId64, answer_text(answer, "daemon_version"), answer_text(answer, "ipc_api"),
+                answer_integer(answer, "schema_version", 0));
+    }
+    json_decref(answer);
+    return EXIT_DONE;
+}
+
+static int run_metrics(struct cli *cli)
+{
+    struct api api;
+    struct http_response response = { 0 };
+    struct error error = { 0 };
+    json_t *answer = NULL;
+    int status = api_need(cli, &api);
+    if (status != EXIT_DONE) {
+        return status;
+    }
+    http_client_set_timeout(api.client, API_ANSWER_MS);
+    if (http_client_request(api.client, "GET", "/v1/metrics", NULL, NULL, 0, &response, &error) != 0) {
+        status = cli_fail_error(cli, &error);
+    } else if (response.status != 200) {
+        if (json_parse_strict(response.body.data, response.body.length, &answer, NULL) != 0) {
+            answer = NULL;
+        }
+        status = api_fail(cli, response.status, answer);
+    } else if (cli->json) {
+        json_t *document = json_new_object();
+        json_put_text(document, "text", (struct text){ response.body.data, response.body.length });
+        cli_print_json(document);
+        json_decref(document);
+    } else {
+        (void)fwrite(response.body.data, 1, response.body.length, stdout);
+    }
+    json_decref(answer);
+    http_response_release(&response);
+    api_close(&api);
+    return status;
+}
+
+const struct cli_command COMMAND_DAEMON_STATUS = {
+    .name = "daemon status",
+    .group = GROUP_DAEMON,
+    .arguments = "",
+    .summary = "Whether it runs, and how each mesh is doing (exit 1 when it does not run)",
+    .example = "claudemesh daemon status --json",
+    .run = run_status,
+};
+
+const struct cli_command COMMAND_DAEMON_VERSION = {
+    .name = "daemon version",
+    .group = GROUP_DAEMON,
+    .arguments = "",
+    .summary = "The running daemon's version, and its API's and schema's",
+    .example = "claudemesh daemon version",
+    .run = run_version,
+};
+
+const struct cli_command COMMAND_DAEMON_METRICS = {
+    .name = "daemon metrics",
+    .group = GROUP_DAEMON,
+    .arguments = "",
+    .summary = "Its metrics, as Prometheus text",
+    .example = "claudemesh daemon metrics",
+    .run = run_metrics,
+};
