@@ -1,0 +1,218 @@
+/* Owns the order of start and end: what is opened, in which order, and that everything is given back in reverse. Must not know what the rooms do. */
+#include "daemon/daemon.h"
+
+#include <errno.h>
+#include <signal.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "crypto/crypto.h"
+#include "daemon/internal.h"
+#include "delivery/delivery.h"
+#include "util/log.h"
+#include "util/text.h"
+
+/* The leak checker attaches to its own process, which a process that may not be dumped forbids. */
+#if defined(__SANITIZE_ADDRESS__)
+#define HAS_LEAK_CHECKER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HAS_LEAK_CHECKER 1
+#endif
+#endif
+
+enum { FIRST_UPKEEP_MS = 60 * 1000, UPKEEP_MS = 3600 * 1000 };
+
+/* ---- what the rooms tell each other through us ------------------------------------------------------------------------- */
+
+static void on_inserted(void *argument, const struct outbox_row *row)
+{
+    struct delivery *delivery = daemon_delivery_of_row(argument, row->mesh);
+    if (delivery != NULL)
+        delivery_row_inserted(delivery, row);
+}
+
+static void on_finished(void *argument, const char *mesh, const char *client_message_id, const char *id, enum outbox_state state,
+                        const char *broker_message_id, int64_t history_id, const char *last_error)
+{
+    const struct daemon *daemon = argument;
+    ipc_outbox_finished(daemon->ipc, mesh, client_message_id, id, state, broker_message_id, history_id, last_error);
+}
+
+static void on_pressure(void *argument, int pct, bool degraded)
+{
+    const struct daemon *daemon = argument;
+    log_event(degraded ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN, "outbox_pressure", LOG_NUMBER("pct", pct), LOG_BOOL("degraded", degraded), LOG_END);
+    ipc_outbox_pressure(daemon->ipc, pct, degraded);
+}
+
+static void on_config_changed(void *argument)
+{
+    struct daemon *daemon = argument;
+    if (daemon->exit_status < 0)
+        daemon_update_meshes(daemon);
+}
+
+static void on_upkeep(void *argument)
+{
+    struct daemon *daemon = argument;
+    daemon_prune(daemon);
+    loop_timer_start(daemon->upkeep, UPKEEP_MS);
+}
+
+/* ---- start --------------------------------------------------------------------------------------------------------------- */
+
+static int harden(struct error *error)
+{
+    const struct rlimit none = { 0, 0 };
+    if (setrlimit(RLIMIT_CORE, &none) != 0)
+        return error_set_errno(error, "Cannot turn core dumps off");
+#if defined(__linux__) && !defined(HAS_LEAK_CHECKER)
+    /* The limit does not hold for a core that is piped to a program. */
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0)
+        return error_set_errno(error, "Cannot turn core dumps off");
+#endif
+    if (signal(SIGPIPE, SIG_IGN) == SIG_ERR)
+        return error_set_errno(error, "Cannot ignore SIGPIPE");
+    (void)umask(S_IWGRP | S_IWOTH); /* files are made with their own modes; http.port is for everyone to read */
+    return crypto_start(error);
+}
+
+static int take_lock(struct daemon *daemon, struct error *error)
+{
+    int64_t holder = 0;
+    int status = identity_lock(daemon->options->paths, &daemon->lock_fd, &holder, error);
+    if (status == -ERROR_BUSY)
+        return error_set(error, ERROR_BUSY, "The daemon is already running with pid %" PRId64 ".", holder);
+    return status != 0 ? status : identity_lock_write_pid(daemon->lock_fd, getpid(), error);
+}
+
+static int open_ipc(struct daemon *daemon, struct error *error)
+{
+    struct ipc_options options = {
+        .loop = daemon->loop,
+        .outbox = daemon->outbox,
+        .inbox = daemon->inbox,
+        .metrics = daemon->metrics,
+        .token = daemon->token,
+        .schema_version = db_schema_version(daemon->outbox_db),
+    };
+    daemon_limits(daemon->settings, &options.limits);
+    int status = ipc_new(&options, &daemon->ipc, error);
+    if (status != 0)
+        return status;
+    const struct outbox_observer observer = { .argument = daemon, .inserted = on_inserted, .finished = on_finished, .pressure = on_pressure };
+    outbox_observe(daemon->outbox, &observer);
+    return 0;
+}
+
+static int watch(struct daemon *daemon, struct error *error)
+{
+    daemon->upkeep = loop_timer_new(daemon->loop, on_upkeep, daemon);
+    loop_timer_start(daemon->upkeep, FIRST_UPKEEP_MS);
+    int status = loop_watch_file(daemon->loop, daemon->options->paths->config_json, on_config_changed, daemon, &daemon->config_watch, error);
+    return status != 0 ? status : daemon_watch_signals(daemon, error);
+}
+
+/* First failure ends it; what was opened is in *daemon, and closed by daemon_close. */
+static int daemon_open(struct daemon *daemon, struct error *error)
+{
+    const struct config_paths *paths = daemon->options->paths;
+    int status = harden(error);
+    if (status == 0)
+        status = config_paths_make(paths, error);
+    if (status == 0)
+        status = daemon_load_settings(daemon->options, &daemon->settings, error);
+    if (status == 0)
+        status = take_lock(daemon, error);
+    if (status == 0)
+        status = daemon_open_log(daemon, error);
+    if (status == 0)
+        status = identity_local_token(paths, &daemon->token, error);
+    if (status == 0)
+        status = identity_session_id(paths, &daemon->session_id, error);
+    if (status == 0)
+        status = loop_new(&daemon->loop, error);
+    if (status == 0)
+        status = daemon_open_databases(daemon, error);
+    if (status == 0)
+        status = open_ipc(daemon, error);
+    /* Watched before it is read, so that no change falls between. */
+    if (status == 0)
+        status = watch(daemon, error);
+    if (status == 0)
+        status = daemon_open_meshes(daemon, error);
+    if (status == 0)
+        status = daemon_listen(daemon, error);
+    return status;
+}
+
+/* ---- end ----------------------------------------------------------------------------------------------------------------- */
+
+static void daemon_close(struct daemon *daemon)
+{
+    /* What still comes back from the databases is answered, and sent to no link any more. */
+    if (daemon->outbox != NULL)
+        outbox_observe(daemon->outbox, &(struct outbox_observer){ .argument = daemon, .finished = daemon->ipc != NULL ? on_finished : NULL });
+    db_close(daemon->outbox_db);
+    db_close(daemon->inbox_db);
+    if (daemon->loop != NULL)
+        loop_run_mailbox(daemon->loop); /* what the databases still answered */
+    loop_watch_free(daemon->config_watch);
+    loop_timer_free(daemon->upkeep);
+    loop_timer_free(daemon->stop_timer);
+    daemon_free_meshes(daemon); /* they may still answer what the API asked of them */
+    ipc_free(daemon->ipc);
+    outbox_free(daemon->outbox);
+    inbox_free(daemon->inbox);
+    loop_free(daemon->loop);
+    ipc_metrics_free(daemon->metrics);
+    if (daemon->port_written)
+        daemon_remove_port(daemon);
+    if (daemon->token != NULL)
+        secret_wipe(daemon->token, strlen(daemon->token));
+    free(daemon->token);
+    free(daemon->session_id);
+    settings_free(daemon->settings);
+    if (daemon->exit_status >= 0)
+        log_event(LOG_LEVEL_INFO, "daemon_stopped", LOG_NUMBER("exit_status", daemon->exit_status), LOG_END);
+    identity_unlock(daemon->lock_fd);
+}
+
+/* One line to who waits for the start; a pipe that nobody reads any more is no matter. */
+static void tell_starter(struct daemon *daemon, const char *line)
+{
+    if (daemon->ready_fd < 0)
+        return;
+    char text[ERROR_MESSAGE_SIZE + 2];
+    int length = snprintf(text, sizeof(text), "%s\n", line);
+    ssize_t written;
+    do
+        written = write(daemon->ready_fd, text, (size_t)length);
+    while (written < 0 && errno == EINTR);
+    (void)close(daemon->ready_fd);
+    daemon->ready_fd = -1;
+}
+
+int daemon_run(const struct daemon_options *options)
+{
+    struct daemon daemon = { .options = options, .lock_fd = -1, .ready_fd = options->ready_fd, .exit_status = -1 };
+    struct error error = { 0 };
+    daemon.metrics = ipc_metrics_new();
+    if (daemon_open(&daemon, &error) != 0) {
+        log_event(LOG_LEVEL_ERROR, "daemon_start_failed", LOG_TEXT("error", error.message), LOG_END);
+        daemon_close(&daemon);
+        tell_starter(&daemon, error.message);
+        return DAEMON_EXIT_FAILED;
+    }
+    log_event(LOG_LEVEL_INFO, "daemon_ready", LOG_TEXT("version", CLAUDEMESH_VERSION), LOG_NUMBER("pid", getpid()), LOG_END);
+    tell_starter(&daemon, "ready");
+    daemon_start_links(&daemon);
+    loop_run(daemon.loop);
+    daemon_close(&daemon);
+    return daemon.exit_status;
+}

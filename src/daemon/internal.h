@@ -1,0 +1,84 @@
+/* What the files of daemon/ share and nobody else sees. */
+#ifndef DAEMON_INTERNAL_H
+#define DAEMON_INTERNAL_H
+
+#include "daemon/daemon.h"
+#include "identity/identity.h"
+#include "ipc/ipc.h"
+#include "net/loop.h"
+#include "outbox/outbox.h"
+#include "inbox/inbox.h"
+
+enum daemon_exit { DAEMON_EXIT_DONE = 0, DAEMON_EXIT_FAILED = 1, DAEMON_EXIT_LINK_REFUSED = 8 }; /* 10-cli, Exit codes */
+
+struct daemon_mesh { /* one that is served, or on its way out */
+    struct daemon *daemon;
+    struct daemon_mesh *next;
+    char *mesh_id, *slug, *pubkey, *broker_url;
+    struct keypair *keys;
+    struct delivery *delivery; /* NULL: it could not be made */
+    bool leaving;              /* dropped: stops, then is freed */
+    bool stopped;
+};
+
+struct daemon {
+    const struct daemon_options *options;
+    struct settings *settings;
+    int lock_fd, ready_fd;
+    char *token, *session_id;
+    struct loop *loop;
+    struct db *outbox_db, *inbox_db;
+    struct outbox *outbox;
+    struct inbox *inbox;
+    struct ipc_metrics *metrics;
+    struct ipc *ipc;
+    struct daemon_mesh *meshes;
+    struct loop_watch *config_watch;
+    struct loop_timer *upkeep;
+    bool serving;              /* deliveries are started as they are made */
+    bool port_written;
+
+    /* stopping (stop.c) */
+    int stop_phase;
+    int64_t stop_deadline_ms;
+    struct loop_timer *stop_timer;
+    unsigned stop_barriers;    /* database tasks that are still to come back */
+    int exit_status;
+};
+
+/* settings.c */
+int daemon_load_settings(const struct daemon_options *options, struct settings **ret_settings, struct error *error) MUST_CHECK;
+void daemon_limits(const struct settings *settings, struct ipc_limits *ret_limits);
+void daemon_apply_log_level(const struct settings *settings);
+int daemon_open_log(const struct daemon *daemon, struct error *error) MUST_CHECK;
+void daemon_reload(struct daemon *daemon); /* SIGHUP */
+
+/* databases.c */
+int daemon_open_databases(struct daemon *daemon, struct error *error) MUST_CHECK;
+void daemon_prune(struct daemon *daemon);
+
+/* meshes.c */
+int daemon_open_meshes(struct daemon *daemon, struct error *error) MUST_CHECK; /* at start */
+void daemon_update_meshes(struct daemon *daemon);                              /* config.json changed */
+void daemon_start_links(struct daemon *daemon);
+void daemon_stop_links(struct daemon *daemon, int64_t grace_ms);
+bool daemon_links_are_stopped(const struct daemon *daemon);
+void daemon_free_meshes(struct daemon *daemon);
+/* The delivery that serves this row's mesh; NULL when none does. */
+struct delivery *daemon_delivery_of_row(const struct daemon *daemon, const char *row_mesh);
+bool daemon_every_link_is_refused(const struct daemon *daemon);
+
+/* listeners.c */
+int daemon_listen(struct daemon *daemon, struct error *error) MUST_CHECK;
+void daemon_remove_port(struct daemon *daemon);
+
+/* environment.c (50-identity, Modes) */
+bool environment_is_container(void);
+bool environment_is_ci(void);
+
+/* stop.c */
+int daemon_watch_signals(struct daemon *daemon, struct error *error) MUST_CHECK;
+/* Begins an orderly stop; again: hastens it. */
+void daemon_stop(struct daemon *daemon, int exit_status);
+
+#endif

@@ -1,0 +1,60 @@
+/* Owns where the API listens: the socket, the TCP port, and the file that names it (20-ipc; 50-identity, Modes). Must not serve. */
+#include <errno.h>
+#include <unistd.h>
+
+#include "daemon/internal.h"
+#include "util/file.h"
+#include "util/log.h"
+
+/* What the environment says when nobody asked: no TCP in containers and CI. */
+static bool tcp_is_wanted(const struct daemon *daemon)
+{
+    const struct daemon_options *options = daemon->options;
+    const char *surroundings = environment_is_container() ? "container" : environment_is_ci() ? "ci" : NULL;
+    bool configured = settings_bool(daemon->settings, "ipc.tcp_enabled");
+    bool asked_for = options->tcp > 0 || options->tcp_port > 0 ||
+                     (configured && settings_origin(daemon->settings, "ipc.tcp_enabled") != ORIGIN_DEFAULT);
+    if (options->tcp == 0 || (!configured && !asked_for))
+        return false;
+    if (surroundings != NULL)
+        log_event(asked_for ? LOG_LEVEL_WARN : LOG_LEVEL_INFO, asked_for ? "tcp_on_against_environment" : "tcp_off_by_environment",
+                  LOG_TEXT("environment", surroundings), LOG_END);
+    return surroundings == NULL || asked_for;
+}
+
+static int write_port(struct daemon *daemon, uint16_t port, struct error *error)
+{
+    char digits[8];
+    int length = snprintf(digits, sizeof(digits), "%u", (unsigned)port);
+    daemon->port_written = true;
+    return file_write_atomic(daemon->options->paths->http_port, 0644, digits, (size_t)length, error);
+}
+
+static int listen_tcp(struct daemon *daemon, struct error *error)
+{
+    uint16_t wanted = (uint16_t)settings_integer(daemon->settings, "ipc.tcp_port"), port;
+    int status = ipc_listen_tcp(daemon->ipc, wanted, &port, error);
+    if (status == -ERROR_BUSY) {
+        status = ipc_listen_tcp(daemon->ipc, 0, &port, error);
+        if (status == 0)
+            log_event(LOG_LEVEL_WARN, "tcp_port_taken", LOG_NUMBER("wanted", wanted), LOG_NUMBER("port", port), LOG_END);
+    }
+    return status == 0 ? write_port(daemon, port, error) : status;
+}
+
+int daemon_listen(struct daemon *daemon, struct error *error)
+{
+    /* One that was killed left its own behind. */
+    daemon_remove_port(daemon);
+    int status = ipc_listen_unix(daemon->ipc, daemon->options->paths->socket, error);
+    if (status == 0 && tcp_is_wanted(daemon))
+        status = listen_tcp(daemon, error);
+    return status;
+}
+
+void daemon_remove_port(struct daemon *daemon)
+{
+    if (unlink(daemon->options->paths->http_port) != 0 && errno != ENOENT)
+        log_event(LOG_LEVEL_WARN, "http_port_not_removed", LOG_NUMBER("errno", errno), LOG_END);
+    daemon->port_written = false;
+}

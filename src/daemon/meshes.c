@@ -1,0 +1,306 @@
+/* Owns which meshes are served: the joined ones of config.json, taken up and dropped while running (10-cli, Meshes). One that cannot be made never stops the others. */
+#include <unistd.h>
+
+#include "daemon/internal.h"
+#include "delivery/delivery.h"
+#include "link/link.h"
+#include "util/limits.h"
+#include "util/log.h"
+#include "util/memory.h"
+#include "util/text.h"
+
+enum { HOST_TEXT_SIZE = 4096 };
+
+/* ---- events of a delivery -------------------------------------------------------------------------------------------- */
+
+static void stop_when_refused(void *argument)
+{
+    struct daemon *daemon = argument;
+    if (daemon->options->exit_on_refused && daemon_every_link_is_refused(daemon))
+        daemon_stop(daemon, DAEMON_EXIT_LINK_REFUSED);
+}
+
+static void publish(void *argument, const char *type, const char *mesh_slug, json_t *data, int64_t inbox_seq)
+{
+    struct daemon *daemon = argument;
+    if (strcmp(type, "broker_status") == 0 && daemon->options->exit_on_refused)
+        loop_defer(daemon->loop, stop_when_refused, daemon); /* once the link has told everyone */
+    ipc_publish(daemon->ipc, type, mesh_slug, data, inbox_seq);
+}
+
+bool daemon_every_link_is_refused(const struct daemon *daemon)
+{
+    bool any = false;
+    for (const struct daemon_mesh *mesh = daemon->meshes; mesh != NULL; mesh = mesh->next) {
+        if (mesh->leaving)
+            continue;
+        if (mesh->delivery == NULL || link_state(delivery_link(mesh->delivery)) != LINK_REFUSED)
+            return false;
+        any = true;
+    }
+    return any;
+}
+
+/* ---- one mesh -------------------------------------------------------------------------------------------------------- */
+
+static void mesh_free(struct daemon_mesh *mesh)
+{
+    delivery_free(mesh->delivery);
+    keypair_free(mesh->keys);
+    free(mesh->mesh_id);
+    free(mesh->slug);
+    free(mesh->pubkey);
+    free(mesh->broker_url);
+    free(mesh);
+}
+
+struct host_facts { /* NULL unless [privacy] share_host */
+    char name[256], directory[HOST_TEXT_SIZE];
+    const char *hostname, *cwd;
+};
+
+static void read_host_facts(const struct settings *settings, struct host_facts *ret_facts)
+{
+    *ret_facts = (struct host_facts){ 0 };
+    if (!settings_bool(settings, "privacy.share_host"))
+        return;
+    if (gethostname(ret_facts->name, sizeof(ret_facts->name) - 1) == 0)
+        ret_facts->hostname = ret_facts->name;
+    if (getcwd(ret_facts->directory, sizeof(ret_facts->directory)) != NULL)
+        ret_facts->cwd = ret_facts->directory;
+}
+
+static int make_delivery(struct daemon_mesh *mesh, const struct config_file *file, const struct config_mesh *config, struct error *error)
+{
+    struct daemon *daemon = mesh->daemon;
+    const struct settings *settings = daemon->settings;
+    const char *display_name = settings_text(settings, "daemon.display_name");
+    struct host_facts host;
+    read_host_facts(settings, &host);
+    struct delivery_options options = {
+        .loop = daemon->loop,
+        .outbox = daemon->outbox,
+        .inbox = daemon->inbox,
+        .trust_db = daemon->outbox_db,
+        .link = { .mesh_slug = config->slug, .mesh_id = config->mesh_id, .member_id = config->member_id, .broker_url = config->broker_url,
+                  .session_id = daemon->session_id, .display_name = *display_name != '\0' ? display_name : file->display_name, .keys = mesh->keys,
+                  .channel = "claudemesh-daemon", .peer_type = "connector", .hostname = host.hostname, .cwd = host.cwd, .receive = true,
+                  .ca_file = settings_text(settings, "broker.ca_file"), .allow_insecure = settings_bool(settings, "broker.allow_insecure"),
+                  .reconnect_initial_ms = 500, .reconnect_max_ms = 30000 },
+        .owner_pubkey = config->owner_pubkey != NULL ? config->owner_pubkey : "",
+        .role = config->role,
+        .events = { .argument = daemon, .publish = publish },
+        .window = (size_t)settings_integer(settings, "drain.window"),
+        .backoff_initial_ms = settings_integer(settings, "drain.backoff_initial_ms"),
+        .backoff_max_ms = settings_integer(settings, "drain.backoff_max_ms"),
+        .jitter_pct = (int)settings_integer(settings, "drain.jitter_pct"),
+        .max_age_hours = settings_integer(settings, "outbox.max_age_hours"),
+        .max_age_override_hours = settings_integer(settings, "outbox.max_age_hours_override"),
+        .allow_plaintext = settings_mesh_bool(settings, config->slug, "allow_plaintext", settings_bool(settings, "broker.allow_plaintext")),
+    };
+    options.link.require = settings_list(settings, "features.require", &options.link.require_count);
+    int status = identity_mesh_keys(config, &mesh->keys, error);
+    if (status == 0) {
+        options.link.keys = mesh->keys;
+        status = delivery_new(&options, &mesh->delivery, error);
+    }
+    return status;
+}
+
+static void take_up(struct daemon *daemon, const struct config_file *file, const struct config_mesh *config)
+{
+    struct daemon_mesh *mesh = memory_zalloc(sizeof(*mesh));
+    struct error error;
+    mesh->daemon = daemon;
+    mesh->mesh_id = memory_strdup(config->mesh_id);
+    mesh->slug = memory_strdup(config->slug);
+    mesh->pubkey = memory_strdup(config->pubkey);
+    mesh->broker_url = memory_strdup(config->broker_url);
+    mesh->next = daemon->meshes;
+    daemon->meshes = mesh;
+    if (make_delivery(mesh, file, config, &error) != 0) {
+        log_event(LOG_LEVEL_ERROR, "mesh_failed", LOG_TEXT("mesh", mesh->slug), LOG_TEXT("error", error.message), LOG_END);
+        ipc_add_failed_mesh(daemon->ipc, mesh->slug, mesh->mesh_id, error.message);
+        return;
+    }
+    log_event(LOG_LEVEL_INFO, "mesh_taken_up", LOG_TEXT("mesh", mesh->slug), LOG_END);
+    ipc_add_mesh(daemon->ipc, mesh->delivery);
+    if (daemon->serving)
+        delivery_start(mesh->delivery);
+}
+
+/* ---- dropping --------------------------------------------------------------------------------------------------------- */
+
+static void free_left(void *argument)
+{
+    struct daemon *daemon = argument;
+    for (struct daemon_mesh **link = &daemon->meshes; *link != NULL;) {
+        struct daemon_mesh *mesh = *link;
+        if (!mesh->leaving || !mesh->stopped) {
+            link = &mesh->next;
+            continue;
+        }
+        *link = mesh->next;
+        mesh_free(mesh);
+    }
+}
+
+static void on_stopped(void *argument)
+{
+    struct daemon_mesh *mesh = argument;
+    mesh->stopped = true;
+    if (mesh->leaving)
+        loop_defer(mesh->daemon->loop, free_left, mesh->daemon); /* not inside its own call */
+}
+
+static void stop_mesh(struct daemon_mesh *mesh, int64_t grace_ms)
+{
+    if (mesh->delivery != NULL)
+        delivery_stop(mesh->delivery, grace_ms, on_stopped, mesh);
+    else
+        on_stopped(mesh);
+}
+
+static void drop(struct daemon_mesh *mesh)
+{
+    log_event(LOG_LEVEL_INFO, "mesh_dropped", LOG_TEXT("mesh", mesh->slug), LOG_END);
+    ipc_remove_mesh(mesh->daemon->ipc, mesh->mesh_id);
+    mesh->leaving = true;
+    stop_mesh(mesh, 0);
+}
+
+/* ---- all of them -------------------------------------------------------------------------------------------------------- */
+
+static bool is_chosen(const struct daemon *daemon, const char *slug)
+{
+    if (daemon->options->mesh != NULL)
+        return strcmp(daemon->options->mesh, slug) == 0;
+    size_t count;
+    const char *const *slugs = settings_list(daemon->settings, "daemon.meshes", &count);
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(slugs[i], slug) == 0)
+            return true;
+    return count == 0;
+}
+
+/* The same membership: another key, slug or broker is another one. */
+static bool is_same(const struct daemon_mesh *mesh, const struct config_mesh *config)
+{
+    return strcmp(mesh->mesh_id, config->mesh_id) == 0 && strcmp(mesh->slug, config->slug) == 0 && strcmp(mesh->pubkey, config->pubkey) == 0 &&
+           strcmp(mesh->broker_url, config->broker_url) == 0;
+}
+
+static bool is_joined(const struct daemon *daemon, const struct daemon_mesh *mesh, const struct config_file *file)
+{
+    for (size_t i = 0; i < file->mesh_count; i++)
+        if (is_chosen(daemon, file->meshes[i].slug) && is_same(mesh, &file->meshes[i]))
+            return true;
+    return false;
+}
+
+static bool is_served(const struct daemon *daemon, const struct config_mesh *config)
+{
+    for (const struct daemon_mesh *mesh = daemon->meshes; mesh != NULL; mesh = mesh->next)
+        if (!mesh->leaving && is_same(mesh, config))
+            return true;
+    return false;
+}
+
+static void update(struct daemon *daemon, const struct config_file *file)
+{
+    for (struct daemon_mesh *mesh = daemon->meshes; mesh != NULL; mesh = mesh->next)
+        if (!mesh->leaving && !is_joined(daemon, mesh, file))
+            drop(mesh);
+    for (size_t i = 0; i < file->mesh_count && i < LIMIT_MESHES; i++)
+        if (is_chosen(daemon, file->meshes[i].slug) && !is_served(daemon, &file->meshes[i]))
+            take_up(daemon, file, &file->meshes[i]);
+    if (file->mesh_count > LIMIT_MESHES)
+        log_event(LOG_LEVEL_ERROR, "too_many_meshes", LOG_NUMBER("joined", file->mesh_count), LOG_NUMBER("served", LIMIT_MESHES), LOG_END);
+}
+
+/* 30-delivery, Maximum age: against each mesh's last known retention. */
+static int check_max_age(const struct daemon *daemon, struct error *error)
+{
+    int64_t hours = settings_integer(daemon->settings, "outbox.max_age_hours_override");
+    for (const struct daemon_mesh *mesh = daemon->meshes; hours > 0 && mesh != NULL; mesh = mesh->next) {
+        int64_t days = mesh->delivery != NULL ? trust_retention_days(delivery_trust(mesh->delivery)) : 0;
+        if (days > 0 && hours > 24 * days - 1)
+            return error_set(error, ERROR_INVALID,
+                             "outbox_max_age_above_dedupe_window: outbox.max_age_hours_override is %" PRId64 ", and the broker of mesh '%s' forgets ids after %" PRId64
+                             " days; set at most %" PRId64 ".", hours, mesh->slug, days, 24 * days - 1);
+    }
+    return 0;
+}
+
+int daemon_open_meshes(struct daemon *daemon, struct error *error)
+{
+    struct config_file file;
+    int status = config_file_read(daemon->options->paths->config_json, &file, error);
+    if (status != 0)
+        return status;
+    const char *wanted = daemon->options->mesh;
+    if (wanted != NULL && config_file_mesh(&file, wanted) == NULL)
+        status = error_set(error, ERROR_NOT_FOUND, "Mesh '%s' is not joined; see `claudemesh mesh list`.", wanted);
+    else
+        update(daemon, &file);
+    config_file_release(&file);
+    return status != 0 ? status : check_max_age(daemon, error);
+}
+
+void daemon_update_meshes(struct daemon *daemon)
+{
+    struct config_file file;
+    struct error error;
+    if (config_file_read(daemon->options->paths->config_json, &file, &error) != 0) {
+        log_event(LOG_LEVEL_ERROR, "config_json_unreadable", LOG_TEXT("error", error.message), LOG_END);
+        return;
+    }
+    update(daemon, &file);
+    config_file_release(&file);
+}
+
+void daemon_start_links(struct daemon *daemon)
+{
+    daemon->serving = true;
+    for (struct daemon_mesh *mesh = daemon->meshes; mesh != NULL; mesh = mesh->next)
+        if (mesh->delivery != NULL)
+            delivery_start(mesh->delivery);
+}
+
+void daemon_stop_links(struct daemon *daemon, int64_t grace_ms)
+{
+    for (struct daemon_mesh *mesh = daemon->meshes; mesh != NULL; mesh = mesh->next)
+        if (!mesh->leaving)
+            stop_mesh(mesh, grace_ms);
+}
+
+bool daemon_links_are_stopped(const struct daemon *daemon)
+{
+    for (const struct daemon_mesh *mesh = daemon->meshes; mesh != NULL; mesh = mesh->next)
+        if (!mesh->stopped)
+            return false;
+    return true;
+}
+
+void daemon_free_meshes(struct daemon *daemon)
+{
+    if (daemon->loop != NULL) {
+        loop_defer_cancel(daemon->loop, free_left, daemon);
+        loop_defer_cancel(daemon->loop, stop_when_refused, daemon);
+    }
+    while (daemon->meshes != NULL) {
+        struct daemon_mesh *mesh = daemon->meshes;
+        daemon->meshes = mesh->next;
+        if (!mesh->leaving)
+            ipc_remove_mesh(daemon->ipc, mesh->mesh_id);
+        mesh_free(mesh);
+    }
+}
+
+struct delivery *daemon_delivery_of_row(const struct daemon *daemon, const char *row_mesh)
+{
+    for (const struct daemon_mesh *mesh = daemon->meshes; mesh != NULL; mesh = mesh->next)
+        if (!mesh->leaving && strcmp(mesh->mesh_id, row_mesh) == 0)
+            return mesh->delivery;
+    return NULL;
+}
