@@ -25,7 +25,7 @@
 #endif
 #endif
 
-enum { FIRST_UPKEEP_MS = 60 * 1000, UPKEEP_MS = 3600 * 1000 };
+enum { SECOND_MS = 1000, FIRST_UPKEEP_MS = 60 * 1000, UPKEEP_MS = 3600 * 1000 };
 
 /* ---- what the rooms tell each other through us ------------------------------------------------------------------------- */
 
@@ -55,6 +55,13 @@ static void on_config_changed(void *argument)
     struct daemon *daemon = argument;
     if (daemon->exit_status < 0)
         daemon_update_meshes(daemon);
+}
+
+static void on_second(void *argument)
+{
+    struct daemon *daemon = argument;
+    outbox_poke(daemon->outbox);
+    loop_timer_start(daemon->second, SECOND_MS);
 }
 
 static void on_upkeep(void *argument)
@@ -112,6 +119,8 @@ static int open_ipc(struct daemon *daemon, struct error *error)
 
 static int watch(struct daemon *daemon, struct error *error)
 {
+    daemon->second = loop_timer_new(daemon->loop, on_second, daemon);
+    loop_timer_start(daemon->second, SECOND_MS);
     daemon->upkeep = loop_timer_new(daemon->loop, on_upkeep, daemon);
     loop_timer_start(daemon->upkeep, FIRST_UPKEEP_MS);
     int status = loop_watch_file(daemon->loop, daemon->options->paths->config_json, on_config_changed, daemon, &daemon->config_watch, error);
@@ -163,6 +172,7 @@ static void daemon_close(struct daemon *daemon)
     if (daemon->loop != NULL)
         loop_run_mailbox(daemon->loop); /* what the databases still answered */
     loop_watch_free(daemon->config_watch);
+    loop_timer_free(daemon->second);
     loop_timer_free(daemon->upkeep);
     loop_timer_free(daemon->stop_timer);
     daemon_free_meshes(daemon); /* they may still answer what the API asked of them */

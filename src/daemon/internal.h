@@ -34,7 +34,7 @@ struct daemon {
     struct ipc *ipc;
     struct daemon_mesh *meshes;
     struct loop_watch *config_watch;
-    struct loop_timer *upkeep;
+    struct loop_timer *second, *upkeep;
     bool serving;              /* deliveries are started as they are made */
     bool port_written;
 
@@ -49,7 +49,7 @@ struct daemon {
 /* settings.c */
 int daemon_load_settings(const struct daemon_options *options, struct settings **ret_settings, struct error *error) MUST_CHECK;
 void daemon_limits(const struct settings *settings, struct ipc_limits *ret_limits);
-void daemon_apply_log_level(const struct settings *settings);
+struct outbox_limits daemon_outbox_limits(const struct settings *settings) MUST_CHECK;
 int daemon_open_log(const struct daemon *daemon, struct error *error) MUST_CHECK;
 void daemon_reload(struct daemon *daemon); /* SIGHUP */
 

@@ -107,10 +107,10 @@ static int make_delivery(struct daemon_mesh *mesh, const struct config_file *fil
     return status;
 }
 
-static void take_up(struct daemon *daemon, const struct config_file *file, const struct config_mesh *config)
+/* Fails only at start, and only for what forbids the start: a maximum age beyond what a broker remembers (30-delivery, Maximum age). */
+static int take_up(struct daemon *daemon, const struct config_file *file, const struct config_mesh *config, struct error *error)
 {
     struct daemon_mesh *mesh = memory_zalloc(sizeof(*mesh));
-    struct error error;
     mesh->daemon = daemon;
     mesh->mesh_id = memory_strdup(config->mesh_id);
     mesh->slug = memory_strdup(config->slug);
@@ -118,15 +118,17 @@ static void take_up(struct daemon *daemon, const struct config_file *file, const
     mesh->broker_url = memory_strdup(config->broker_url);
     mesh->next = daemon->meshes;
     daemon->meshes = mesh;
-    if (make_delivery(mesh, file, config, &error) != 0) {
-        log_event(LOG_LEVEL_ERROR, "mesh_failed", LOG_TEXT("mesh", mesh->slug), LOG_TEXT("error", error.message), LOG_END);
-        ipc_add_failed_mesh(daemon->ipc, mesh->slug, mesh->mesh_id, error.message);
-        return;
+    if (make_delivery(mesh, file, config, error) != 0) {
+        log_event(LOG_LEVEL_ERROR, "mesh_failed", LOG_TEXT("mesh", mesh->slug), LOG_TEXT("error", error->message), LOG_END);
+        ipc_add_failed_mesh(daemon->ipc, mesh->slug, mesh->mesh_id, error->message);
+        bool forbids_start = string_has_prefix(error->message, "outbox_max_age_above_dedupe_window");
+        return forbids_start && !daemon->serving ? -(int)error->code : 0;
     }
     log_event(LOG_LEVEL_INFO, "mesh_taken_up", LOG_TEXT("mesh", mesh->slug), LOG_END);
     ipc_add_mesh(daemon->ipc, mesh->delivery);
     if (daemon->serving)
         delivery_start(mesh->delivery);
+    return 0;
 }
 
 /* ---- dropping --------------------------------------------------------------------------------------------------------- */
@@ -206,30 +208,18 @@ static bool is_served(const struct daemon *daemon, const struct config_mesh *con
     return false;
 }
 
-static void update(struct daemon *daemon, const struct config_file *file)
+static int update(struct daemon *daemon, const struct config_file *file, struct error *error)
 {
+    int status = 0;
     for (struct daemon_mesh *mesh = daemon->meshes; mesh != NULL; mesh = mesh->next)
         if (!mesh->leaving && !is_joined(daemon, mesh, file))
             drop(mesh);
-    for (size_t i = 0; i < file->mesh_count && i < LIMIT_MESHES; i++)
+    for (size_t i = 0; status == 0 && i < file->mesh_count && i < LIMIT_MESHES; i++)
         if (is_chosen(daemon, file->meshes[i].slug) && !is_served(daemon, &file->meshes[i]))
-            take_up(daemon, file, &file->meshes[i]);
+            status = take_up(daemon, file, &file->meshes[i], error);
     if (file->mesh_count > LIMIT_MESHES)
         log_event(LOG_LEVEL_ERROR, "too_many_meshes", LOG_NUMBER("joined", file->mesh_count), LOG_NUMBER("served", LIMIT_MESHES), LOG_END);
-}
-
-/* 30-delivery, Maximum age: against each mesh's last known retention. */
-static int check_max_age(const struct daemon *daemon, struct error *error)
-{
-    int64_t hours = settings_integer(daemon->settings, "outbox.max_age_hours_override");
-    for (const struct daemon_mesh *mesh = daemon->meshes; hours > 0 && mesh != NULL; mesh = mesh->next) {
-        int64_t days = mesh->delivery != NULL ? trust_retention_days(delivery_trust(mesh->delivery)) : 0;
-        if (days > 0 && hours > 24 * days - 1)
-            return error_set(error, ERROR_INVALID,
-                             "outbox_max_age_above_dedupe_window: outbox.max_age_hours_override is %" PRId64 ", and the broker of mesh '%s' forgets ids after %" PRId64
-                             " days; set at most %" PRId64 ".", hours, mesh->slug, days, 24 * days - 1);
-    }
-    return 0;
+    return status;
 }
 
 int daemon_open_meshes(struct daemon *daemon, struct error *error)
@@ -242,9 +232,9 @@ int daemon_open_meshes(struct daemon *daemon, struct error *error)
     if (wanted != NULL && config_file_mesh(&file, wanted) == NULL)
         status = error_set(error, ERROR_NOT_FOUND, "Mesh '%s' is not joined; see `claudemesh mesh list`.", wanted);
     else
-        update(daemon, &file);
+        status = update(daemon, &file, error);
     config_file_release(&file);
-    return status != 0 ? status : check_max_age(daemon, error);
+    return status;
 }
 
 void daemon_update_meshes(struct daemon *daemon)
@@ -255,7 +245,7 @@ void daemon_update_meshes(struct daemon *daemon)
         log_event(LOG_LEVEL_ERROR, "config_json_unreadable", LOG_TEXT("error", error.message), LOG_END);
         return;
     }
-    update(daemon, &file);
+    (void)update(daemon, &file, &error); /* one that cannot be made was logged */
     config_file_release(&file);
 }
 

@@ -38,7 +38,12 @@ void daemon_limits(const struct settings *settings, struct ipc_limits *ret_limit
     *ret_limits = limits;
 }
 
-void daemon_apply_log_level(const struct settings *settings)
+struct outbox_limits daemon_outbox_limits(const struct settings *settings)
+{
+    return (struct outbox_limits){ .max_rows = settings_integer(settings, "outbox.max_rows"), .max_bytes = settings_integer(settings, "outbox.max_bytes") };
+}
+
+static void apply_log_level(const struct settings *settings)
 {
     enum log_level level;
     if (log_level_parse(settings_text(settings, "daemon.log_level"), &level) == 0)
@@ -47,7 +52,7 @@ void daemon_apply_log_level(const struct settings *settings)
 
 int daemon_open_log(const struct daemon *daemon, struct error *error)
 {
-    daemon_apply_log_level(daemon->settings);
+    apply_log_level(daemon->settings);
     if (daemon->options->log_to_stderr)
         return 0;
     uint64_t max_size = (uint64_t)settings_integer(daemon->settings, "log.max_size");
@@ -61,7 +66,7 @@ int daemon_open_log(const struct daemon *daemon, struct error *error)
 /* What this daemon applies without a restart; each is read where it is used, or set by daemon_reload. */
 static const char *const APPLIED[] = {
     "daemon.log_level", "ipc.public_health_check", "ipc.allowed_origins", "ipc.max_in_flight", "ipc.max_streams", "ipc.rate_limit_rps",
-    "ipc.rate_limit_burst", "outbox.done_retention_days", "inbox.retention_days", "log.max_size", "log.max_age_days",
+    "ipc.rate_limit_burst", "outbox.max_rows", "outbox.max_bytes", "outbox.done_retention_days", "inbox.retention_days", "log.max_size", "log.max_age_days",
 };
 
 static bool lists_equal(const struct settings *a, const struct settings *b, const char *name)
@@ -123,5 +128,7 @@ void daemon_reload(struct daemon *daemon)
     struct ipc_limits limits;
     daemon_limits(settings, &limits);
     ipc_set_limits(daemon->ipc, &limits);
+    const struct outbox_limits outbox_limits = daemon_outbox_limits(settings);
+    outbox_set_limits(daemon->outbox, &outbox_limits);
     log_event(LOG_LEVEL_INFO, "reloaded", LOG_END);
 }

@@ -53,6 +53,8 @@ static struct db_task *barrier_new(struct daemon *daemon)
 static void commit(struct daemon *daemon)
 {
     daemon->stop_phase = COMMITTING;
+    loop_timer_stop(daemon->second); /* the outbox asks for nothing more */
+    loop_timer_stop(daemon->upkeep);
     struct db *const databases[] = { daemon->outbox_db, daemon->inbox_db };
     for (size_t i = 0; i < ARRAY_LENGTH(databases); i++) {
         db_write(databases[i], barrier_new(daemon));
