@@ -28,21 +28,25 @@ static int64_t read_pid(const char *path) {
 }
 
 int identity_lock(const struct config_paths *paths, int *ret_fd, int64_t *ret_holder, struct error *error) {
-    int result = file_lock(paths->pid_file, 0600, ret_fd, error);
+    int fd = -1;
+    int result = file_lock(paths->pid_file, 0600, &fd, error);
     if (result == -(int)ERROR_BUSY) {
         *ret_holder = read_pid(paths->pid_file);
-        result = *ret_holder > 0
-                     ? error_set(error, ERROR_BUSY, "a daemon runs already, process %" PRId64, *ret_holder)
-                     : error_set(error, ERROR_BUSY, "a daemon runs already");
+        return *ret_holder > 0
+                   ? error_set(error, ERROR_BUSY, "a daemon runs already, process %" PRId64, *ret_holder)
+                   : error_set(error, ERROR_BUSY, "a daemon runs already");
+    }
+    if (result != 0) {
         return result;
     }
     /* A predecessor that was killed left its number; until ours stands there, nobody must take it for ours. */
-    if (result == 0 && ftruncate(*ret_fd, 0) != 0) {
+    if (ftruncate(fd, 0) != 0) {
         result = error_set_errno(error, "cannot truncate %s", paths->pid_file);
-        close(*ret_fd);
-        *ret_fd = -1;
+        close(fd);
+        return result;
     }
-    return result;
+    *ret_fd = fd;
+    return 0;
 }
 
 int identity_lock_write_pid(int fd, int64_t pid, struct error *error) {
