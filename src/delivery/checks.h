@@ -1,0 +1,48 @@
+/* The recipient's checks as a table (45-trust, Messages, at the recipient): a push is taken apart step by step, and the first row that does not hold says why it is no message. Decides;
+ * stores nothing, sends nothing. */
+#ifndef DELIVERY_CHECKS_H
+#define DELIVERY_CHECKS_H
+
+#include "crypto/box.h"
+#include "proto/envelope.h"
+#include "proto/frames.h"
+#include "trust/trust.h"
+
+struct received {
+    /* given */
+    const char *mesh_id;
+    const struct keypair *keys;
+    struct box_cache *boxes;
+    const struct trust *trust;
+    int64_t now_ms;               /* corrected by the skew that the link knows */
+    const json_t *frame;
+    const struct frame_push *push;
+
+    /* found on the way */
+    struct nonce nonce;
+    struct buffer sealed, plaintext;
+    struct sha256 content;        /* of nonce ‖ ciphertext */
+    struct public_key sender_key;
+    bool is_envelope;             /* bodyVersion 3, whatever was declared; else 1: the bare text */
+    struct envelope envelope;
+    json_t *document;             /* owns what envelope borrows */
+    const char *client_message_id; /* what it will be stored and acknowledged under */
+};
+void received_init(struct received *received);
+void received_release(struct received *received); /* wipes the plaintext */
+
+enum check_scope { CHECK_EVERY, CHECK_ENVELOPE, CHECK_LEGACY };
+struct check {
+    enum check_scope scope;
+    const char *reason;           /* in the quarantine, the log and metrics */
+    bool (*holds)(struct received *received);
+};
+extern const struct check CHECKS[];
+extern const size_t CHECK_COUNT;
+
+/* NULL: a message. Else the reason. */
+const char *checks_judge(struct received *received);
+/* The reason for what only the inbox can see: at or below the floor of pruned dedupe keys. */
+extern const char CHECK_REPLAY_SUSPECTED[];
+
+#endif

@@ -1,0 +1,154 @@
+/* What the files of delivery/ share: the inside of one mesh's delivery. */
+#ifndef DELIVERY_DELIVERY_INTERNAL_H
+#define DELIVERY_DELIVERY_INTERNAL_H
+
+#include "delivery/delivery.h"
+#include "delivery/drain.h"
+#include "proto/frames.h"
+
+enum { ASKED_KEYS = 32 };
+
+struct receiving {
+    json_t *held;                  /* pushes that wait for the member list, in order; NULL: none */
+    bool holding;
+    struct loop_timer *hold_timer; /* and not for ever */
+    size_t storing;                /* inserts and quarantines not yet on disk */
+    struct {
+        char pubkey[KEY_HEX_SIZE];
+        int64_t at_ms;             /* monotonic */
+    } asked[ASKED_KEYS];           /* unknown senders that we have asked about: once is enough */
+    size_t asked_next;
+    bool insert_failed;            /* said in the log, until one succeeds */
+    int64_t stored, duplicates, quarantined;
+};
+
+struct pending_ack {
+    char *client_message_id, *broker_message_id;
+    bool quarantined;
+    int64_t at;
+    char rsig[SIGNATURE_HEX_SIZE]; /* "" none */
+};
+
+struct acks {
+    struct pending_ack *items;
+    size_t count, capacity;
+    bool flush_is_due;
+    json_t *receipts;              /* for receipt_ack */
+    json_t *seen;                  /* acks of rows marked seen, until the link takes them */
+};
+
+struct directory {
+    json_t *presences;             /* array, as peers_list has them; the last known */
+    bool is_fresh;                 /* of this connection */
+    bool listing;                  /* a list_members is on its way */
+    bool list_again;               /* and was asked for again meanwhile */
+};
+
+struct profile {
+    json_t *fields;                /* as set; never NULL */
+    struct loop_timer *heartbeat_timer;
+    bool working;
+    const char *sent_status;       /* what the broker knows; NULL: nothing yet on this connection */
+};
+
+struct expiry {
+    struct loop_timer *timer;
+    bool running;                  /* in the database now */
+    bool again;
+    bool open_after;               /* the drain opens when it is done */
+};
+
+struct delivery {
+    struct loop *loop;
+    struct outbox *outbox;
+    struct inbox *inbox;
+    struct event_sink events;
+    const struct keypair *keys;
+    char *slug, *mesh_id;
+    int64_t max_age_hours, max_age_override_hours;
+
+    struct trust *trust;
+    struct link *link;
+    struct drain *drain;
+    struct box_cache *boxes;
+    struct blinding_key *blinding;
+
+    bool open;                     /* the link is */
+    bool was_open;                 /* ever: its features are known */
+    bool freed;
+    unsigned outstanding;          /* database answers that will still come: the memory stays until then */
+
+    /* stopping */
+    bool stopping;                 /* delivery_stop was called */
+    bool link_stopping, link_stopped, stop_is_told;
+    struct loop_timer *stop_timer;
+    void (*stopped)(void *argument);
+    void *stopped_argument;
+
+    struct receiving receiving;
+    struct acks acks;
+    struct directory directory;
+    struct profile profile;
+    struct expiry expiry;
+    bool fork_told;
+};
+
+/* delivery.c */
+void delivery_hold(struct delivery *delivery);
+void delivery_let_go(struct delivery *delivery); /* may free */
+void delivery_publish(struct delivery *delivery, const char *type, json_t *data /* given */, int64_t inbox_seq);
+void delivery_publish_system(struct delivery *delivery, const char *event, json_t *data /* given; NULL none */);
+int delivery_send_json(struct delivery *delivery, json_t *frame /* given */); /* -1 not open */
+void delivery_check_stopped(struct delivery *delivery);
+int64_t delivery_now_ms(const struct delivery *delivery); /* wall clock, corrected by the skew that the broker showed us */
+/* The rows' `mesh` column: the mesh's id, since a slug may be another mesh's tomorrow. */
+const char *delivery_row_mesh(const struct delivery *delivery);
+json_t *delivery_keep_json(const json_t *value) MUST_CHECK; /* a reference to what is only borrowed; never changed */
+
+/* receive.c */
+void receive_init(struct delivery *delivery);
+void receive_release(struct delivery *delivery);
+void receive_push(struct delivery *delivery, const json_t *frame);
+void receive_opened(struct delivery *delivery);          /* holds pushes until the members are listed */
+void receive_members_listed(struct delivery *delivery);  /* or cannot be */
+void receive_lost(struct delivery *delivery);
+
+/* acks.c */
+void acks_init(struct delivery *delivery);
+void acks_release(struct delivery *delivery);
+void acks_stored(struct delivery *delivery, const char *client_message_id, const char *broker_message_id, const char *sender_pubkey,
+                 const struct sha256 *content);
+void acks_quarantined(struct delivery *delivery, const char *client_message_id, const char *broker_message_id);
+void acks_receipt(struct delivery *delivery, const char *broker_message_id, const char *by, const char *state);
+void acks_opened(struct delivery *delivery); /* sends what waited */
+void acks_lost(struct delivery *delivery);
+
+/* receipts.c */
+void receipts_receive(struct delivery *delivery, const json_t *frame);
+
+/* directory.c */
+void directory_init(struct delivery *delivery);
+void directory_release(struct delivery *delivery);
+void directory_opened(struct delivery *delivery);
+void directory_lost(struct delivery *delivery);
+void directory_list_members(struct delivery *delivery);
+/* A system push: presence and membership. True when it was one of those. */
+bool directory_event(struct delivery *delivery, const char *event, const json_t *event_data);
+
+/* profile.c */
+void profile_init(struct delivery *delivery);
+void profile_release(struct delivery *delivery);
+void profile_opened(struct delivery *delivery);
+void profile_lost(struct delivery *delivery);
+
+/* expiry.c: maximum age (30-delivery) */
+void expiry_init(struct delivery *delivery);
+void expiry_release(struct delivery *delivery);
+int64_t expiry_max_age_ms(const struct delivery *delivery);
+/* 0, or the hours that the override may not pass: outbox_max_age_above_dedupe_window. */
+int64_t expiry_override_limit(const struct delivery *delivery, int64_t dedupe_retention_days);
+void expiry_run(struct delivery *delivery);
+void expiry_run_and_open(struct delivery *delivery); /* and then lets the drain send */
+void expiry_row_inserted(struct delivery *delivery);
+
+#endif

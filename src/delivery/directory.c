@@ -1,0 +1,367 @@
+/* Who is in the mesh and who is there: the member list goes to trust, which believes what is signed; presence is the broker's word, kept in memory and shown as last known when the link is
+ * down (20-ipc, peers). */
+#include "delivery/delivery_internal.h"
+
+#include "json/json.h"
+#include "util/log.h"
+#include "util/memory.h"
+#include "util/text.h"
+
+static const char *string_of(const json_t *object, const char *name) {
+    return json_string_value(json_object_get(object, name));
+}
+
+/* A presence's member; a session's own routing key stands beside it. */
+static const char *member_of(const json_t *presence) {
+    const char *member = string_of(presence, "memberPubkey");
+    return member != NULL ? member : string_of(presence, "pubkey");
+}
+
+/* ---- members -------------------------------------------------------------------------------------------------- */
+
+static void tell_changes(struct delivery *delivery, const struct trust_changes *changes) {
+    if (changes->refused > 0 || changes->key_swaps > 0 || changes->rotation_forks > 0) {
+        log_event(LOG_LEVEL_WARN, "membership_suspicious", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_NUMBER("refused", changes->refused),
+                  LOG_NUMBER("key_swaps", changes->key_swaps), LOG_NUMBER("rotation_forks", changes->rotation_forks), LOG_END);
+    }
+    if (changes->newly_revoked > 0) {
+        log_event(LOG_LEVEL_WARN, "member_revoked", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_NUMBER("members", changes->newly_revoked), LOG_END);
+    }
+    if (changes->rotation_forks > 0) {
+        delivery_publish_system(delivery, "rotation_fork", NULL);
+    }
+    if (changes->key_swaps > 0) {
+        delivery_publish_system(delivery, "destination_key_changed", NULL);
+    }
+    bool fork = trust_membership_fork(delivery->trust);
+    if (fork && !delivery->fork_told) {
+        log_event(LOG_LEVEL_ERROR, "membership_fork", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_END);
+        delivery_publish_system(delivery, "membership_fork", NULL);
+    }
+    delivery->fork_told = fork;
+    if (trust_self_revoked(delivery->trust) && !link_is_revoked(delivery->link)) {
+        link_revoke(delivery->link, "revoked: the mesh's owner or an admin signed it");
+    }
+}
+
+static void merge(struct delivery *delivery, const json_t *members_list) {
+    struct trust_changes changes = { 0 };
+    struct error error;
+    if (trust_merge_members(delivery->trust, members_list, &changes, &error) < 0) {
+        log_event(LOG_LEVEL_WARN, "members_list_refused", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_TEXT("detail", error.message), LOG_END);
+        return;
+    }
+    tell_changes(delivery, &changes);
+}
+
+static void members_listed(void *argument, const json_t *answer) {
+    struct delivery *delivery = argument;
+    struct directory *directory = &delivery->directory;
+    directory->listing = false;
+    if (string_equal(string_of(answer, "type"), "members_list")) {
+        merge(delivery, answer);
+    }
+    if (delivery->open) { /* the merge may have closed the link: we are revoked */
+        receive_members_listed(delivery);
+    }
+    if (directory->list_again) {
+        directory->list_again = false;
+        directory_list_members(delivery);
+    }
+}
+
+void directory_list_members(struct delivery *delivery) {
+    struct directory *directory = &delivery->directory;
+    if (directory->listing) {
+        directory->list_again = true;
+        return;
+    }
+    json_t *request = json_new_object();
+    json_put_string(request, "type", "list_members");
+    directory->listing = link_request(delivery->link, request, members_listed, delivery) == 0;
+    json_decref(request);
+}
+
+json_t *delivery_members(const struct delivery *delivery) {
+    json_t *members = json_new_array();
+    for (size_t i = 0; i < trust_member_count(delivery->trust); i++) {
+        const struct trust_member *member = trust_member_at(delivery->trust, i);
+        json_t *object = json_new_object();
+        json_put_string(object, "pubkey", member->pubkey);
+        json_put_string(object, "name", member->name);
+        json_put_bool(object, "verified", member->verified);
+        json_put_string(object, "role", member->role == ROLE_ADMIN ? "admin" : "member");
+        json_put_bool(object, "revoked", member->revoked);
+        json_put_time(object, "joined_at", member->joined_at);
+        json_put_time(object, "last_seen_at", member->last_seen_at);
+        json_array_append_new(members, object);
+    }
+    return members;
+}
+
+bool delivery_members_are_fresh(const struct delivery *delivery) {
+    return delivery->open && trust_is_fresh(delivery->trust);
+}
+
+/* ---- presence ------------------------------------------------------------------------------------------------- */
+
+static void keep_presences(struct delivery *delivery, const json_t *peers_list) {
+    const json_t *peers = json_object_get(peers_list, "peers");
+    json_t *presences = json_new_array();
+    size_t index = 0;
+    json_t *presence = NULL;
+    bool stranger = false;
+    json_array_foreach(peers, index, presence) {
+        const char *member = member_of(presence);
+        if (member != NULL && hex_is_key(member)) {
+            json_array_append_new(presences, json_deep_copy(presence));
+            stranger = stranger || trust_member(delivery->trust, member) == NULL;
+        }
+    }
+    json_decref(delivery->directory.presences);
+    delivery->directory.presences = presences;
+    delivery->directory.is_fresh = true;
+    if (stranger) {
+        directory_list_members(delivery);
+    }
+}
+
+static json_t *peers_request(void) {
+    json_t *request = json_new_object();
+    json_put_string(request, "type", "list_peers");
+    return request;
+}
+
+static void peers_listed(void *argument, const json_t *answer) {
+    if (string_equal(string_of(answer, "type"), "peers_list")) {
+        keep_presences(argument, answer);
+    }
+}
+
+/* The same connection of the same member: by session, else by routing key. */
+static bool is_same_presence(const json_t *a, const json_t *b) {
+    const char *session = string_of(b, "sessionId");
+    if (session != NULL && string_of(a, "sessionId") != NULL) {
+        return string_equal(string_of(a, "sessionId"), session) && string_equal(member_of(a), member_of(b));
+    }
+    const char *key = string_of(b, "pubkey");
+    return string_equal(string_of(a, "pubkey"), key == NULL ? member_of(b) : key);
+}
+
+static void remove_presence(struct delivery *delivery, const json_t *data) {
+    json_t *presences = delivery->directory.presences;
+    for (size_t i = json_array_size(presences); i > 0; i--) {
+        if (is_same_presence(json_array_get(presences, i - 1), data)) {
+            json_array_remove(presences, i - 1);
+        }
+    }
+}
+
+static void presence_changed(struct delivery *delivery, bool joined, const json_t *data) {
+    const char *pubkey = member_of(data);
+    if (pubkey == NULL || !hex_is_key(pubkey)) {
+        return;
+    }
+    remove_presence(delivery, data);
+    if (joined) {
+        json_array_append_new(delivery->directory.presences, json_deep_copy(data));
+    }
+    const struct trust_member *member = trust_member(delivery->trust, pubkey);
+    json_t *event = json_new_object();
+    json_put_string(event, "pubkey", pubkey);
+    json_put_string(event, "name", member == NULL ? string_of(data, "displayName") : member->name);
+    json_put_bool(event, "verified", member != NULL && member->verified);
+    delivery_publish(delivery, joined ? "peer_join" : "peer_leave", event, -1);
+    if (member == NULL) {
+        directory_list_members(delivery);
+    }
+}
+
+bool delivery_peer_is_online(const struct delivery *delivery, const char *pubkey_hex) {
+    if (!delivery->open) {
+        return false;
+    }
+    size_t index = 0;
+    const json_t *presence = NULL;
+    json_array_foreach(delivery->directory.presences, index, presence) {
+        if (string_equal(member_of(presence), pubkey_hex)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- GET /v1/peers -------------------------------------------------------------------------------------------- */
+
+static json_t *copy_or_null(const json_t *object, const char *name) {
+    const json_t *value = json_object_get(object, name);
+    return value == NULL ? json_null() : json_deep_copy(value);
+}
+
+static json_t *session_json(const json_t *presence) {
+    json_t *session = json_new_object();
+    json_put(session, "session_id", copy_or_null(presence, "sessionId"));
+    json_put(session, "connected_at", copy_or_null(presence, "connectedAt"));
+    json_put(session, "peer_type", copy_or_null(presence, "peerType"));
+    json_put(session, "channel", copy_or_null(presence, "channel"));
+    json_put(session, "hostname", copy_or_null(presence, "hostname"));
+    json_put(session, "cwd", copy_or_null(presence, "cwd"));
+    json_put(session, "status", copy_or_null(presence, "status"));
+    return session;
+}
+
+/* What the member's newest presence says of it; nothing of somebody who is away. */
+static void put_presence(json_t *peer, const json_t *presence) {
+    bool online = presence != NULL;
+    json_put_bool(peer, "online", online);
+    json_put(peer, "status", online ? copy_or_null(presence, "status") : json_string("offline"));
+    json_put(peer, "summary", copy_or_null(presence, "summary"));
+    const json_t *groups = json_object_get(presence, "groups");
+    json_put(peer, "groups", json_is_array(groups) ? json_deep_copy(groups) : json_new_array());
+    const json_t *visible = json_object_get(presence, "visible");
+    json_put_bool(peer, "visible", online && !json_is_false(visible));
+    const json_t *profile = json_object_get(presence, "profile");
+    json_put(peer, "profile", json_is_object(profile) ? json_deep_copy(profile) : json_new_object());
+}
+
+static json_t *peer_json(const struct delivery *delivery, const char *pubkey, const struct trust_member *member) {
+    json_t *sessions = json_new_array();
+    const json_t *newest = NULL;
+    size_t index = 0;
+    const json_t *presence = NULL;
+    json_array_foreach(delivery->directory.presences, index, presence) {
+        if (string_equal(member_of(presence), pubkey)) {
+            json_array_append_new(sessions, session_json(presence));
+            newest = presence;
+        }
+    }
+    json_t *peer = json_new_object();
+    json_put_string(peer, "pubkey", pubkey);
+    json_put_string(peer, "name", member != NULL ? member->name : string_of(newest, "displayName"));
+    json_put_bool(peer, "verified", member != NULL && member->verified);
+    json_put_string(peer, "role", member != NULL && member->role == ROLE_ADMIN ? "admin" : "member");
+    put_presence(peer, newest);
+    json_put_time(peer, "last_seen", member != NULL ? member->last_seen_at : -1);
+    json_put(peer, "sessions", sessions);
+    return peer;
+}
+
+static bool is_present_before(const json_t *presences, size_t index, const char *pubkey) {
+    for (size_t i = 0; i < index; i++) {
+        if (string_equal(member_of(json_array_get(presences, i)), pubkey)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static json_t *peers_json(const struct delivery *delivery) {
+    json_t *peers = json_new_array();
+    for (size_t i = 0; i < trust_member_count(delivery->trust); i++) {
+        const struct trust_member *member = trust_member_at(delivery->trust, i);
+        if (!member->revoked && !member->left && !member->superseded) {
+            json_array_append_new(peers, peer_json(delivery, member->pubkey, member));
+        }
+    }
+    const json_t *presences = delivery->directory.presences; /* and who is there without being a member that we know */
+    size_t index = 0;
+    const json_t *presence = NULL;
+    json_array_foreach(presences, index, presence) {
+        const char *pubkey = member_of(presence);
+        if (trust_member(delivery->trust, pubkey) == NULL && !is_present_before(presences, index, pubkey)) {
+            json_array_append_new(peers, peer_json(delivery, pubkey, NULL));
+        }
+    }
+    return peers;
+}
+
+struct peers_question {
+    struct delivery *delivery;
+    void (*done)(void *argument, json_t *peers, bool stale);
+    void *argument;
+};
+
+static void peers_answered(void *argument, const json_t *answer) {
+    struct peers_question *question = argument;
+    bool fresh = string_equal(string_of(answer, "type"), "peers_list");
+    if (fresh) {
+        keep_presences(question->delivery, answer);
+    }
+    question->done(question->argument, peers_json(question->delivery), !fresh);
+    free(question);
+}
+
+void delivery_peers(struct delivery *delivery, void (*done)(void *argument, json_t *peers, bool stale), void *argument) {
+    struct peers_question *question = memory_zalloc(sizeof(*question));
+    question->delivery = delivery;
+    question->done = done;
+    question->argument = argument;
+    json_t *request = peers_request();
+    if (link_request(delivery->link, request, peers_answered, question) < 0) {
+        peers_answered(question, NULL);
+    }
+    json_decref(request);
+}
+
+/* ---- events and the link -------------------------------------------------------------------------------------- */
+
+static bool is_membership_event(const char *event) {
+    static const char *const NAMES[] = { "member_joined", "member_revoked", "member_keypair_rotated", "member_renamed", "member_left" };
+    for (size_t i = 0; i < ARRAY_LENGTH(NAMES); i++) {
+        if (string_equal(event, NAMES[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void membership_changed(struct delivery *delivery, const char *event, const json_t *data) {
+    struct trust_changes changes = { 0 };
+    struct error error;
+    if (trust_merge_event(delivery->trust, event, data, &changes, &error) < 0) {
+        /* Nothing to believe in it by itself; the list may have what proves it. */
+        log_event(LOG_LEVEL_INFO, "membership_event_refused", LOG_TEXT("mesh", delivery->slug), LOG_TEXT("event", event),
+                  LOG_TEXT("detail", error.message), LOG_END);
+        directory_list_members(delivery);
+        return;
+    }
+    tell_changes(delivery, &changes);
+    const char *pubkey = string_of(data, "pubkey");
+    json_t *told = json_new_object();
+    json_put_string(told, "pubkey", pubkey);
+    delivery_publish_system(delivery, event, told);
+}
+
+bool directory_event(struct delivery *delivery, const char *event, const json_t *event_data) {
+    if (string_equal(event, "peer_joined") || string_equal(event, "peer_left")) {
+        presence_changed(delivery, string_equal(event, "peer_joined"), event_data);
+        return true;
+    }
+    if (is_membership_event(event)) {
+        membership_changed(delivery, event, event_data);
+        return true;
+    }
+    return false;
+}
+
+void directory_opened(struct delivery *delivery) {
+    directory_list_members(delivery);
+    json_t *request = peers_request();
+    (void)link_request(delivery->link, request, peers_listed, delivery);
+    json_decref(request);
+}
+
+void directory_lost(struct delivery *delivery) {
+    trust_mark_stale(delivery->trust);
+    delivery->directory.is_fresh = false;
+    delivery->directory.list_again = false;
+}
+
+void directory_init(struct delivery *delivery) {
+    delivery->directory.presences = json_new_array();
+}
+
+void directory_release(struct delivery *delivery) {
+    json_decref(delivery->directory.presences);
+    delivery->directory.presences = NULL;
+}

@@ -1,0 +1,349 @@
+/* The way inward (30-delivery, Inbox): a push is held until the members are known, judged by the table of checks, stored durably, and only then acknowledged and published. What is no
+ * message goes to the quarantine, as durably. System pushes never come here further than to be told apart. */
+#include "delivery/delivery_internal.h"
+
+#include "delivery/checks.h"
+#include "json/json.h"
+#include "util/clock.h"
+#include "util/limits.h"
+#include "util/log.h"
+#include "util/memory.h"
+#include "util/text.h"
+
+enum {
+    UNSETTLED_MAXIMUM = 1024,  /* pushes held or being stored; an honest broker has 256 unacknowledged at most */
+    HOLD_MS = 3000,            /* for a member list that does not come */
+    ASK_AGAIN_MS = 60000
+};
+
+/* A push on its way to the disk. */
+struct arrival {
+    struct delivery *delivery;
+    json_t *frame;             /* for the quarantine */
+    char *client_message_id, *broker_message_id, *sender_pubkey;
+    struct sha256 content;
+};
+
+static void quarantine(struct delivery *delivery, const json_t *frame, const char *reason);
+
+static struct arrival *arrival_new(struct delivery *delivery, const json_t *frame, const struct frame_push *push, const char *client_message_id) {
+    struct arrival *arrival = memory_zalloc(sizeof(*arrival));
+    arrival->delivery = delivery;
+    arrival->frame = delivery_keep_json(frame);
+    arrival->client_message_id = memory_strdup(client_message_id);
+    arrival->broker_message_id = memory_strdup(push->message_id);
+    arrival->sender_pubkey = memory_strdup(push->sender_member_pubkey);
+    delivery->receiving.storing++;
+    delivery_hold(delivery);
+    return arrival;
+}
+
+static void arrival_free(struct arrival *arrival) {
+    struct delivery *delivery = arrival->delivery;
+    json_decref(arrival->frame);
+    free(arrival->client_message_id);
+    free(arrival->broker_message_id);
+    free(arrival->sender_pubkey);
+    free(arrival);
+    delivery->receiving.storing--;
+    if (!delivery->freed) {
+        delivery_check_stopped(delivery);
+    }
+    delivery_let_go(delivery);
+}
+
+/* ---- storing -------------------------------------------------------------------------------------------------- */
+
+static void note_failure(struct delivery *delivery, int status) {
+    if (!delivery->receiving.insert_failed) {
+        delivery->receiving.insert_failed = true;
+        log_event(LOG_LEVEL_ERROR, "inbox_insert_failed", LOG_TEXT("mesh", delivery->slug), LOG_NUMBER("status", status), LOG_END);
+    }
+}
+
+/* On disk, or not: only what is gets acknowledged, and only what is new gets published. */
+static void stored(struct inbox_insert *insert) {
+    struct arrival *arrival = insert->argument;
+    struct delivery *delivery = arrival->delivery;
+    if (delivery->freed) {
+        /* the broker will push it again to whoever comes next */
+    } else if (insert->status < 0) {
+        note_failure(delivery, insert->status);
+    } else if (insert->replay_suspected) {
+        quarantine(delivery, arrival->frame, CHECK_REPLAY_SUSPECTED);
+    } else {
+        delivery->receiving.insert_failed = false;
+        acks_stored(delivery, arrival->client_message_id, arrival->broker_message_id, arrival->sender_pubkey, &arrival->content);
+        if (insert->is_new) {
+            delivery->receiving.stored++;
+            delivery_publish(delivery, "message", inbox_row_to_json(insert->row, delivery->slug), insert->row->seq);
+        } else {
+            delivery->receiving.duplicates++;
+        }
+    }
+    inbox_insert_free(insert);
+    arrival_free(arrival);
+}
+
+static char *copy_meta(const json_t *meta) {
+    struct buffer text;
+    if (meta == NULL || json_object_size(meta) == 0) {
+        return NULL;
+    }
+    buffer_init(&text, LIMIT_META);
+    char *copy = json_print_canonical(meta, &text) == 0 ? memory_strdup(text.data) : NULL;
+    buffer_release(&text);
+    return copy;
+}
+
+static void fill_sender(const struct delivery *delivery, const struct received *received, struct inbox_row *row) {
+    const struct trust_member *member = trust_member(delivery->trust, received->push->sender_member_pubkey);
+    char key_start[9];
+    (void)snprintf(key_start, sizeof(key_start), "%.8s", received->push->sender_member_pubkey);
+    row->sender_pubkey = memory_strdup(received->push->sender_member_pubkey);
+    /* Never the push's senderName (45-trust, Names): somebody unknown is shown by the start of the key. */
+    row->sender_name = memory_strdup(member != NULL && member->name != NULL && member->name[0] != '\0' ? member->name : key_start);
+    row->verified = !received->is_envelope ? INBOX_LEGACY : member != NULL && member->verified ? INBOX_VERIFIED : INBOX_UNVERIFIED;
+}
+
+static struct inbox_row *make_row(const struct delivery *delivery, const struct received *received) {
+    const struct frame_push *push = received->push;
+    const struct envelope *envelope = &received->envelope;
+    struct inbox_row *row = memory_zalloc(sizeof(*row));
+    bool sealed = received->is_envelope;
+    struct text body = sealed ? envelope->body : (struct text){ received->plaintext.data, received->plaintext.length };
+    row->client_message_id = memory_strdup(received->client_message_id);
+    row->mesh = memory_strdup(delivery_row_mesh(delivery));
+    row->broker_message_id = memory_strdup(push->message_id);
+    row->kind = memory_strdup("dm");
+    fill_sender(delivery, received, row);
+    row->body = memory_strndup(body.data, body.length);
+    row->body_size = body.length;
+    row->meta = sealed ? copy_meta(envelope->meta) : NULL;
+    row->priority = memory_strdup(sealed ? envelope->priority : push->priority);
+    row->reply_to_id = memory_strdup(sealed ? envelope->reply_to : push->reply_to_id);
+    row->history_id = push->history_id;
+    row->sent_at = sealed ? envelope->sent_at : push->created_at;
+    row->received_at = clock_wall_ms();
+    row->seen_at = -1;
+    row->content = received->content;
+    return row;
+}
+
+static void store(struct delivery *delivery, const struct received *received) {
+    struct arrival *arrival = arrival_new(delivery, received->frame, received->push, received->client_message_id);
+    arrival->content = received->content;
+    struct inbox_insert *insert = memory_zalloc(sizeof(*insert));
+    insert->row = make_row(delivery, received);
+    insert->legacy_once = !received->is_envelope;
+    insert->argument = arrival;
+    inbox_insert(delivery->inbox, insert, stored);
+}
+
+/* ---- the quarantine ------------------------------------------------------------------------------------------- */
+
+static void put_away(void *argument, int status, bool is_new) {
+    struct arrival *arrival = argument;
+    struct delivery *delivery = arrival->delivery;
+    if (!delivery->freed && status < 0) {
+        note_failure(delivery, status);
+    } else if (!delivery->freed) {
+        delivery->receiving.quarantined += is_new ? 1 : 0;
+        acks_quarantined(delivery, arrival->client_message_id, arrival->broker_message_id);
+    }
+    arrival_free(arrival);
+}
+
+/* The broker's words, cut so that a nonsense of a megabyte in an id does not become the row's. */
+static char *cut(const char *text) {
+    return memory_strndup(text, strnlen(text, 256));
+}
+
+static void quarantine(struct delivery *delivery, const json_t *frame, const char *reason) {
+    struct frame_push push;
+    struct error error;
+    if (frame_push_parse(frame, &push, &error) < 0) {
+        return;
+    }
+    char *sender = cut(push.sender_member_pubkey);
+    log_event(LOG_LEVEL_WARN, "message_quarantined", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_TEXT("reason", reason),
+              LOG_TEXT("broker_message_id", push.message_id), LOG_END);
+    struct quarantine_row *row = memory_zalloc(sizeof(*row));
+    row->mesh = memory_strdup(delivery_row_mesh(delivery));
+    row->sender_pubkey = sender;
+    row->client_message_id = cut(push.client_message_id);
+    row->broker_message_id = cut(push.message_id);
+    row->reason = memory_strdup(reason);
+    row->push = json_to_string(frame, NULL);
+    row->received_at = clock_wall_ms();
+    struct arrival *arrival = arrival_new(delivery, frame, &push, push.client_message_id);
+    inbox_quarantine(delivery->inbox, row, put_away, arrival);
+}
+
+/* ---- judging -------------------------------------------------------------------------------------------------- */
+
+/* What a verified sender's envelope teaches: how it seals, and how many revocations it knows. */
+static void learn(struct delivery *delivery, const struct received *received) {
+    if (!received->is_envelope) {
+        return;
+    }
+    const char *sender = received->push->sender_member_pubkey;
+    enum { SEALED = 3 };
+    if (trust_sender_body_version(delivery->trust, sender) < SEALED) {
+        trust_note_body_version(delivery->trust, sender, SEALED);
+    }
+    const struct trust_member *member = trust_member(delivery->trust, sender);
+    if (member != NULL && member->verified && received->envelope.rv != NULL && trust_expect_rv(delivery->trust, received->envelope.rv)) {
+        directory_list_members(delivery);
+    }
+}
+
+static void judge(struct delivery *delivery, const json_t *frame, const struct frame_push *push) {
+    struct received received;
+    received_init(&received);
+    received.mesh_id = delivery->mesh_id;
+    received.keys = delivery->keys;
+    received.boxes = delivery->boxes;
+    received.trust = delivery->trust;
+    received.now_ms = delivery_now_ms(delivery);
+    received.frame = frame;
+    received.push = push;
+    const char *reason = checks_judge(&received);
+    if (reason == NULL) {
+        learn(delivery, &received);
+        store(delivery, &received);
+    } else {
+        quarantine(delivery, frame, reason);
+    }
+    received_release(&received);
+}
+
+/* ---- holding -------------------------------------------------------------------------------------------------- */
+
+/* A sender that nobody has told us of: the list may say who it is. Once for each, and not again soon. */
+static bool should_ask_about(struct delivery *delivery, const char *pubkey) {
+    struct receiving *receiving = &delivery->receiving;
+    int64_t now_ms = clock_monotonic_ms();
+    if (!hex_is_key(pubkey) || trust_member(delivery->trust, pubkey) != NULL) {
+        return false;
+    }
+    for (size_t i = 0; i < ASKED_KEYS; i++) {
+        if (string_equal(receiving->asked[i].pubkey, pubkey) && now_ms - receiving->asked[i].at_ms < ASK_AGAIN_MS) {
+            return false;
+        }
+    }
+    size_t place = receiving->asked_next++ % ASKED_KEYS;
+    memcpy(receiving->asked[place].pubkey, pubkey, KEY_HEX_SIZE);
+    receiving->asked[place].at_ms = now_ms;
+    return true;
+}
+
+static void hold_from_now(struct delivery *delivery) {
+    delivery->receiving.holding = true;
+    loop_timer_start(delivery->receiving.hold_timer, HOLD_MS);
+}
+
+static void hold(struct delivery *delivery, const json_t *frame) {
+    if (delivery->receiving.held == NULL) {
+        delivery->receiving.held = json_new_array();
+    }
+    json_array_append_new(delivery->receiving.held, delivery_keep_json(frame));
+}
+
+static void receive_message(struct delivery *delivery, const json_t *frame, const struct frame_push *push) {
+    struct receiving *receiving = &delivery->receiving;
+    if (receiving->storing + json_array_size(receiving->held) >= UNSETTLED_MAXIMUM) {
+        return; /* not acknowledged, so it comes again */
+    }
+    if (!receiving->holding && should_ask_about(delivery, push->sender_member_pubkey)) {
+        hold_from_now(delivery);
+        directory_list_members(delivery);
+    }
+    if (receiving->holding) {
+        hold(delivery, frame);
+    } else {
+        judge(delivery, frame, push);
+    }
+}
+
+/* In the order in which they came; one of them may make the rest wait again. */
+static void release_held(struct delivery *delivery) {
+    struct receiving *receiving = &delivery->receiving;
+    json_t *held = receiving->held;
+    receiving->held = NULL;
+    receiving->holding = false;
+    loop_timer_stop(receiving->hold_timer);
+    size_t index = 0;
+    const json_t *frame = NULL;
+    json_array_foreach(held, index, frame) {
+        struct frame_push push;
+        struct error error;
+        if (frame_push_parse(frame, &push, &error) == 0) {
+            receive_message(delivery, frame, &push);
+        }
+    }
+    json_decref(held);
+}
+
+static void hold_timer_fired(void *argument) {
+    release_held(argument);
+}
+
+void receive_members_listed(struct delivery *delivery) {
+    if (delivery->receiving.holding) {
+        release_held(delivery);
+    }
+}
+
+void receive_opened(struct delivery *delivery) {
+    /* Who was revoked while we were away must be known before the first message is judged; the directory asks. */
+    hold_from_now(delivery);
+}
+
+void receive_lost(struct delivery *delivery) {
+    struct receiving *receiving = &delivery->receiving;
+    json_decref(receiving->held);
+    receiving->held = NULL;
+    receiving->holding = false;
+    loop_timer_stop(receiving->hold_timer);
+}
+
+void receive_init(struct delivery *delivery) {
+    delivery->receiving.hold_timer = loop_timer_new(delivery->loop, hold_timer_fired, delivery);
+}
+
+void receive_release(struct delivery *delivery) {
+    receive_lost(delivery);
+    loop_timer_free(delivery->receiving.hold_timer);
+    delivery->receiving.hold_timer = NULL;
+}
+
+/* ---- system pushes -------------------------------------------------------------------------------------------- */
+
+/* Neither the broker's events nor what a client marks as such is a message (45-trust). Their text is shown as the broker's. */
+static void receive_system(struct delivery *delivery, const struct frame_push *push) {
+    bool known = push->event != NULL && push->event_data != NULL && string_equal(push->subtype, "system") &&
+                 directory_event(delivery, push->event, push->event_data);
+    if (!known) {
+        json_t *data = json_new_object();
+        json_put_string(data, "subtype", push->subtype);
+        json_put_string(data, "said_by", "broker");
+        json_put(data, "data", push->event_data == NULL ? json_null() : json_deep_copy(push->event_data));
+        delivery_publish_system(delivery, push->event == NULL ? "notice" : push->event, data);
+    }
+    if (push->message_id[0] != '\0') {
+        acks_quarantined(delivery, push->client_message_id, push->message_id); /* so that it is not pushed for ever; no receipt */
+    }
+}
+
+void receive_push(struct delivery *delivery, const json_t *frame) {
+    struct frame_push push;
+    struct error error;
+    if (frame_push_parse(frame, &push, &error) < 0) {
+        log_event(LOG_LEVEL_WARN, "push_malformed", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_TEXT("detail", error.message), LOG_END);
+    } else if (push.subtype != NULL || push.event != NULL) {
+        receive_system(delivery, &push);
+    } else {
+        receive_message(delivery, frame, &push);
+    }
+}
