@@ -1,0 +1,275 @@
+/* Owns the inbox as a whole: its schema, opening, and the insert that stores a message once. Must not list (query.c), prune (prune.c) or judge a message. */
+#include "inbox/internal.h"
+#include "util/ids.h"
+#include "util/memory.h"
+
+const struct db_migration INBOX_MIGRATIONS[] = {
+    { .version = 1,
+      .sql = "CREATE TABLE inbox ("
+             "  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,"
+             "  client_message_id TEXT NOT NULL, mesh TEXT NOT NULL, broker_message_id TEXT, history_id INTEGER,"
+             "  kind TEXT NOT NULL, topic TEXT, sender_pubkey TEXT NOT NULL, sender_name TEXT NOT NULL,"
+             "  body TEXT, meta TEXT, priority TEXT, reply_to_id TEXT,"
+             "  sent_at INTEGER, received_at INTEGER NOT NULL, seen_at INTEGER,"
+             "  verified INTEGER NOT NULL," /* enum inbox_verified */
+             "  content BLOB NOT NULL,"     /* SHA-256 of nonce and ciphertext: what the receipt signs */
+             "  from_history INTEGER NOT NULL DEFAULT 0,"
+             "  UNIQUE (mesh, sender_pubkey, client_message_id)) STRICT;"
+             "CREATE INDEX inbox_unread ON inbox (seq) WHERE seen_at IS NULL;"
+             "CREATE INDEX inbox_sender ON inbox (sender_pubkey, seq);"
+             "CREATE INDEX inbox_received ON inbox (received_at);"
+             /* Dedupe keys of pruned rows; and, for each mesh, the newest sent_at among the keys that were dropped in turn. */
+             "CREATE TABLE inbox_pruned (mesh TEXT NOT NULL, sender_pubkey TEXT NOT NULL, client_message_id TEXT NOT NULL,"
+             "  sent_at INTEGER, received_at INTEGER NOT NULL,"
+             "  PRIMARY KEY (mesh, sender_pubkey, client_message_id)) STRICT, WITHOUT ROWID;"
+             "CREATE INDEX inbox_pruned_received ON inbox_pruned (received_at);"
+             "CREATE TABLE inbox_floor (mesh TEXT PRIMARY KEY, sent_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
+             /* bodyVersion 1 has no signed id: its content is its name, for ever (45-trust). */
+             "CREATE TABLE inbox_legacy (mesh TEXT NOT NULL, content BLOB NOT NULL, PRIMARY KEY (mesh, content)) STRICT, WITHOUT ROWID;"
+             "CREATE TABLE inbox_epoch (id INTEGER PRIMARY KEY CHECK (id = 1), epoch TEXT NOT NULL) STRICT;"
+             "CREATE TABLE quarantine (seq INTEGER PRIMARY KEY AUTOINCREMENT, mesh TEXT NOT NULL, sender_pubkey TEXT NOT NULL,"
+             "  client_message_id TEXT NOT NULL, broker_message_id TEXT NOT NULL, reason TEXT NOT NULL, push TEXT NOT NULL,"
+             "  push_hash BLOB NOT NULL, received_at INTEGER NOT NULL,"
+             "  UNIQUE (mesh, sender_pubkey, broker_message_id, push_hash)) STRICT;" },
+};
+const size_t INBOX_MIGRATION_COUNT = ARRAY_LENGTH(INBOX_MIGRATIONS);
+
+static const char SELECT_EPOCH[] = "SELECT epoch FROM inbox_epoch WHERE id = 1";
+static const char INSERT_EPOCH[] = "INSERT INTO inbox_epoch (id, epoch) VALUES (1, ?1)";
+/* Not max(seq): pruned rows count too, a seq is never used again. */
+static const char SELECT_NEWEST[] = "SELECT seq FROM sqlite_sequence WHERE name = 'inbox'";
+static const char SELECT_LEGACY[] = "SELECT 1 FROM inbox_legacy WHERE mesh = ?1 AND content = ?2";
+static const char INSERT_LEGACY[] = "INSERT INTO inbox_legacy (mesh, content) VALUES (?1, ?2)";
+static const char SELECT_PRUNED[] = "SELECT 1 FROM inbox_pruned WHERE mesh = ?1 AND sender_pubkey = ?2 AND client_message_id = ?3";
+static const char SELECT_FLOOR[] = "SELECT 1 FROM inbox_floor WHERE mesh = ?1 AND sent_at >= ?2";
+static const char SELECT_STORED[] = "SELECT 1 FROM inbox WHERE mesh = ?1 AND sender_pubkey = ?2 AND client_message_id = ?3";
+static const char INSERT_ROW[] =
+    "INSERT INTO inbox (id, client_message_id, mesh, broker_message_id, history_id, kind, topic, sender_pubkey, sender_name, body, meta,"
+    " priority, reply_to_id, sent_at, received_at, verified, content, from_history)"
+    " VALUES (?1, ?2, ?3, ?4, nullif(?5, -1), ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, nullif(?14, -1), ?15, ?16, ?17, ?18)"
+    " ON CONFLICT (mesh, sender_pubkey, client_message_id) DO NOTHING";
+
+/* ---- opening --------------------------------------------------------------------------------------------------- */
+
+struct open_task {
+    struct db_task task;
+    struct inbox *inbox;
+};
+
+/* 1 and the first column's text (cut to size) when there is a row, 0 when there is none. */
+static int read_epoch(struct inbox *inbox, struct db_connection *connection, struct error *error)
+{
+    sqlite3_stmt *statement = db_prepare(connection, SELECT_EPOCH, error);
+    if (statement == NULL)
+        return -(int)error->code;
+    int status = db_step(statement, error);
+    if (status == 1) {
+        const char *epoch = db_column_string(statement, 0);
+        if (epoch == NULL || string_copy(inbox->epoch, sizeof(inbox->epoch), epoch) != 0)
+            status = error_set(error, ERROR_CORRUPT, "the inbox's epoch is damaged");
+    }
+    db_reset(statement);
+    return status;
+}
+
+static int read_newest(struct inbox *inbox, struct db_connection *connection, struct error *error)
+{
+    sqlite3_stmt *statement = db_prepare(connection, SELECT_NEWEST, error);
+    if (statement == NULL)
+        return -(int)error->code;
+    int status = db_step(statement, error);
+    if (status == 1)
+        inbox->newest_seq = db_column_integer(statement, 0, 0);
+    db_reset(statement);
+    return status < 0 ? status : 0;
+}
+
+static int run_open(struct db_connection *connection, struct db_task *task)
+{
+    struct inbox *inbox = CONTAINER_OF(task, struct open_task, task)->inbox;
+    int status = read_epoch(inbox, connection, &task->error);
+    if (status == 0) {
+        uint8_t random[8];
+        random_bytes(random, sizeof(random));
+        hex_encode(random, sizeof(random), inbox->epoch);
+        status = db_execute(connection, &task->error, NULL, INSERT_EPOCH, "t", inbox->epoch);
+    }
+    if (status >= 0)
+        status = read_newest(inbox, connection, &task->error);
+    if (status == 0)
+        status = quarantine_load_counts(inbox, connection, &task->error);
+    return status;
+}
+
+int inbox_open(struct db *db, struct inbox **ret_inbox, struct error *error)
+{
+    struct inbox *inbox = memory_zalloc(sizeof(*inbox));
+    inbox->db = db;
+    struct open_task open = { .task = { .run = run_open, .flags = DB_SAVEPOINT | DB_DURABLE }, .inbox = inbox };
+    int status = db_write_wait(db, &open.task);
+    if (status < 0) {
+        inbox_free(inbox);
+        if (error != NULL)
+            *error = open.task.error;
+        return status;
+    }
+    *ret_inbox = inbox;
+    return 0;
+}
+
+void inbox_free(struct inbox *inbox)
+{
+    if (inbox == NULL)
+        return;
+    for (struct quarantine_count *count = inbox->quarantined, *next; count != NULL; count = next) {
+        next = count->next;
+        free(count->mesh);
+        free(count);
+    }
+    free(inbox);
+}
+
+const char *inbox_epoch(const struct inbox *inbox)
+{
+    return inbox->epoch;
+}
+
+int64_t inbox_newest_seq(const struct inbox *inbox)
+{
+    return inbox->newest_seq;
+}
+
+bool inbox_is_degraded(const struct inbox *inbox)
+{
+    return inbox->degraded;
+}
+
+void inbox_note_result(struct inbox *inbox, int status)
+{
+    inbox->degraded = status < 0;
+}
+
+/* ---- insert -------------------------------------------------------------------------------------------------------- */
+
+struct insert_task {
+    struct db_task task;
+    struct inbox *inbox;
+    struct inbox_insert *insert;
+    void (*done)(struct inbox_insert *insert);
+};
+
+/* 1 when the statement gives a row. */
+static int key_exists(struct db_connection *connection, const char *sql, const struct inbox_row *row, struct error *error)
+{
+    sqlite3_stmt *statement = db_prepare(connection, sql, error);
+    if (statement == NULL)
+        return -(int)error->code;
+    int status = db_bind(statement, error, "ttt", row->mesh, row->sender_pubkey, row->client_message_id);
+    if (status == 0)
+        status = db_step(statement, error);
+    db_reset(statement);
+    return status;
+}
+
+static int below_floor(struct db_connection *connection, const struct inbox_row *row, struct error *error)
+{
+    sqlite3_stmt *statement = db_prepare(connection, SELECT_FLOOR, error);
+    if (statement == NULL)
+        return -(int)error->code;
+    int status = db_bind(statement, error, "ti", row->mesh, row->sent_at);
+    if (status == 0)
+        status = db_step(statement, error);
+    db_reset(statement);
+    return status;
+}
+
+/* 1 when this content was stored before; else it is remembered. */
+static int legacy_was_seen(struct db_connection *connection, const struct inbox_row *row, struct error *error)
+{
+    sqlite3_stmt *statement = db_prepare(connection, SELECT_LEGACY, error);
+    if (statement == NULL)
+        return -(int)error->code;
+    int status = db_bind(statement, error, "tb", row->mesh, (const void *)row->content.bytes, (size_t)SHA256_BYTES);
+    if (status == 0)
+        status = db_step(statement, error);
+    db_reset(statement);
+    if (status != 0)
+        return status;
+    return db_execute(connection, error, NULL, INSERT_LEGACY, "tb", row->mesh, (const void *)row->content.bytes, (size_t)SHA256_BYTES);
+}
+
+static int insert_row(struct db_connection *connection, struct inbox_insert *insert, struct error *error)
+{
+    struct inbox_row *row = insert->row;
+    sqlite3_stmt *statement = db_prepare(connection, INSERT_ROW, error);
+    if (statement == NULL)
+        return -(int)error->code;
+    struct text body = { row->body == NULL ? "" : row->body, row->body_size };
+    int status = db_bind(statement, error, "ttttitttt" "xttt" "iiibi", row->id, row->client_message_id, row->mesh, row->broker_message_id,
+                         row->history_id, row->kind, row->topic, row->sender_pubkey, row->sender_name, body, row->meta, row->priority, row->reply_to_id,
+                         row->sent_at, row->received_at, (int64_t)row->verified, (const void *)row->content.bytes, (size_t)SHA256_BYTES,
+                         (int64_t)insert->from_history);
+    if (status == 0)
+        status = db_step(statement, error);
+    db_reset(statement);
+    if (status < 0)
+        return status;
+    insert->is_new = sqlite3_changes(db_handle(connection)) == 1;
+    if (insert->is_new)
+        row->seq = sqlite3_last_insert_rowid(db_handle(connection));
+    return 0;
+}
+
+static int run_insert(struct db_connection *connection, struct db_task *task)
+{
+    struct inbox_insert *insert = CONTAINER_OF(task, struct insert_task, task)->insert;
+    insert->is_new = insert->replay_suspected = false;
+    int found = key_exists(connection, SELECT_PRUNED, insert->row, &task->error);
+    if (found != 0)
+        return found < 0 ? found : 0;
+    found = below_floor(connection, insert->row, &task->error);
+    if (found == 1) {
+        found = key_exists(connection, SELECT_STORED, insert->row, &task->error);
+        insert->replay_suspected = found == 0;
+        return found < 0 ? found : 0;
+    }
+    if (found == 0 && insert->legacy_once) {
+        found = legacy_was_seen(connection, insert->row, &task->error);
+        if (found == 1)
+            return 0;
+    }
+    return found < 0 ? found : insert_row(connection, insert, &task->error);
+}
+
+static void done_insert(struct db_task *task)
+{
+    struct insert_task *work = CONTAINER_OF(task, struct insert_task, task);
+    struct inbox_insert *insert = work->insert;
+    insert->status = task->status;
+    inbox_note_result(work->inbox, task->status);
+    if (task->status < 0)
+        insert->is_new = insert->replay_suspected = false;
+    if (insert->is_new && insert->row->seq > work->inbox->newest_seq)
+        work->inbox->newest_seq = insert->row->seq;
+    void (*done)(struct inbox_insert *) = work->done;
+    free(work);
+    done(insert);
+}
+
+void inbox_insert(struct inbox *inbox, struct inbox_insert *insert, void (*done)(struct inbox_insert *insert))
+{
+    struct insert_task *work = memory_zalloc(sizeof(*work));
+    work->task = (struct db_task){ .run = run_insert, .done = done_insert, .flags = insert->legacy_once ? DB_DURABLE | DB_SAVEPOINT : DB_DURABLE };
+    work->inbox = inbox;
+    work->insert = insert;
+    work->done = done;
+    db_write(inbox->db, &work->task);
+}
+
+void inbox_insert_free(struct inbox_insert *insert)
+{
+    if (insert == NULL)
+        return;
+    inbox_row_free(insert->row);
+    free(insert);
+}

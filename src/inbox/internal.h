@@ -1,0 +1,41 @@
+/* What inbox/'s files share. Not for other rooms. */
+#ifndef INBOX_INTERNAL_H
+#define INBOX_INTERNAL_H
+
+#include "inbox/inbox.h"
+
+/* Quarantined pushes of one mesh, counted in memory. */
+struct quarantine_count {
+    struct quarantine_count *next;
+    char *mesh;
+    int64_t rows;
+};
+
+enum {
+    INBOX_STEP_ROWS = 500,        /* rows a step when marking or pruning: one commit stays short */
+    QUARANTINE_MAXIMUM = 10000    /* rows a mesh: a hostile broker must not fill the disk with them */
+};
+
+struct inbox {
+    struct db *db;
+    char epoch[17];
+    int64_t newest_seq;
+    bool degraded;
+    bool pruning;
+    struct quarantine_count *quarantined;
+};
+
+/* The columns of a row, in the order that inbox_row_read takes. */
+#define INBOX_COLUMNS                                                                                                        \
+    "seq, id, client_message_id, mesh, broker_message_id, history_id, kind, topic, sender_pubkey, sender_name, meta, priority," \
+    " reply_to_id, verified, sent_at, received_at, seen_at, content"
+enum { INBOX_BODY_COLUMN = 18 };
+
+/* ERROR_CORRUPT when a fixed column is not of its shape. */
+int inbox_row_read(sqlite3_stmt *statement, bool with_body, struct inbox_row **ret_row, struct error *error) MUST_CHECK;
+void inbox_rows_free(struct inbox_row **rows, size_t count);
+/* Whether the last commit worked; after each task's end. */
+void inbox_note_result(struct inbox *inbox, int status);
+int quarantine_load_counts(struct inbox *inbox, struct db_connection *connection, struct error *error) MUST_CHECK;
+
+#endif
