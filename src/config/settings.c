@@ -240,24 +240,27 @@ static struct setting *find_row(const struct settings *settings, const char *nam
     return NULL;
 }
 
-/* Rows of a [section.name] are called section.*.key. */
-static char *row_name(const struct toml_table *table, const char *key) {
+/* As in the file; with `subname` in place of the table's own when there is one. Rows of a [section.name] are called
+ * section.*.key. */
+static char *key_name(const struct toml_table *table, const char *subname, const char *key) {
     if (table->name[0] == '\0') {
         return memory_strdup(key);
     }
-    return memory_printf("%s%s.%s", table->name, table->subname == NULL ? "" : ".*", key);
+    const char *dot = table->subname == NULL ? "" : ".";
+    return memory_printf("%s%s%s.%s", table->name, dot, table->subname == NULL ? "" : subname, key);
 }
 
-static bool section_is_known(const struct settings *settings, const struct toml_table *table) {
+static const char *nearest_section(const struct settings *settings, const char *name) {
+    const char *nearest = settings->rows[0].definition->section;
+    size_t least = SIZE_MAX;
     for (size_t index = 0; index < settings->count; index++) {
-        const char *section = settings->rows[index].definition->section;
-        size_t length = strlen(table->name);
-        const char *rest = table->subname == NULL ? "" : ".*";
-        if (strncmp(section, table->name, length) == 0 && strcmp(section + length, rest) == 0) {
-            return true;
+        size_t distance = edit_distance(name, settings->rows[index].definition->section);
+        if (distance < least) {
+            least = distance;
+            nearest = settings->rows[index].definition->section;
         }
     }
-    return false;
+    return nearest;
 }
 
 /* ---- loading ---------------------------------------------------------------------------------------------------- */
@@ -292,12 +295,13 @@ static struct setting *add_named(struct settings *settings, const struct setting
 static int apply_entry(struct settings *settings, const char *path, const struct toml_document *document,
                        const struct toml_entry *entry, struct error *error) {
     const struct toml_table *table = &document->tables[entry->table];
-    char *name = row_name(table, entry->key);
-    struct setting *row = find_row(settings, name);
+    char *name = key_name(table, table->subname, entry->key);
+    char *row_name = key_name(table, "*", entry->key);
+    struct setting *row = find_row(settings, row_name);
     int result = 0;
     if (row == NULL) {
         result = error_set(error, ERROR_INVALID, "%s:%d:%d: unknown key '%s'; the nearest known one is '%s'", path,
-                           entry->line, entry->column, name, nearest_name(settings, name));
+                           entry->line, entry->column, name, nearest_name(settings, row_name));
     } else {
         struct setting *target = table->subname == NULL ? row : add_named(settings, row, table->subname);
         result = setting_assign(target, &entry->value, error);
@@ -306,26 +310,26 @@ static int apply_entry(struct settings *settings, const char *path, const struct
         }
         target->origin = ORIGIN_FILE;
     }
+    free(row_name);
     free(name);
     return result;
 }
 
+/* A table without keys: with keys, the first of them was refused already. */
 static int check_tables(const struct settings *settings, const char *path, const struct toml_document *document,
                         struct error *error) {
-    for (size_t index = 1; index < document->table_count; index++) {
+    int result = 0;
+    for (size_t index = 1; index < document->table_count && result == 0; index++) {
         const struct toml_table *table = &document->tables[index];
-        if (!section_is_known(settings, table)) {
-            char *name = row_name(table, "");
-            const char *nearest = nearest_name(settings, name);
-            int result = error_set(error, ERROR_INVALID,
-                                   "%s:%d:%d: unknown table [%s%s%s]; the nearest known key is '%s'", path, table->line,
-                                   table->column, table->name, table->subname == NULL ? "" : ".",
-                                   table->subname == NULL ? "" : table->subname, nearest);
-            free(name);
-            return result;
+        char *name = memory_printf("%s%s", table->name, table->subname == NULL ? "" : ".*");
+        const char *nearest = nearest_section(settings, name);
+        if (strcmp(nearest, name) != 0) {
+            result = error_set(error, ERROR_INVALID, "%s:%d:%d: unknown table '%s'; the nearest known one is '%s'", path,
+                               table->line, table->column, name, nearest);
         }
+        free(name);
     }
-    return 0;
+    return result;
 }
 
 static int load_file(struct settings *settings, const char *path, struct error *error) {
@@ -340,11 +344,11 @@ static int load_file(struct settings *settings, const char *path, struct error *
     if (result == 0) {
         result = toml_parse(path, bytes.data, bytes.length, &document, error);
     }
-    if (result == 0) {
-        result = check_tables(settings, path, &document, error);
-    }
     for (size_t index = 0; index < document.entry_count && result == 0; index++) {
         result = apply_entry(settings, path, &document, &document.entries[index], error);
+    }
+    if (result == 0) {
+        result = check_tables(settings, path, &document, error);
     }
     toml_document_release(&document);
     buffer_release(&bytes);

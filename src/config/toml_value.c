@@ -169,7 +169,8 @@ static int parse_integer(const char *word, size_t length, int64_t *ret_integer) 
         }
         index++;
     }
-    if (length > index + 1 && word[index] == '0') {
+    bool starts_wrong = index == length || word[index] < '0' || word[index] > '9';
+    if (starts_wrong || (word[index] == '0' && length > index + 1)) {
         return -1;
     }
     for (; index < length; index++) {
