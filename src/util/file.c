@@ -169,10 +169,12 @@ int directory_ensure(const char *path, mode_t mode, struct error *error) {
     if (stat(path, &status) == 0 && S_ISDIR(status.st_mode)) {
         return 0;
     }
+    if (path[0] == '\0') {
+        return error_set(error, ERROR_INVALID, "a directory without a name");
+    }
     char *copy = memory_strdup(path);
     int result = 0;
-    for (char *slash = strchr(copy + 1, '/'); copy[0] != '\0' && slash != NULL && result == 0;
-         slash = strchr(slash + 1, '/')) {
+    for (char *slash = strchr(copy + 1, '/'); slash != NULL && result == 0; slash = strchr(slash + 1, '/')) {
         bool is_last = slash[strspn(slash, "/")] == '\0';
         if (is_last) {
             break;

@@ -88,7 +88,7 @@ static void names_and_ids_have_their_shapes(void **state) {
 static void utf8_is_judged_strictly(void **state) {
     (void)state;
     static const char *const GOOD[] = { "", "ascii ascii ascii ascii", "\xC2\x80", "\xDF\xBF", "\xE0\xA0\x80", "\xED\x9F\xBF",
-                                        "\xEE\x80\x80", "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF", "12345678\xC3\xA9" "12345678" };
+                                        "\xEE\x80\x80", "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF", ("12345678\xC3\xA9" "12345678") };
     static const char *const BAD[] = { "\x80", "\xC0\x80", "\xC1\xBF", "\xE0\x80\x80", "\xE0\x9F\xBF", "\xED\xA0\x80",
                                        "\xED\xBF\xBF", "\xF0\x80\x80\x80", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80",
                                        "\xFF", "\xC3", "\xE2\x82", "\xF0\x9F\x98", "\xC3(", "1234567\xFF", "12345678\xFF", "\xE2\x82(" };
