@@ -36,7 +36,7 @@ static int prepare_paths(struct cli *cli)
 static int run_parsed(struct cli *cli)
 {
     if (cli->version) {
-        puts("claudemesh " CLAUDEMESH_VERSION);
+        puts(cli->json ? "{\"version\":\"" CLAUDEMESH_VERSION "\"}" : "claudemesh " CLAUDEMESH_VERSION);
         return EXIT_DONE;
     }
     if (cli->command == NULL) {

@@ -250,8 +250,9 @@ static int check_argument_count(const struct cli *cli, struct error *error)
     }
     if (cli->argument_count > command->maximum) {
         char *extra = text_printable(cli->arguments[command->maximum], strnlen(cli->arguments[command->maximum], 40));
-        (void)error_set(error, ERROR_INVALID, "'%s' is one argument too many: claudemesh %s%s%s (quote a message that has spaces)", extra,
-                        command->name, command->arguments[0] == '\0' ? "" : " ", command->arguments);
+        (void)error_set(error, ERROR_INVALID, "'%s' is one argument too many: claudemesh %s%s%s%s", extra, command->name,
+                        command->arguments[0] == '\0' ? "" : " ", command->arguments,
+                        command->maximum > 1 ? " (quote a message that has spaces)" : "");
         free(extra);
         return -ERROR_INVALID;
     }
