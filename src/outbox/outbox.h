@@ -17,7 +17,11 @@ struct outbox_limits {
 };
 /* Counts rows per mesh and status, turns `inflight` rows into `pending` (attempts + 1, due now; step 3 of Crash recovery). Blocking: start-up only. */
 int outbox_open(struct db *db, const struct outbox_limits *limits, struct outbox **ret_outbox, struct error *error) MUST_CHECK;
+/* After db_close and after its completions were run: until then tasks and the database's hooks use it. Takes NULL. */
 void outbox_free(struct outbox *outbox);
+void outbox_set_limits(struct outbox *outbox, const struct outbox_limits *limits); /* reload */
+/* Once a second: tries again what a full disk kept from being committed, says when the pressure changed, and moves ids into their index when nothing else goes on. */
+void outbox_poke(struct outbox *outbox);
 
 /* One row. Heap, all fields owned by it. */
 struct outbox_row {
@@ -40,6 +44,7 @@ void outbox_row_free(struct outbox_row *row);
 struct outbox_accept {
     struct db_task task;           /* internal */
     struct outbox *outbox;
+    bool refuse_new, reserves;     /* internal */
     struct outbox_row *row;        /* the row to insert, id and enqueued_at filled in; taken over */
     bool lookup_only;              /* answer from the table; insert nothing when there is no row (outcome ACCEPT_NO_ROW) */
     /* results: */
@@ -138,14 +143,19 @@ struct outbox_retire { /* requeue and drop: one durable transaction */
     struct outbox_row *retired;        /* as it is after; without payload */
     void (*done)(struct outbox_retire *retire);
     void *argument;
+    /* internal */
+    bool refuse_new;
+    enum outbox_state from;
+    struct move_note *note;
 };
 void outbox_retire(struct outbox_retire *retire); /* heap; freed with outbox_retire_free after done */
 void outbox_retire_free(struct outbox_retire *retire);
 
 /* ---- receipts --------------------------------------------------------------------------------------------- */
 
-/* Insert or ignore by (mesh, broker_message_id, by, state); finds the row by (mesh, broker_message_id) and checks that `client_message_id` is its own. With the content
- * hashes of the row's attempts in ret (count may be 0), for verification by the caller. status -ERROR_NOT_FOUND: not ours. Batched. */
+/* Insert or ignore by (mesh, broker_message_id, by, state); finds the row by client_message_id and checks that mesh and broker_message_id are its own (a row whose answer
+ * was lost has none yet: any fits). With the content hashes of the row's attempts in ret (newest first; count may be 0), for verification by the caller: a second add with
+ * `verified` set raises what is stored (is_new stays false). status -ERROR_NOT_FOUND: not ours. Batched. */
 struct outbox_receipt_result {
     int status;
     bool is_new;
@@ -162,7 +172,7 @@ struct outbox_counts {
     int64_t pending, inflight, done, dead, aborted;
 };
 void outbox_counts(struct outbox *outbox, const char *mesh /* NULL: all */, struct outbox_counts *ret_counts);
-/* Percent of the fuller limit, 0 to 100; degraded: a commit failed for want of space and none has succeeded since. */
+/* Percent of the fuller limit, 0 to 100; degraded: at the limit, or a commit failed for want of space and none has succeeded since. */
 int outbox_pressure_pct(struct outbox *outbox);
 bool outbox_is_degraded(struct outbox *outbox);
 
