@@ -509,10 +509,11 @@ static ssize_t read_chunked_body(struct http_connection *connection, bool keep)
     struct http_request *request = &connection->request;
     struct http_server *server = connection->server;
     const size_t already = keep ? request->body_length : connection->discarded;
-    char *output = server->scratch;
+    char *scratch = loop_scratch(server->loop);
+    char *output = scratch;
     size_t consumed = 0, produced = 0;
     bool too_large = false;
-    const ssize_t count = channel_read(connection->channel, server->scratch, HTTP_SCRATCH_SIZE);
+    const ssize_t count = channel_read(connection->channel, scratch, LOOP_SCRATCH_SIZE);
 
     if (count <= 0)
         return count;
@@ -520,7 +521,7 @@ static ssize_t read_chunked_body(struct http_connection *connection, bool keep)
         reserve_body(request, (size_t)count);
         output = request->body + request->body_length;
     }
-    if (http_chunked_decode(&request->chunked, server->scratch, (size_t)count, output, already, server->max_body, &consumed, &produced,
+    if (http_chunked_decode(&request->chunked, scratch, (size_t)count, output, already, server->max_body, &consumed, &produced,
                             &too_large) != 0) {
         if (!keep)
             connection_destroy(connection);
@@ -534,7 +535,7 @@ static ssize_t read_chunked_body(struct http_connection *connection, bool keep)
         request->body_length += produced;
     else
         connection->discarded += produced;
-    channel_unread(connection->channel, server->scratch + consumed, (size_t)count - consumed);
+    channel_unread(connection->channel, scratch + consumed, (size_t)count - consumed);
     return count;
 }
 
@@ -542,7 +543,7 @@ static ssize_t read_dropped_body(struct http_connection *connection)
 {
     struct http_request *request = &connection->request;
     const size_t missing = (size_t)request->head.length - request->body_length;
-    const ssize_t count = channel_read(connection->channel, connection->server->scratch, missing < HTTP_SCRATCH_SIZE ? missing : HTTP_SCRATCH_SIZE);
+    const ssize_t count = channel_read(connection->channel, loop_scratch(connection->server->loop), missing < LOOP_SCRATCH_SIZE ? missing : LOOP_SCRATCH_SIZE);
 
     if (count > 0)
         request->body_length += (size_t)count;
@@ -551,7 +552,7 @@ static ssize_t read_dropped_body(struct http_connection *connection)
 
 static ssize_t read_nothing_of_interest(struct http_connection *connection)
 {
-    const ssize_t count = channel_read(connection->channel, connection->server->scratch, HTTP_SCRATCH_SIZE);
+    const ssize_t count = channel_read(connection->channel, loop_scratch(connection->server->loop), LOOP_SCRATCH_SIZE);
 
     if (count > 0)
         connection->discarded += (size_t)count;

@@ -12,7 +12,6 @@
 
 enum {
     HTTP_INPUT_SIZE = 4096,             /* a connection's input at first; most requests fit */
-    HTTP_SCRATCH_SIZE = 64 * 1024,      /* one read, where the bytes don't stay */
     HTTP_PIPELINE_BACKLOG = 256 * 1024, /* unsent answers at which no further pipelined request is served */
     HTTP_LINGER_MS = 2000,              /* for the peer to read a last answer */
     HTTP_LINGER_BYTES = 1024 * 1024     /* what of an unwanted body is read meanwhile */
@@ -105,7 +104,6 @@ struct http_server {
     bool stopping;
     bool reaping; /* freeing the dead is deferred */
     struct buffer answer_head; /* scratch */
-    char *scratch;
 };
 
 /* http_listen.c */

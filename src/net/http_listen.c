@@ -1,5 +1,4 @@
 /* Listening sockets of the HTTP server: Unix (0600, same user only) and TCP. Accepts, and hands descriptors to http_server.c. */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <event2/event.h>
 #include <netdb.h>
@@ -9,6 +8,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "net/address.h"
 #include "net/http_internal.h"
 #include "util/memory.h"
 
@@ -29,22 +29,6 @@ static bool peer_is_same_user(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size) == 0 && credentials.uid == geteuid();
 }
 
-static void format_address(const struct sockaddr_storage *address, char ret_text[INET6_ADDRSTRLEN])
-{
-    const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)(const void *)address;
-    const struct sockaddr_in *four = (const struct sockaddr_in *)(const void *)address;
-    const char *written = NULL;
-
-    if (address->ss_family == AF_INET)
-        written = inet_ntop(AF_INET, &four->sin_addr, ret_text, INET6_ADDRSTRLEN);
-    else if (address->ss_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&six->sin6_addr))
-        written = inet_ntop(AF_INET, &six->sin6_addr.s6_addr[12], ret_text, INET6_ADDRSTRLEN);
-    else if (address->ss_family == AF_INET6)
-        written = inet_ntop(AF_INET6, &six->sin6_addr, ret_text, INET6_ADDRSTRLEN);
-    if (written == NULL)
-        ret_text[0] = '\0';
-}
-
 static void adopt(struct http_listener *listener, int fd, const struct sockaddr_storage *address)
 {
     char peer_address[INET6_ADDRSTRLEN] = "unix";
@@ -57,7 +41,7 @@ static void adopt(struct http_listener *listener, int fd, const struct sockaddr_
     } else {
         const int one = 1;
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-        format_address(address, peer_address);
+        address_format((const struct sockaddr *)address, peer_address);
     }
     server_adopt(listener->server, fd, listener, peer_address);
 }

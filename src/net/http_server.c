@@ -123,7 +123,6 @@ int http_server_new(struct loop *loop, const struct http_callbacks *callbacks, s
     http_server_set_timeouts(server, HEAD_MS, BODY_MS, IDLE_MS);
     server->sweep = loop_timer_new(loop, on_sweep, server);
     buffer_init(&server->answer_head, BUFFER_UNLIMITED);
-    server->scratch = memory_alloc(HTTP_SCRATCH_SIZE);
     *ret_server = server;
     return 0;
 }
@@ -182,7 +181,6 @@ void http_server_free(struct http_server *server)
     free_dead(server);
     loop_timer_free(server->sweep);
     buffer_release(&server->answer_head);
-    free(server->scratch);
     free(server);
 }
 

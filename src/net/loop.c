@@ -43,6 +43,7 @@ struct loop {
     struct deferred_list deferred; /* to run after this turn */
     struct deferred_list running;  /* being run now */
     struct signal_watch *signals;
+    void *scratch;
 };
 
 struct loop_timer {
@@ -189,12 +190,20 @@ void loop_free(struct loop *loop)
     mailbox_release(&loop->mailbox);
     free(loop->deferred.items);
     free(loop->running.items);
+    free(loop->scratch);
     free(loop);
 }
 
 struct event_base *loop_base(struct loop *loop)
 {
     return loop->base;
+}
+
+void *loop_scratch(struct loop *loop)
+{
+    if (loop->scratch == NULL)
+        loop->scratch = memory_alloc(LOOP_SCRATCH_SIZE);
+    return loop->scratch;
 }
 
 struct mailbox *loop_mailbox(struct loop *loop)

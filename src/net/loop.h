@@ -28,6 +28,10 @@ void loop_defer(struct loop *loop, void (*fn)(void *argument), void *argument);
 /* Forgets every waiting loop_defer of this pair: for an owner that goes before its turn comes. */
 void loop_defer_cancel(struct loop *loop, void (*fn)(void *argument), void *argument);
 
+/* One block for bytes that are used up before the callback returns: for net/ itself. */
+enum { LOOP_SCRATCH_SIZE = 64 * 1024 };
+void *loop_scratch(struct loop *loop);
+
 struct loop_timer;
 struct loop_timer *loop_timer_new(struct loop *loop, void (*fired)(void *argument), void *argument) MUST_CHECK;
 void loop_timer_start(struct loop_timer *timer, int64_t delay_ms); /* again: replaces */

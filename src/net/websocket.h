@@ -39,6 +39,9 @@ size_t websocket_backlog(const struct websocket *socket); /* bytes queued and no
 void websocket_close(struct websocket *socket, int code, const char *reason);
 /* At once, without a `closed` callback; frees. Takes NULL. */
 void websocket_abort(struct websocket *socket);
+/* Pings every ping_ms (30,000); a peer that is silent for silence_ms (75,000) is dropped: code 1006. Any time. */
+void websocket_set_keepalive(struct websocket *socket, int64_t ping_ms, int64_t silence_ms);
+int64_t websocket_rtt_ms(const struct websocket *socket); /* of the newest ping that was answered; -1: none yet */
 /* Stops and resumes reading (back pressure). */
 void websocket_pause(struct websocket *socket, bool paused);
 const char *websocket_peer_address(const struct websocket *socket);
