@@ -218,7 +218,6 @@ static void send_row_at(struct fixture *f, const char *id, const char *destinati
     row->enqueued_at = enqueued_at;
     row->next_attempt_at = enqueued_at;
     row->delivered_at = row->aborted_at = row->history_id = -1;
-    sha256_hex(id, strlen(id), (char[SHA256_HEX_SIZE]){ 0 });
     struct outbox_accept *accept = outbox_accept_new(f->outbox);
     accept->row = row;
     accept->done = accepted_row;

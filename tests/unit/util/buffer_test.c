@@ -148,6 +148,7 @@ static void a_json_string_that_does_not_fit_leaves_nothing(void **state) {
         assert_int_equal(buffer_append_byte(&buffer, '>'), 0);
         assert_int_equal(buffer_append_json_string(&buffer, "ab\ncd\x01", 6), -1);
         assert_string_equal(buffer.data, ">");
+        assert_int_equal(buffer.length, 1);
         assert_true(buffer.overflow);
         buffer_release(&buffer);
     }
