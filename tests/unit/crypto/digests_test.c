@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <pthread.h>
+#include <sodium.h>
 
 #include "crypto/crypto.h"
 
@@ -168,6 +169,57 @@ static void base64_goes_there_and_back(void **state) {
     }
 }
 
+static void base64_digits_are_those_of_the_alphabet_and_no_other_byte(void **state) {
+    (void)state;
+    for (int byte = 0; byte < 256; byte++) {
+        char text[4] = { 'A', 'A', (char)byte, 'A' };
+        bool common = (byte >= 'A' && byte <= 'Z') || (byte >= 'a' && byte <= 'z') || (byte >= '0' && byte <= '9');
+        for (int place = 0; place < 2; place++) {
+            struct buffer data;
+            buffer_init(&data, BUFFER_UNLIMITED);
+            int result = base64_decode(text, 4, &data);
+            assert_int_equal(result, common || byte == '+' || byte == '/' ? 0 : -1);
+            buffer_reset(&data);
+            result = base64url_decode(text, 4, &data);
+            assert_int_equal(result, common || byte == '-' || byte == '_' ? 0 : -1);
+            buffer_release(&data);
+            text[0] = (char)byte;
+            text[2] = 'A';
+        }
+    }
+}
+
+/* Every way to end a text, and damage anywhere: the same verdict and the same bytes as libsodium's strict decoder. */
+static void base64_agrees_with_libsodium_on_every_text(void **state) {
+    (void)state;
+    static const char BYTES[] = "ABQgw019+/=-_ \n\x7F"; /* bytes from 0x80 on libsodium takes for digits */
+    uint32_t random = 4711;
+    size_t good = 0;
+    for (int round = 0; round < 60000; round++) {
+        char text[16];
+        size_t length = (size_t)round % 13;
+        for (size_t index = 0; index < length; index++) {
+            random = random * 1664525u + 1013904223u;
+            size_t some = round % 2 == 0 ? 10 : sizeof(BYTES); /* the NUL too */
+            text[index] = index + 2 < length || round % 3 == 0 ? BYTES[(random >> 16) % some] : (random >> 20 & 1) != 0 ? '=' : 'A';
+        }
+        uint8_t theirs[16];
+        size_t size = 0;
+        struct buffer ours;
+        buffer_init(&ours, BUFFER_UNLIMITED);
+        int expected = sodium_base642bin(theirs, sizeof(theirs), text, length, NULL, &size, NULL,
+                                         sodium_base64_VARIANT_ORIGINAL);
+        assert_int_equal(base64_decode(text, length, &ours), expected);
+        if (expected == 0) {
+            good++;
+            assert_int_equal(ours.length, size);
+            assert_memory_equal(ours.data, theirs, size);
+        }
+        buffer_release(&ours);
+    }
+    assert_true(good > 1000);
+}
+
 static void decoding_into_a_full_buffer_fails(void **state) {
     (void)state;
     struct buffer data;
@@ -195,6 +247,8 @@ int main(void) {
         cmocka_unit_test(a_key_is_sixty_four_lower_case_digits),
         cmocka_unit_test(base64_has_one_form_only),
         cmocka_unit_test(base64_goes_there_and_back),
+        cmocka_unit_test(base64_digits_are_those_of_the_alphabet_and_no_other_byte),
+        cmocka_unit_test(base64_agrees_with_libsodium_on_every_text),
         cmocka_unit_test(decoding_into_a_full_buffer_fails),
         cmocka_unit_test(comparison_sees_every_byte),
     };

@@ -1,4 +1,4 @@
-/* Reads a fixture of tests/fixtures with plain jansson: crypto/ must not depend on json/, nor do its tests. */
+/* Reads a fixture of tests/fixtures, and its keys. */
 #ifndef TESTS_UNIT_CRYPTO_FIXTURES_H
 #define TESTS_UNIT_CRYPTO_FIXTURES_H
 
