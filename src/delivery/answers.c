@@ -223,6 +223,9 @@ static void answer_flight(struct drain *drain, struct flight *flight, const stru
     case ACK_DUPLICATE:
         flight->lane->delay_ms = 0;
         note_acceptance(drain, ack);
+        if (drain->options.accepted != NULL) {
+            drain->options.accepted(drain->options.argument, flight->client_message_id, ack->message_id, flight->lane->destination_ref, &flight->content);
+        }
         accepted(drain, flight->seq, ack);
         land(drain, flight);
         break;

@@ -139,6 +139,11 @@ static void answers_stopped(void *argument) {
     link_reset(delivery->link, "no answer in 15 s");
 }
 
+static void row_accepted(void *argument, const char *client_message_id, const char *broker_message_id, const char *destination_ref,
+                         const struct sha256 *content) {
+    receipts_accepted(argument, client_message_id, broker_message_id, destination_ref, content);
+}
+
 static void row_aged(void *argument) {
     expiry_run(argument);
 }
@@ -325,6 +330,7 @@ static void make_drain(struct delivery *delivery, const struct delivery_options 
         .write = write_frame,
         .backlog = backlog,
         .silent = answers_stopped,
+        .accepted = row_accepted,
         .aged = row_aged,
         .idle = drain_became_idle,
     };
@@ -372,6 +378,7 @@ int delivery_new(const struct delivery_options *options, struct delivery **ret_d
     delivery->stop_timer = loop_timer_new(delivery->loop, stop_timer_fired, delivery);
     receive_init(delivery);
     acks_init(delivery);
+    receipts_init(delivery);
     directory_init(delivery);
     profile_init(delivery);
     expiry_init(delivery);
@@ -400,6 +407,7 @@ void delivery_free(struct delivery *delivery) {
     drain_free(delivery->drain);
     receive_release(delivery);
     acks_release(delivery);
+    receipts_release(delivery);
     directory_release(delivery);
     profile_release(delivery);
     expiry_release(delivery);

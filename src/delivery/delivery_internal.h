@@ -87,6 +87,7 @@ struct delivery {
 
     struct receiving receiving;
     struct acks acks;
+    struct receipts *receipts;     /* receipts.c */
     struct directory directory;
     struct profile profile;
     struct expiry expiry;
@@ -124,6 +125,10 @@ void acks_opened(struct delivery *delivery); /* sends what waited */
 void acks_lost(struct delivery *delivery);
 
 /* receipts.c */
+void receipts_init(struct delivery *delivery);
+void receipts_release(struct delivery *delivery);
+void receipts_accepted(struct delivery *delivery, const char *client_message_id, const char *broker_message_id, const char *destination_ref,
+                       const struct sha256 *content);
 void receipts_receive(struct delivery *delivery, const json_t *frame);
 
 /* directory.c */

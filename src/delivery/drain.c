@@ -259,7 +259,7 @@ static void take_row(struct drain *drain, const struct outbox_row *row, bool fas
     }
     struct lane *lane = lanes_get(&drain->lanes, row->priority, row->destination_ref);
     lane->flights++;
-    (void)flights_add(&drain->flights, row, lane, fast, &frame);
+    (void)flights_add(&drain->flights, row, lane, fast, &frame, &content);
     buffer_release(&frame);
     struct outbox_move *move = drain_add_move(drain, &drain->marks, row->seq, OUTBOX_EVENT_SENT);
     move->content = content;

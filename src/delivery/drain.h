@@ -33,6 +33,8 @@ struct drain_options {
     size_t (*backlog)(void *argument);                           /* bytes that the link has not yet got rid of */
     void (*silent)(void *argument);                              /* answers stopped coming: reset the link (drain_lost follows) */
     void (*aged)(void *argument);                                /* a row past the maximum age was met: expire */
+    /* The broker has it: content is the hash that seal gave. May be NULL. */
+    void (*accepted)(void *argument, const char *client_message_id, const char *broker_message_id, const char *destination_ref, const struct sha256 *content);
     void (*idle)(void *argument);                                /* drain_is_idle became true; may be NULL; must not free the drain */
 };
 

@@ -66,6 +66,7 @@ struct flight {
     enum flight_state state;
     bool fast;              /* from memory: ready as soon as its mark is queued */
     struct buffer frame;    /* until written */
+    struct sha256 content;
     int64_t written_ms;     /* monotonic */
 };
 LIST_HEAD(flight_bucket, flight);
@@ -79,7 +80,8 @@ struct flights {
 };
 void flights_init(struct flights *flights);
 void flights_release(struct flights *flights);
-struct flight *flights_add(struct flights *flights, const struct outbox_row *row, struct lane *lane, bool fast, struct buffer *frame /* taken over */);
+struct flight *flights_add(struct flights *flights, const struct outbox_row *row, struct lane *lane, bool fast, struct buffer *frame /* taken over */,
+                           const struct sha256 *content);
 struct flight *flights_find(struct flights *flights, const char *client_message_id);
 struct flight *flights_find_seq(struct flights *flights, int64_t seq); /* queue and awaiting */
 void flights_written(struct flights *flights, struct flight *flight, int64_t now_ms);

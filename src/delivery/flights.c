@@ -52,7 +52,8 @@ void flights_release(struct flights *flights) {
     }
 }
 
-struct flight *flights_add(struct flights *flights, const struct outbox_row *row, struct lane *lane, bool fast, struct buffer *frame) {
+struct flight *flights_add(struct flights *flights, const struct outbox_row *row, struct lane *lane, bool fast, struct buffer *frame,
+                           const struct sha256 *content) {
     struct flight *flight = memory_zalloc(sizeof(*flight));
     flight->seq = row->seq;
     flight->client_message_id = memory_strdup(row->client_message_id);
@@ -61,6 +62,7 @@ struct flight *flights_add(struct flights *flights, const struct outbox_row *row
     flight->fast = fast;
     flight->frame = *frame;
     buffer_init(frame, 0);
+    flight->content = *content;
     flights->queued_bytes += flight->frame.length;
     flights->in_air++;
     LIST_INSERT_HEAD(bucket_of(flights, flight->client_message_id), flight, bucket);

@@ -5,17 +5,15 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <unistd.h>
 
 #include "../link/stub_broker.h"
+#include "bench_mesh.h"
 #include "delivery/drain.h"
-#include "trust/schema.h"
 #include "util/clock.h"
 #include "util/ids.h"
 #include "util/memory.h"
 #include "util/text.h"
 
-static const char MESH[] = "7f9d2a54-9d0c-4a3e-8a4e-3c1b6f0e2d11";
 enum { ROWS_MAXIMUM = 4096, LANES = 15 };
 static const int64_t DAY_MS = 86400000;
 
@@ -33,10 +31,9 @@ struct known {
 };
 
 struct fixture {
-    char directory[64];
-    struct loop *loop;
-    struct db *db;
-    struct outbox *outbox;
+    struct bench_mesh bench;
+    struct loop *loop;     /* the bench's */
+    struct outbox *outbox; /* the bench's */
     struct drain *drain;
     struct written written[ROWS_MAXIMUM * 4];
     size_t written_count, answered;   /* answered: how many of them were decided */
@@ -60,11 +57,15 @@ struct fixture {
 
 /* ---- the broker ----------------------------------------------------------------------------------------------- */
 
-static void answer(struct fixture *f, const char *id, int status, const char *error) {
+static void answer_later(struct fixture *f, const char *id, int status, const char *error, int64_t retry_after_ms) {
     const struct frame_ack ack = { .client_message_id = id, .message_id = status < 300 ? "01JD4Q4T6N1V9W3KX3ZP5Y2M7A" : "", .queued = status < 300, .status = status,
                                    .duplicate = status == 200, .history_id = status < 300 ? 7 : -1, .history_available = -1, .first_seen_at = -1, .error = error,
-                                   .retry_after_ms = -1 };
+                                   .retry_after_ms = retry_after_ms };
     drain_answer(f->drain, &ack);
+}
+
+static void answer(struct fixture *f, const char *id, int status, const char *error) {
+    answer_later(f, id, status, error, -1);
 }
 
 static int write_frame(void *argument, const char *text, size_t size) {
@@ -152,7 +153,7 @@ static void decide(struct fixture *f, const struct written *entry) {
         return;
     }
     if (random_uniform(100) < f->refuse_pct) {
-        (void)string_copy(f->held_by[lane], sizeof(f->held_by[lane]), entry->id);
+        assert_int_equal(string_copy(f->held_by[lane], sizeof(f->held_by[lane]), entry->id), 0);
         answer(f, entry->id, random_uniform(2) == 0 ? 429 : 500, "rate_limited: later");
         return;
     }
@@ -209,7 +210,7 @@ static void send_row_at(struct fixture *f, const char *id, const char *destinati
     struct outbox_row *row = memory_zalloc(sizeof(*row));
     ulid_generate(row->id);
     row->client_message_id = memory_strdup(id);
-    row->mesh = memory_strdup(MESH);
+    row->mesh = memory_strdup(MESH_ID);
     row->destination_kind = memory_strdup("dm");
     row->destination_ref = memory_strdup(destination);
     row->priority = priority;
@@ -312,7 +313,7 @@ static void wait_written(struct fixture *f, size_t count) {
 
 static void make_drain(struct fixture *f, size_t window, int64_t silence_ms) {
     const struct drain_options options = {
-        .loop = f->loop, .outbox = f->outbox, .row_mesh = MESH, .mesh_slug = "acme", .window = window, .backoff_initial_ms = 5, .backoff_max_ms = 40,
+        .loop = f->loop, .outbox = f->outbox, .row_mesh = MESH_ID, .mesh_slug = "acme", .window = window, .backoff_initial_ms = 5, .backoff_max_ms = 40,
         .jitter_pct = 25, .silence_ms = silence_ms, .argument = f, .seal = seal, .write = write_frame, .backlog = backlog, .silent = silent, .aged = aged, .idle = idle,
     };
     f->drain = drain_new(&options);
@@ -320,18 +321,9 @@ static void make_drain(struct fixture *f, size_t window, int64_t silence_ms) {
 
 static int setup(void **state) {
     struct fixture *f = memory_zalloc(sizeof(*f));
-    struct error error;
-    assert_int_equal(crypto_start(&error), 0);
-    assert_int_equal(loop_new(&f->loop, &error), 0);
-    (void)snprintf(f->directory, sizeof(f->directory), "/tmp/cm-drain-XXXXXX");
-    assert_non_null(mkdtemp(f->directory));
-    char *path = memory_printf("%s/outbox.db", f->directory);
-    struct db_migration migrations[] = { OUTBOX_MIGRATIONS[0], { 2, TRUST_SCHEMA_SQL } };
-    const struct db_options options = { .path = path, .migrations = migrations, .migration_count = 2, .completions = loop_mailbox(f->loop) };
-    assert_int_equal(db_open(&options, &f->db, &error), 0);
-    free(path);
-    const struct outbox_limits limits = { .max_rows = 100000, .max_bytes = INT64_C(1) << 32 };
-    assert_int_equal(outbox_open(f->db, &limits, &f->outbox, &error), 0);
+    bench_init(&f->bench);
+    f->loop = f->bench.loop;
+    f->outbox = f->bench.outbox;
     const struct outbox_observer observer = { .argument = f, .inserted = on_inserted };
     outbox_observe(f->outbox, &observer);
     f->timer = loop_timer_new(f->loop, broker_turn, f);
@@ -345,18 +337,8 @@ static int teardown(void **state) {
     drain_free(f->drain);
     f->drain = NULL;
     loop_timer_free(f->timer);
-    db_close(f->db);
-    loop_run_mailbox(f->loop);
-    outbox_free(f->outbox);
     outbox_row_free(f->found);
-    loop_free(f->loop);
-    char *command[] = { "outbox.db", "outbox.db-wal", "outbox.db-shm" };
-    for (size_t i = 0; i < ARRAY_LENGTH(command); i++) {
-        char *path = memory_printf("%s/%s", f->directory, command[i]);
-        (void)unlink(path);
-        free(path);
-    }
-    (void)rmdir(f->directory);
+    bench_release(&f->bench);
     free(f);
     return 0;
 }
@@ -467,7 +449,9 @@ static void each_answer_makes_of_the_row_what_the_table_says(void **state) {
     send_and_answer(f, "unknown", 404, "unknown_member: nobody");
     wait_state(f, "unknown", OUTBOX_DEAD);
     assert_string_equal(f->found->last_error, "unknown_member: nobody");
-    send_and_answer(f, "later", 503, "unavailable: later");
+    send_row(f, "later", "to-0", PRIORITY_NEXT);
+    wait_written(f, 5);
+    answer_later(f, "later", 503, "unavailable: later", 300);
     wait_state(f, "later", OUTBOX_PENDING);
     wait_written(f, 6); /* again, after its backoff */
     answer(f, "later", 201, NULL);
@@ -537,9 +521,7 @@ static void a_lane_that_waits_holds_up_neither_the_others_nor_its_order(void **s
     send_row(f, "a1", "to-0", PRIORITY_NEXT);
     send_row(f, "a2", "to-0", PRIORITY_NEXT);
     wait_written(f, 2);
-    const struct frame_ack limited = { .client_message_id = "a1", .message_id = "", .status = 429, .error = "rate_limited: later", .history_id = -1,
-                                       .history_available = -1, .first_seen_at = -1, .retry_after_ms = 60 };
-    drain_answer(f->drain, &limited);
+    answer_later(f, "a1", 429, "rate_limited: later", 60);
     answer(f, "a2", 503, "held: an earlier one waits");
     send_row(f, "a3", "to-0", PRIORITY_NEXT); /* behind them */
     send_row(f, "b1", "to-1", PRIORITY_NEXT);
@@ -617,7 +599,7 @@ static void shuffle_through_a_hostile_day(struct fixture *f, bool holds, unsigne
     }
     assert_int_equal(accepted, count);
     struct outbox_counts counts;
-    outbox_counts(f->outbox, MESH, &counts);
+    outbox_counts(f->outbox, MESH_ID, &counts);
     assert_int_equal(counts.done, count);
     assert_true(f->most_in_air <= window);
 }
@@ -765,7 +747,7 @@ static void a_dropped_row_of_a_waiting_lane_is_gone_and_the_rest_follows(void **
     without_broker(f);
     send_row(f, "a1", "to-0", PRIORITY_NEXT);
     wait_written(f, 1);
-    answer(f, "a1", 500, "internal: later");
+    answer_later(f, "a1", 500, "internal: later", 300);
     send_row(f, "a2", "to-0", PRIORITY_NEXT);
     wait_state(f, "a1", OUTBOX_PENDING);
     assert_int_equal(drop_row(f, "a1", false), 0);
