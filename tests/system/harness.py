@@ -214,6 +214,7 @@ class Events:
         self.items, self.condition, self.ended = [], threading.Condition(), False
         self.comments = 0
         connection.request("GET", path, headers=headers or {})
+        self.sock = connection.sock  # http.client forgets it when the answer says Connection: close
         self.response = connection.getresponse()
         self.status = self.response.status
         self.thread = threading.Thread(target=self._read, daemon=True)
@@ -278,7 +279,7 @@ class Events:
 
     def close(self):
         with contextlib.suppress(OSError, AttributeError):
-            self.connection.sock.shutdown(socket.SHUT_RDWR)
+            self.sock.shutdown(socket.SHUT_RDWR)
         self.connection.close()
         if self.thread.is_alive():
             self.thread.join(5)
