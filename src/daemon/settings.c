@@ -63,12 +63,6 @@ int daemon_open_log(const struct daemon *daemon, struct error *error)
 
 /* ---- reload ------------------------------------------------------------------------------------------------------ */
 
-/* What this daemon applies without a restart; each is read where it is used, or set by daemon_reload. */
-static const char *const APPLIED[] = {
-    "daemon.log_level", "ipc.public_health_check", "ipc.allowed_origins", "ipc.max_in_flight", "ipc.max_streams", "ipc.rate_limit_rps",
-    "ipc.rate_limit_burst", "outbox.max_rows", "outbox.max_bytes", "outbox.done_retention_days", "inbox.retention_days", "log.max_size", "log.max_age_days",
-};
-
 static bool lists_equal(const struct settings *a, const struct settings *b, const char *name)
 {
     size_t a_count, b_count;
@@ -105,9 +99,7 @@ static void tell_changes(const struct settings *before, const struct settings *a
         (void)snprintf(name, sizeof(name), "%s.%s", SETTINGS[i].section, SETTINGS[i].key);
         if (is_unchanged(&SETTINGS[i], before, after, name))
             continue;
-        bool applied = false;
-        for (size_t k = 0; k < ARRAY_LENGTH(APPLIED); k++)
-            applied = applied || strcmp(APPLIED[k], name) == 0;
+        bool applied = SETTINGS[i].live; /* read where it is used, or set by daemon_reload */
         log_event(applied ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, applied ? "setting_applied" : "setting_needs_restart", LOG_TEXT("setting", name), LOG_END);
     }
 }

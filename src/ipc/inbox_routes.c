@@ -1,5 +1,5 @@
 /* Owns GET /v1/inbox and POST /v1/inbox/seen (20-ipc). Must not read the database itself: inbox/ does. */
-#include "crypto/crypto.h"
+#include "crypto/keys.h"
 #include "ipc/internal.h"
 #include "ipc/page.h"
 #include "json/json.h"
@@ -11,45 +11,30 @@ enum { LIST_DEFAULT = 100, LIST_MAX = 1000, SEEN_IDS_MAX = 10000 };
 
 /* ---- list --------------------------------------------------------------------------------------------------------- */
 
-struct inbox_request {
-    struct inbox_query query;
-    char *mesh, *topic, *sender; /* what the query points at: the page may come after the caller went */
-    struct exchange *exchange;
-};
-
-static void inbox_request_free(struct inbox_request *request)
+/* A key in either case, or a name. lower holds the key that the query then points at. */
+static int read_sender(struct inbox_query *query, const char *from, char lower[static KEY_HEX_SIZE], struct error *error)
 {
-    free(request->mesh);
-    free(request->topic);
-    free(request->sender);
-    free(request);
+    if (from == NULL)
+        return 0;
+    if (*from == '\0' || !utf8_is_valid(from, strlen(from)))
+        return error_set(error, ERROR_INVALID, "Parameter 'from' must be a name or a key.");
+    if (string_copy(lower, KEY_HEX_SIZE, from) == 0)
+        for (char *at = lower; *at != '\0'; at++)
+            if (*at >= 'A' && *at <= 'F')
+                *at = (char)(*at + ('a' - 'A'));
+    if (hex_is_key(lower))
+        query->sender_pubkey = lower;
+    else
+        query->sender_name = from;
+    return 0;
 }
 
-/* A key in either case, or a name. */
-static void read_sender(struct inbox_request *request, const char *from)
+static int read_order(const struct http_request *http, struct inbox_query *query, struct error *error)
 {
-    request->sender = memory_strdup(from);
-    char *lower = memory_strdup(from);
-    for (char *at = lower; *at != '\0'; at++)
-        if (*at >= 'A' && *at <= 'F')
-            *at = (char)(*at + ('a' - 'A'));
-    if (hex_is_key(lower)) {
-        free(request->sender);
-        request->sender = lower;
-        request->query.sender_pubkey = request->sender;
-        return;
-    }
-    free(lower);
-    request->query.sender_name = request->sender;
-}
-
-static int read_order(struct inbox_request *request, struct error *error)
-{
-    struct http_request *http = request->exchange->http;
     const char *order = http_query(http, "order"), *cursor = http_query(http, "cursor");
     if (order != NULL && strcmp(order, "asc") != 0 && strcmp(order, "desc") != 0)
         return error_set(error, ERROR_INVALID, "Parameter 'order' must be asc or desc.");
-    request->query.ascending = order != NULL && strcmp(order, "asc") == 0;
+    query->ascending = order != NULL && strcmp(order, "asc") == 0;
     if (cursor == NULL)
         return 0;
     enum cursor_kind kind;
@@ -57,44 +42,33 @@ static int read_order(struct inbox_request *request, struct error *error)
     if (cursor_decode(cursor, &kind, &seq) != 0 || kind == CURSOR_OUTBOX)
         return error_set(error, ERROR_INVALID, "Parameter 'cursor' must be the next_cursor of an earlier page.");
     bool ascending = kind == CURSOR_INBOX_ASCENDING;
-    if (order != NULL && ascending != request->query.ascending)
+    if (order != NULL && ascending != query->ascending)
         return error_set(error, ERROR_INVALID, "Parameter 'cursor' is of a list in the other order.");
-    request->query.ascending = ascending;
-    request->query.after_seq = seq;
+    query->ascending = ascending;
+    query->after_seq = seq;
     return 0;
 }
 
-static int read_list(struct inbox_request *request, struct error *error)
+static int read_list(const struct exchange *exchange, struct inbox_query *query, char sender[static KEY_HEX_SIZE], struct error *error)
 {
-    struct exchange *exchange = request->exchange;
-    struct inbox_query *query = &request->query;
+    const struct http_request *http = exchange->http;
     int64_t limit = LIST_DEFAULT;
     if (exchange_query_integer(exchange, "limit", 1, LIST_MAX, &limit, error) != 0 ||
-        exchange_query_bool(exchange, "unread", &query->unread, error) != 0 || read_order(request, error) != 0)
+        exchange_query_bool(exchange, "unread", &query->unread, error) != 0 || read_order(http, query, error) != 0 ||
+        read_sender(query, http_query(http, "from"), sender, error) != 0)
         return -(int)error->code;
     query->limit = (size_t)limit;
-    const char *since = http_query(exchange->http, "since");
+    const char *since = http_query(http, "since");
     if (since != NULL && time_parse_rfc3339(since, &query->since_ms) != 0)
         return error_set(error, ERROR_INVALID, "Parameter 'since' must be a time as 2026-01-31T12:00:00Z.");
-    const char *topic = http_query(exchange->http, "topic");
-    if (topic != NULL && !name_is_valid(topic))
+    query->topic = http_query(http, "topic");
+    if (query->topic != NULL && !name_is_valid(query->topic))
         return error_set(error, ERROR_INVALID, "Parameter 'topic' must be 1 to 64 of a-z 0-9 _ . -.");
-    request->topic = memory_strdup(topic);
-    query->topic = request->topic;
-    const char *from = http_query(exchange->http, "from");
-    if (from != NULL && (*from == '\0' || !utf8_is_valid(from, strlen(from))))
-        return error_set(error, ERROR_INVALID, "Parameter 'from' must be a name or a key.");
-    if (from != NULL)
-        read_sender(request, from);
     return 0;
 }
 
-static void on_rows(void *argument, int status, struct inbox_row **rows, size_t count, bool more)
+static void answer_rows(struct exchange *exchange, enum cursor_kind kind, int status, struct inbox_row **rows, size_t count, bool more)
 {
-    struct inbox_request *request = argument;
-    struct exchange *exchange = request->exchange;
-    enum cursor_kind kind = request->query.ascending ? CURSOR_INBOX_ASCENDING : CURSOR_INBOX_DESCENDING;
-    inbox_request_free(request);
     struct page page;
     page_init(&page);
     for (size_t i = 0; i < count; i++) {
@@ -111,68 +85,36 @@ static void on_rows(void *argument, int status, struct inbox_row **rows, size_t 
     exchange_fail_store(exchange, status);
 }
 
+static void on_rows_up(void *argument, int status, struct inbox_row **rows, size_t count, bool more)
+{
+    answer_rows(argument, CURSOR_INBOX_ASCENDING, status, rows, count, more);
+}
+
+static void on_rows_down(void *argument, int status, struct inbox_row **rows, size_t count, bool more)
+{
+    answer_rows(argument, CURSOR_INBOX_DESCENDING, status, rows, count, more);
+}
+
 void route_inbox(struct exchange *exchange)
 {
-    const char *row_mesh;
-    if (ipc_mesh_filter(exchange, &row_mesh) != 0)
-        return;
-    struct inbox_request *request = memory_zalloc(sizeof(*request));
-    request->exchange = exchange;
-    request->mesh = memory_strdup(row_mesh);
-    request->query = (struct inbox_query){ .mesh = request->mesh, .since_ms = -1, .after_seq = -1, .maximum_bytes = LIMIT_HTTP_RESPONSE };
+    struct inbox_query query = { .since_ms = -1, .after_seq = -1, .maximum_bytes = LIMIT_HTTP_RESPONSE };
+    char sender[KEY_HEX_SIZE] = "";
     struct error error;
-    if (read_list(request, &error) != 0) {
-        inbox_request_free(request);
+    if (ipc_mesh_filter(exchange, &query.mesh) != 0)
+        return;
+    if (read_list(exchange, &query, sender, &error) != 0) {
         exchange_fail_shape(exchange, &error);
         return;
     }
-    inbox_list(exchange->ipc->inbox, &request->query, on_rows, request);
+    inbox_list(exchange->ipc->inbox, &query, query.ascending ? on_rows_up : on_rows_down, exchange);
 }
 
 /* ---- seen --------------------------------------------------------------------------------------------------------- */
 
 struct seen_request {
     struct exchange *exchange;
-    char *mesh;
-    char **ids;
-    size_t count;
     int64_t marked;
 };
-
-static void seen_request_free(struct seen_request *request)
-{
-    for (size_t i = 0; i < request->count; i++)
-        free(request->ids[i]);
-    free(request->ids);
-    free(request->mesh);
-    free(request);
-}
-
-static int read_ids(struct seen_request *request, const json_t *ids, struct error *error)
-{
-    size_t count = json_array_size(ids);
-    if (count == 0 || count > SEEN_IDS_MAX)
-        return error_set(error, ERROR_INVALID, "Field 'ids' must hold 1 to %d ids.", SEEN_IDS_MAX);
-    request->ids = memory_calloc(count, sizeof(*request->ids));
-    for (size_t i = 0; i < count; i++) {
-        const json_t *id = json_array_get(ids, i);
-        if (!json_is_string(id) || json_string_length(id) != strlen(json_string_value(id)))
-            return error_set(error, ERROR_INVALID, "Field 'ids' must be an array of strings.");
-        request->ids[request->count++] = memory_strdup(json_string_value(id));
-    }
-    return 0;
-}
-
-static int read_seen(struct seen_request *request, const json_t *body, struct error *error)
-{
-    const json_t *ids = NULL;
-    bool all = false;
-    if (json_read_array(body, "ids", JSON_OPTIONAL, &ids, error) != 0 || json_read_bool(body, "all", JSON_OPTIONAL, &all, error) != 0)
-        return -(int)error->code;
-    if ((ids != NULL) == all)
-        return error_set(error, ERROR_INVALID, "Give field 'ids', or field 'all' as true.");
-    return ids != NULL ? read_ids(request, ids, error) : 0;
-}
 
 /* The `seen` frames, one list a mesh. */
 static void tell_meshes(const struct ipc *ipc, struct inbox_row **rows, size_t count)
@@ -192,16 +134,16 @@ static void tell_meshes(const struct ipc *ipc, struct inbox_row **rows, size_t c
 static void on_marked(void *argument, int status, struct inbox_row **rows, size_t count, bool final)
 {
     struct seen_request *request = argument;
+    struct exchange *exchange = request->exchange;
     request->marked += (int64_t)count;
-    tell_meshes(request->exchange->ipc, rows, count);
+    tell_meshes(exchange->ipc, rows, count);
     for (size_t i = 0; i < count; i++)
         inbox_row_free(rows[i]);
     free(rows);
     if (!final)
         return;
-    struct exchange *exchange = request->exchange;
     int64_t marked = request->marked;
-    seen_request_free(request);
+    free(request);
     if (status != 0) {
         exchange_fail_store(exchange, status);
         return;
@@ -212,19 +154,43 @@ static void on_marked(void *argument, int status, struct inbox_row **rows, size_
     exchange_answer_json(exchange, 200, answer);
 }
 
+/* *ret_ids: the strings of `ids`, borrowed; NULL for all. */
+static int read_seen(const json_t *body, const char ***ret_ids, size_t *ret_count, struct error *error)
+{
+    const json_t *ids = NULL, *id;
+    bool all = false;
+    size_t index, count;
+    if (json_read_array(body, "ids", JSON_OPTIONAL, &ids, error) != 0 || json_read_bool(body, "all", JSON_OPTIONAL, &all, error) != 0)
+        return -(int)error->code;
+    if ((ids != NULL) == all)
+        return error_set(error, ERROR_INVALID, "Give field 'ids', or field 'all' as true.");
+    count = json_array_size(ids);
+    if (ids != NULL && (count == 0 || count > SEEN_IDS_MAX))
+        return error_set(error, ERROR_INVALID, "Field 'ids' must hold 1 to %d ids.", SEEN_IDS_MAX);
+    json_array_foreach(ids, index, id)
+        if (!json_is_string(id) || json_string_length(id) != strlen(json_string_value(id)))
+            return error_set(error, ERROR_INVALID, "Field 'ids' must be an array of strings.");
+    if (ids != NULL)
+        *ret_ids = memory_calloc(count, sizeof(char *));
+    json_array_foreach(ids, index, id)
+        (*ret_ids)[index] = json_string_value(id);
+    *ret_count = count;
+    return 0;
+}
+
 void route_inbox_seen(struct exchange *exchange)
 {
-    const char *row_mesh;
+    const char *row_mesh, **ids = NULL;
+    size_t count = 0;
+    struct error error;
     if (ipc_mesh_filter(exchange, &row_mesh) != 0)
         return;
-    struct seen_request *request = memory_zalloc(sizeof(*request));
-    request->exchange = exchange;
-    request->mesh = memory_strdup(row_mesh);
-    struct error error;
-    if (read_seen(request, exchange->body, &error) != 0) {
-        seen_request_free(request);
+    if (read_seen(exchange->body, &ids, &count, &error) != 0) {
         exchange_fail_shape(exchange, &error);
         return;
     }
-    inbox_mark_seen(exchange->ipc->inbox, (const char *const *)request->ids, request->count, request->mesh, on_marked, request);
+    struct seen_request *request = memory_zalloc(sizeof(*request));
+    request->exchange = exchange;
+    inbox_mark_seen(exchange->ipc->inbox, ids, count, row_mesh, on_marked, request);
+    free(ids);
 }
