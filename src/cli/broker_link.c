@@ -8,7 +8,7 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-enum { CLOSE_MS = 500 };
+enum { CLOSE_MS = 500, PAGES_MAXIMUM = 1000 };
 
 struct broker_link {
     struct loop *loop;
@@ -200,6 +200,58 @@ int broker_link_request(struct broker_link *connection, json_t *request, int64_t
     }
     wait_done(connection, timeout_ms);
     return take_answer(connection, ret_answer, error);
+}
+
+static int list_page(struct broker_link *connection, int64_t after, json_t **ret_page, struct error *error)
+{
+    json_t *request = json_new_object();
+    json_put_string(request, "type", "list_members");
+    if (after >= 0) {
+        json_put_integer(request, "after", after);
+    }
+    int status = broker_link_request(connection, request, BROKER_LINK_ANSWER_MS, ret_page, error);
+    json_decref(request);
+    return status == 0 ? broker_answer_check(*ret_page, error) : status;
+}
+
+/* The arrays of `page` are appended to those of `list`. */
+static void add_page(json_t *list, json_t *page)
+{
+    const char *name;
+    json_t *value;
+    json_object_foreach(page, name, value) {
+        json_t *known = json_object_get(list, name);
+        if (json_is_array(known) && json_is_array(value)) {
+            (void)json_array_extend(known, value);
+        } else if (known == NULL) {
+            json_put(list, name, json_incref(value));
+        }
+    }
+}
+
+int broker_link_list_members(struct broker_link *connection, json_t **ret_list, struct error *error)
+{
+    json_t *list = json_new_object();
+    int64_t after = -1;
+    for (int pages = 0; pages < PAGES_MAXIMUM; pages++) {
+        json_t *page = NULL;
+        int status = list_page(connection, after, &page, error);
+        int64_t next = status == 0 ? answer_integer(page, "next", -1) : -1;
+        if (status == 0) {
+            add_page(list, page);
+        }
+        json_decref(page);
+        if (status != 0) {
+            json_decref(list);
+            return status;
+        }
+        if (next <= after) {
+            break;
+        }
+        after = next;
+    }
+    *ret_list = list;
+    return 0;
 }
 
 int broker_link_send(struct broker_link *connection, const char *frame, size_t size, const char *client_message_id, int64_t timeout_ms,

@@ -27,6 +27,9 @@ int broker_link_request(struct broker_link *link, json_t *request, int64_t timeo
 int broker_link_send(struct broker_link *link, const char *frame, size_t size, const char *client_message_id, int64_t timeout_ms,
                      json_t **ret_ack, struct error *error) MUST_CHECK;
 
+/* list_members, all its pages as one members_list (new reference). */
+int broker_link_list_members(struct broker_link *link, json_t **ret_list, struct error *error) MUST_CHECK;
+
 /* An `error` frame as an error: ERROR_DENIED for what names authorisation, else ERROR_INVALID. 0 when the answer is none. */
 int broker_answer_check(const json_t *answer, struct error *error) MUST_CHECK;
 

@@ -109,6 +109,19 @@ static void read_revocations(struct cold_members *members, const json_t *revocat
     free(hashes);
 }
 
+/* Who said that they left is no member until a newer certificate says otherwise. */
+static void read_leaves(struct cold_members *members, const json_t *leaves, const struct config_mesh *mesh)
+{
+    for (size_t i = 0; i < json_array_size(leaves); i++) {
+        const json_t *leave = json_array_get(leaves, i);
+        struct cold_member *member = find(members, answer_text(leave, "pubkey"));
+        if (member != NULL && answer_integer(leave, "at", -1) >= member->joined_at && string_equal(answer_text(leave, "mesh"), mesh->mesh_id) &&
+            statement_verify_json(STATEMENT_LEAVE, leave, member->pubkey, "sig", NULL) == 0) {
+            member->verified = member->admin = false;
+        }
+    }
+}
+
 int cold_members_read(const json_t *members_list, const struct config_mesh *mesh, struct cold_members *ret_members, struct error *error)
 {
     const json_t *list = NULL;
@@ -132,6 +145,7 @@ int cold_members_read(const json_t *members_list, const struct config_mesh *mesh
         }
     }
     drop_surplus(&members);
+    read_leaves(&members, json_object_get(members_list, "leaves"), mesh);
     read_revocations(&members, json_object_get(members_list, "revocations"), mesh);
     *ret_members = members;
     return 0;

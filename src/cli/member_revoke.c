@@ -35,20 +35,15 @@ static void revoking_release(struct revoking *revoking)
 
 static int find_member(struct revoking *revoking, const char *who, struct error *error)
 {
-    json_t *request = json_new_object(), *answer = NULL;
-    json_put_string(request, "type", "list_members");
-    int status = broker_link_request(revoking->link, request, BROKER_LINK_ANSWER_MS, &answer, error);
+    json_t *list = NULL;
+    int status = broker_link_list_members(revoking->link, &list, error);
     if (status == 0) {
-        status = broker_answer_check(answer, error);
-    }
-    if (status == 0) {
-        status = cold_members_read(answer, revoking->mesh, &revoking->members, error);
+        status = cold_members_read(list, revoking->mesh, &revoking->members, error);
     }
     if (status == 0) {
         status = cold_members_resolve(&revoking->members, who, &revoking->member, error);
     }
-    json_decref(answer);
-    json_decref(request);
+    json_decref(list);
     return status;
 }
 

@@ -15,18 +15,12 @@
 
 static int list_members(struct broker_link *link, const struct config_mesh *mesh, struct cold_members *ret_members, struct error *error)
 {
-    json_t *request = json_new_object();
-    json_t *answer = NULL;
-    json_put_string(request, "type", "list_members");
-    int status = broker_link_request(link, request, BROKER_LINK_ANSWER_MS, &answer, error);
+    json_t *list = NULL;
+    int status = broker_link_list_members(link, &list, error);
     if (status == 0) {
-        status = broker_answer_check(answer, error);
+        status = cold_members_read(list, mesh, ret_members, error);
     }
-    if (status == 0) {
-        status = cold_members_read(answer, mesh, ret_members, error);
-    }
-    json_decref(answer);
-    json_decref(request);
+    json_decref(list);
     return status;
 }
 
