@@ -113,10 +113,7 @@ void drain_retired(struct drain *drain, int64_t seq) {
     if (flight == NULL) {
         return;
     }
-    if (flight->state == FLIGHT_GATHERED) {
-        forget_mark(drain, seq);
-    }
-    land(drain, flight);
+    land(drain, flight); /* a mark that is not queued yet will find the row aborted */
     drain_write_ready(drain); /* it may have stood before others */
     drain_pump(drain);
 }

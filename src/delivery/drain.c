@@ -51,6 +51,9 @@ struct drain *drain_new(const struct drain_options *options) {
     drain->options = *options;
     drain->options.row_mesh = memory_strdup(options->row_mesh);
     drain->options.mesh_slug = memory_strdup(options->mesh_slug);
+    if (drain->options.fetch == NULL) {
+        drain->options.fetch = outbox_fetch_pending;
+    }
     if (drain->options.window == 0) {
         drain->options.window = 1;
     }
@@ -371,7 +374,7 @@ static void read_page(struct drain *drain, enum outbox_priority priority, struct
     drain->fetching = true;
     drain->reserved = limit;
     drain_hold(drain);
-    outbox_fetch_pending(drain->options.outbox, &fetch, page_read, page);
+    drain->options.fetch(drain->options.outbox, &fetch, page_read, page);
 }
 
 /* How many rows may be read now; 0: wait until more answers are in, so that pages stay large while a backlog drains. */

@@ -35,6 +35,9 @@ struct drain_options {
     void (*aged)(void *argument);                                /* a row past the maximum age was met: expire */
     /* The broker has it: content is the hash that seal gave. May be NULL. */
     void (*accepted)(void *argument, const char *client_message_id, const char *broker_message_id, const char *destination_ref, const struct sha256 *content);
+    /* NULL: outbox_fetch_pending. A test that decides when a page arrives puts itself between. */
+    void (*fetch)(struct outbox *outbox, const struct outbox_fetch *fetch,
+                  void (*done)(void *argument, int status, struct outbox_row **rows, size_t count), void *argument);
     void (*idle)(void *argument);                                /* drain_is_idle became true; may be NULL; must not free the drain */
 };
 

@@ -259,6 +259,7 @@ static void done_insert(struct db_task *task)
 void inbox_insert(struct inbox *inbox, struct inbox_insert *insert, void (*done)(struct inbox_insert *insert))
 {
     struct insert_task *work = memory_zalloc(sizeof(*work));
+    ulid_generate(insert->row->id);
     work->task = (struct db_task){ .run = run_insert, .done = done_insert, .flags = insert->legacy_once ? DB_DURABLE | DB_SAVEPOINT : DB_DURABLE };
     work->inbox = inbox;
     work->insert = insert;

@@ -20,7 +20,7 @@ enum inbox_verified { INBOX_UNVERIFIED, INBOX_VERIFIED, INBOX_LEGACY }; /* JSON 
 
 struct inbox_row {
     int64_t seq;
-    char id[27];               /* ULID */
+    char id[27];               /* ULID; made by inbox_insert */
     char *client_message_id, *mesh, *broker_message_id, *kind, *topic, *sender_pubkey, *sender_name;
     char *body;
     size_t body_size;

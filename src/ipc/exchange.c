@@ -68,6 +68,8 @@ static void ATTRIBUTE_PRINTF(5, 0) fail(struct exchange *exchange, int status, c
 {
     char detail[DETAIL_SIZE];
     (void)vsnprintf(detail, sizeof(detail), format, arguments);
+    if (detail[0] >= 'a' && detail[0] <= 'z')
+        detail[0] = (char)(detail[0] - ('a' - 'A')); /* low rooms' sentences begin in small letters, to stand after a prefix */
     json_t *value = json_new_object();
     json_put_string(value, "error", code);
     if (more != NULL && json_object_update(value, more) != 0)

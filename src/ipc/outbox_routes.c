@@ -23,7 +23,7 @@ static const char *name_of(const struct ipc *ipc, const char *row_mesh, const ch
 {
     struct delivery *delivery = ipc_delivery_of_row(ipc, row_mesh);
     const struct trust_member *member = delivery != NULL ? trust_member(delivery_trust(delivery), pubkey) : NULL;
-    return member != NULL ? member->name : NULL;
+    return member != NULL && *member->name != '\0' ? member->name : NULL;
 }
 
 json_t *outbox_row_to_json(const struct ipc *ipc, const struct outbox_row *row)

@@ -8,7 +8,7 @@
 
 #include "../link/stub_broker.h"
 #include "bench_mesh.h"
-#include "delivery/drain.h"
+#include "delivery/drain_internal.h"
 #include "util/clock.h"
 #include "util/ids.h"
 #include "util/memory.h"
@@ -53,7 +53,20 @@ struct fixture {
     struct outbox_row *found;
     bool done;
     int status;
+
+    /* pages that arrive when the test lets them */
+    bool hold_pages;
+    struct held_page {
+        void (*done)(void *argument, int status, struct outbox_row **rows, size_t count);
+        void *argument;
+        struct outbox_row **rows;
+        size_t count;
+        int status;
+        bool read;
+    } page;
 };
+
+static struct fixture *fetching; /* outbox_fetch_pending has no argument for us */
 
 /* ---- the broker ----------------------------------------------------------------------------------------------- */
 
@@ -309,13 +322,51 @@ static void wait_written(struct fixture *f, size_t count) {
     run_until(f->loop, has_written, &writes, "frames");
 }
 
+/* ---- pages ---------------------------------------------------------------------------------------------------- */
+
+static void page_was_read(void *argument, int status, struct outbox_row **rows, size_t count) {
+    struct fixture *f = argument;
+    f->page.status = status;
+    f->page.rows = rows;
+    f->page.count = count;
+    f->page.read = true;
+    if (!f->hold_pages) {
+        f->page.read = false;
+        f->page.done(f->page.argument, status, rows, count);
+    }
+}
+
+static void fetch_page(struct outbox *outbox, const struct outbox_fetch *fetch,
+                       void (*done)(void *argument, int status, struct outbox_row **rows, size_t count), void *argument) {
+    fetching->page.done = done;
+    fetching->page.argument = argument;
+    outbox_fetch_pending(outbox, fetch, page_was_read, fetching);
+}
+
+static bool has_page(void *argument) {
+    struct fixture *f = argument;
+    return f->page.read;
+}
+
+static void wait_page(struct fixture *f, size_t count) {
+    run_until(f->loop, has_page, f, "a page");
+    assert_int_equal(f->page.count, count);
+}
+
+static void let_page_arrive(struct fixture *f) {
+    f->hold_pages = false;
+    f->page.read = false;
+    f->page.done(f->page.argument, f->page.status, f->page.rows, f->page.count);
+}
+
 /* ---- the fixture ---------------------------------------------------------------------------------------------- */
 
 static void make_drain(struct fixture *f, size_t window, int64_t silence_ms) {
     const struct drain_options options = {
         .loop = f->loop, .outbox = f->outbox, .row_mesh = MESH_ID, .mesh_slug = "acme", .window = window, .backoff_initial_ms = 5, .backoff_max_ms = 40,
-        .jitter_pct = 25, .silence_ms = silence_ms, .argument = f, .seal = seal, .write = write_frame, .backlog = backlog, .silent = silent, .aged = aged, .idle = idle,
+        .jitter_pct = 25, .silence_ms = silence_ms, .argument = f, .seal = seal, .write = write_frame, .backlog = backlog, .silent = silent, .aged = aged, .idle = idle, .fetch = fetch_page,
     };
+    fetching = f;
     f->drain = drain_new(&options);
 }
 
@@ -542,6 +593,41 @@ static void a_lane_that_waits_holds_up_neither_the_others_nor_its_order(void **s
     assert_int_equal(f->written_count, 7);
 }
 
+static void a_lane_waits_for_everything_of_it_that_is_still_in_the_air(void **state) {
+    struct fixture *f = *state;
+    without_broker(f);
+    send_row(f, "a1", "to-0", PRIORITY_NEXT);
+    send_row(f, "a2", "to-0", PRIORITY_NEXT);
+    wait_written(f, 2);
+    answer_later(f, "a1", 429, "rate_limited: later", 5);
+    run_for(f->loop, 40); /* due, and the answer for a2 is still out */
+    assert_int_equal(f->written_count, 2);
+    answer(f, "a2", 503, "held: an earlier one waits");
+    wait_written(f, 4);
+    assert_string_equal(f->written[2].id, "a1");
+    assert_string_equal(f->written[3].id, "a2");
+}
+
+static void an_acceptance_ends_the_backoff_of_its_lane(void **state) {
+    struct fixture *f = *state;
+    without_broker(f);
+    send_row(f, "a", "to-0", PRIORITY_NEXT);
+    for (size_t i = 1; i <= 3; i++) {
+        wait_written(f, i);
+        answer(f, "a", 500, "internal: try again");
+    }
+    send_row(f, "b", "to-0", PRIORITY_NEXT);
+    wait_written(f, 5);
+    answer(f, "a", 201, NULL);
+    assert_int_equal(lanes_find(&f->drain->lanes, PRIORITY_NEXT, "to-0")->delay_ms, 0);
+    answer(f, "b", 500, "internal: try again");
+    assert_int_equal(lanes_find(&f->drain->lanes, PRIORITY_NEXT, "to-0")->delay_ms, 5);
+    wait_written(f, 6);
+    answer(f, "b", 201, NULL);
+    run_until(f->loop, is_idle, f, "everything done");
+    assert_null(lanes_find(&f->drain->lanes, PRIORITY_NEXT, "to-0"));
+}
+
 static void backoff_doubles_until_something_is_accepted(void **state) {
     struct fixture *f = *state;
     without_broker(f);
@@ -618,6 +704,108 @@ static void refusals_and_lost_links_together_lose_nothing_and_keep_the_order(voi
 
 static void a_window_of_one_keeps_the_order_with_a_broker_that_holds_nothing(void **state) {
     shuffle_through_a_hostile_day(*state, false, 2, 1, 1);
+}
+
+static int drop_row(struct fixture *f, const char *id, bool force);
+
+/* ---- pages that arrive late ----------------------------------------------------------------------------------- */
+
+static void a_row_accepted_while_a_page_without_it_is_read_is_sent_too(void **state) {
+    struct fixture *f = *state;
+    f->automatic = true;
+    send_number(f, 1, 0, PRIORITY_NEXT);
+    wait_inserted(f, 1);
+    f->hold_pages = true;
+    connect_link(f); /* the page of `now` */
+    wait_page(f, 0);
+    let_page_arrive(f);
+    f->hold_pages = true;
+    wait_page(f, 1);
+    send_number(f, 2, 0, PRIORITY_NEXT);
+    wait_inserted(f, 2);
+    let_page_arrive(f);
+    wait_state(f, "m-2", OUTBOX_DONE);
+    run_until(f->loop, is_idle, f, "everything done");
+    assert_int_equal(f->written_count, 2);
+    assert_string_equal(f->written[0].id, "m-1");
+}
+
+static void a_row_dropped_between_its_reading_and_its_sending_is_not_sent(void **state) {
+    struct fixture *f = *state;
+    f->automatic = true;
+    send_row(f, "a1", "to-0", PRIORITY_NOW);
+    send_row(f, "a2", "to-0", PRIORITY_NOW);
+    wait_inserted(f, 2);
+    f->hold_pages = true;
+    connect_link(f);
+    wait_page(f, 2);
+    assert_int_equal(drop_row(f, "a1", false), 0);
+    let_page_arrive(f);
+    wait_state(f, "a2", OUTBOX_DONE);
+    assert_int_equal(look_up(f, "a1")->state, OUTBOX_ABORTED);
+    assert_int_equal(f->written_count, 1);
+    run_until(f->loop, is_idle, f, "idle");
+}
+
+static void a_page_of_a_lost_link_is_of_no_use_to_the_next_one(void **state) {
+    struct fixture *f = *state;
+    without_broker(f);
+    drain_stop(f->drain);
+    drain_free(f->drain);
+    for (int i = 0; i < 8; i++) {
+        send_number(f, i, 0, PRIORITY_NOW);
+    }
+    wait_inserted(f, 8);
+    make_drain(f, 256, 15000);
+    f->hold_pages = true;
+    drain_open(f->drain, DAY_MS, 4); /* pages of four rows */
+    wait_page(f, 4);
+    let_page_arrive(f);
+    f->hold_pages = true;
+    wait_page(f, 4);
+    wait_written(f, 4);
+    lose_link(f); /* the first four are behind this page now */
+    wait_state(f, "m-0", OUTBOX_PENDING);
+    f->connected = true;
+    drain_open(f->drain, DAY_MS, 4);
+    let_page_arrive(f);
+    wait_written(f, 12);
+    for (size_t i = 1; i < 8; i++) {
+        assert_true(f->written[4 + i].seq > f->written[4 + i - 1].seq);
+    }
+}
+
+static void a_link_lost_in_the_moment_a_page_arrives_leaves_no_row_behind(void **state) {
+    struct fixture *f = *state;
+    for (int i = 0; i < 8; i++) {
+        send_number(f, i, 0, PRIORITY_NOW);
+    }
+    wait_inserted(f, 8);
+    f->hold_pages = true;
+    connect_link(f);
+    wait_page(f, 8);
+    let_page_arrive(f);
+    lose_link(f); /* in the same turn: nothing is marked yet */
+    f->automatic = true;
+    connect_link(f);
+    run_until(f->loop, is_idle, f, "everything done");
+    assert_int_equal(f->written_count, 8);
+}
+
+static void a_refusal_in_the_moment_a_page_arrives_leaves_no_row_behind(void **state) {
+    struct fixture *f = *state;
+    without_broker(f);
+    send_row(f, "a1", "to-0", PRIORITY_NOW);
+    wait_written(f, 1);
+    f->hold_pages = true;
+    f->drain->cursors[PRIORITY_NOW].caught_up = false; /* the next row comes by a page */
+    send_row(f, "a2", "to-0", PRIORITY_NOW);
+    wait_page(f, 1);
+    let_page_arrive(f);
+    answer_later(f, "a1", 500, "internal: later", 5);
+    wait_written(f, 3);
+    assert_string_equal(f->written[1].id, "a1");
+    assert_string_equal(f->written[2].id, "a2");
 }
 
 /* ---- links lost, late answers --------------------------------------------------------------------------------- */
@@ -805,6 +993,13 @@ int main(void) {
         TEST(a_row_past_its_age_is_not_sent),
         TEST(silence_is_reported),
         TEST(a_lane_that_waits_holds_up_neither_the_others_nor_its_order),
+        TEST(a_lane_waits_for_everything_of_it_that_is_still_in_the_air),
+        TEST(an_acceptance_ends_the_backoff_of_its_lane),
+        TEST(a_row_accepted_while_a_page_without_it_is_read_is_sent_too),
+        TEST(a_row_dropped_between_its_reading_and_its_sending_is_not_sent),
+        TEST(a_page_of_a_lost_link_is_of_no_use_to_the_next_one),
+        TEST(a_link_lost_in_the_moment_a_page_arrives_leaves_no_row_behind),
+        TEST(a_refusal_in_the_moment_a_page_arrives_leaves_no_row_behind),
         TEST(backoff_doubles_until_something_is_accepted),
         TEST(rows_not_yet_written_stay_behind_one_that_was_refused),
         TEST(refusals_at_random_lose_nothing_and_keep_the_order),

@@ -9,7 +9,6 @@
 
 #include "inbox/inbox.h"
 #include "util/clock.h"
-#include "util/ids.h"
 #include "util/memory.h"
 
 static const char MESH[] = "7f9d2a54-9d0c-4a3e-8a4e-3c1b6f0e2d11";
@@ -96,7 +95,6 @@ static void wait_all(struct fixture *fixture)
 static struct inbox_row *make_row(const char *sender, const char *id, const char *body)
 {
     struct inbox_row *row = memory_zalloc(sizeof(*row));
-    ulid_generate(row->id);
     row->client_message_id = memory_strdup(id);
     row->mesh = memory_strdup(MESH);
     row->broker_message_id = memory_strdup("01BROKER");
