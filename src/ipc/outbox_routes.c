@@ -110,36 +110,35 @@ void route_outbox_list(struct exchange *exchange)
 
 /* ---- one row -------------------------------------------------------------------------------------------------------- */
 
-static json_t *find_by(json_t *list, const char *by)
+static json_t *find_by(json_t *list, const struct outbox_receipt *receipt)
 {
     size_t index;
     json_t *item;
     json_array_foreach(list, index, item)
-        if (string_equal(json_string_value(json_object_get(item, "by")), by))
+        if (string_equal(json_string_value(json_object_get(item, "by")), receipt->by) &&
+            json_is_true(json_object_get(item, "verified")) == receipt->verified)
             return item;
     return NULL;
 }
 
-/* One entry a recipient, from its `stored` and its `seen`. */
+/* One entry a recipient, from its `stored` and its `seen`; what only the broker reports stands apart, in an entry of its own. */
 static json_t *receipts_to_json(const struct ipc *ipc, const struct outbox_found *found)
 {
     json_t *list = json_new_array();
     for (size_t i = 0; i < found->receipt_count; i++) {
         const struct outbox_receipt *receipt = &found->receipts[i];
-        json_t *item = find_by(list, receipt->by);
+        json_t *item = find_by(list, receipt);
         if (item == NULL) {
             item = json_new_object();
             json_put_string(item, "by", receipt->by);
             json_put_string(item, "by_name", name_of(ipc, found->row->mesh, receipt->by));
             json_put_time(item, "stored_at", -1);
             json_put_time(item, "seen_at", -1);
-            json_put_bool(item, "verified", true);
+            json_put_bool(item, "verified", receipt->verified);
             if (json_array_append_new(list, item) != 0)
                 memory_exhausted();
         }
         json_put_time(item, strcmp(receipt->state, "seen") == 0 ? "seen_at" : "stored_at", receipt->at);
-        if (!receipt->verified)
-            json_put_bool(item, "verified", false);
     }
     return list;
 }
