@@ -190,8 +190,18 @@ void client_socket_close(struct client_socket *socket)
 bool client_socket_is_stale(const struct client_socket *socket)
 {
     struct pollfd look = { .fd = socket->fd, .events = POLLIN };
+    size_t count = 0;
+    char byte;
+    int result;
 
-    return poll(&look, 1, 0) != 0;
+    if (poll(&look, 1, 0) == 0)
+        return false;
+    if (socket->tls == NULL)
+        return true;
+    /* It may be no more than a session ticket. */
+    ERR_clear_error();
+    result = SSL_peek_ex(socket->tls, &byte, 1, &count);
+    return result == 1 || SSL_get_error(socket->tls, result) != SSL_ERROR_WANT_READ;
 }
 
 /* ---- bytes ------------------------------------------------------------------------------------------------------- */
