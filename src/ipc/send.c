@@ -78,7 +78,7 @@ static const enum send_outcome OUTCOMES[] = {
 
 static void answer_stored(struct send *send)
 {
-    ipc_metrics_send(send->exchange->ipc->metrics, send->slug, send->destination.kind, SEND_QUEUED);
+    ipc_metrics_send(send->exchange->ipc->metrics, send->slug, send->kind, SEND_QUEUED);
     if (may_wait(send)) {
         hold(send, ACCEPT_NEW.status);
         return;
@@ -147,8 +147,8 @@ static struct outbox_row *row_of(const struct send *send)
     row->seq = -1;
     row->client_message_id = memory_strdup(request->client_message_id);
     row->mesh = memory_strdup(send->row_mesh);
-    row->destination_kind = memory_strdup(send->resolved ? send->destination.kind : "dm");
-    row->destination_ref = memory_strdup(send->resolved ? send->destination.ref : request->to);
+    row->destination_kind = memory_strdup(send->kind);
+    row->destination_ref = memory_strdup(send->resolved ? send->ref : request->to);
     row->reply_to_id = memory_strdup(request->reply_to_id);
     row->meta = dup_buffer(&request->meta);
     row->priority = request->priority;
@@ -191,6 +191,7 @@ void route_send(struct exchange *exchange)
 {
     struct send *send = memory_zalloc(sizeof(*send));
     send->exchange = exchange;
+    send->kind = "dm";
     buffer_init(&send->request.meta, LIMIT_META);
     const char *code = "invalid_request";
     struct error error;
@@ -206,7 +207,6 @@ void route_send(struct exchange *exchange)
         send_answer_refused(send);
         return;
     }
-    const char *kind = send->resolved ? send->destination.kind : "dm";
-    compute_fingerprint(send, kind, send->resolved ? send->destination.ref : send->request.to, &send->fingerprint);
+    compute_fingerprint(send, send->kind, send->resolved ? send->ref : send->request.to, &send->fingerprint);
     submit(send, delivery);
 }

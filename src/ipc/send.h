@@ -9,20 +9,22 @@
 #include "util/ids.h"
 
 struct send_refusal {
-    int status;       /* 0: none */
+    int status; /* 0: none */
     const char *code;
-    json_t *more;     /* further fields; NULL */
-    char detail[400];
+    json_t *more; /* further fields; NULL */
+    char *detail; /* heap */
 };
 
-struct send {
+struct send { /* small: one is made and freed for each request of the measured path */
     struct exchange *exchange;
     struct send_request request;
     int64_t wait_ms;                   /* -1: not asked for */
     bool placed;                       /* a mesh is chosen */
     char slug[LIMIT_NAME + 1], row_mesh[LIMIT_NAME + 1];
-    bool resolved;                     /* destination's kind and ref are what `to` means */
-    struct trust_destination destination;
+    bool resolved;                     /* kind and ref are what `to` means; else kind is "dm" and ref empty */
+    const char *kind;
+    char ref[sizeof(((struct trust_destination *)NULL)->ref)];
+    char name[LIMIT_DISPLAY_NAME_SIZE]; /* the member's; "" unknown */
     struct fingerprint fingerprint;
     struct send_refusal refusal;       /* why a new row is refused; an id that has a row is answered all the same */
     char outbox_id[ULID_SIZE];

@@ -8,12 +8,14 @@ void send_free(struct send *send)
 {
     send_request_release(&send->request);
     json_decref(send->refusal.more);
+    free(send->refusal.detail);
     free(send);
 }
 
+/* name is a literal of the form `,"name":`. */
 static void append_field(struct buffer *text, const char *name, const char *value)
 {
-    buffer_printf(text, ",\"%s\":", name);
+    buffer_append_text(text, name);
     if (value != NULL)
         buffer_append_json_string(text, value, strlen(value));
     else
@@ -29,27 +31,30 @@ static const char *online_word(const struct send *send, const char *ref)
     return delivery_peer_is_online(delivery, ref) ? "true" : "false";
 }
 
-/* The answer is printed by hand: this is the path that is measured. */
+/* Printed by hand, without formats: this is the path that is measured. */
 void send_answer_accepted(struct send *send, int status, const char *word, const struct send_facts *facts)
 {
     struct exchange *exchange = send->exchange;
     struct buffer *text = &exchange->ipc->scratch;
-    const char *ref = facts->destination_ref != NULL ? facts->destination_ref : send->destination.ref;
+    const char *ref = facts->destination_ref != NULL ? facts->destination_ref : send->ref;
     buffer_reset(text);
-    buffer_append_text(text, "{\"client_message_id\":");
-    buffer_append_json_string(text, send->request.client_message_id, strlen(send->request.client_message_id));
-    buffer_printf(text, ",\"outbox_id\":\"%s\",\"status\":\"%s\",\"duplicate\":%s", send->outbox_id, word, send->duplicate ? "true" : "false");
+    append_field(text, "{\"client_message_id\":", send->request.client_message_id);
+    append_field(text, ",\"outbox_id\":", send->outbox_id);
+    append_field(text, ",\"status\":", word);
+    buffer_append_text(text, send->duplicate ? ",\"duplicate\":true" : ",\"duplicate\":false");
     if (status == 200) {
-        append_field(text, "broker_message_id", facts->broker_message_id);
+        append_field(text, ",\"broker_message_id\":", facts->broker_message_id);
         if (facts->history_id >= 0)
             buffer_printf(text, ",\"history_id\":%" PRId64, facts->history_id);
         else
             buffer_append_text(text, ",\"history_id\":null");
     }
-    append_field(text, "mesh", send->slug);
-    append_field(text, "to", ref);
-    append_field(text, "to_name", send->destination.name[0] != '\0' ? send->destination.name : NULL);
-    buffer_printf(text, ",\"online\":%s}", online_word(send, ref));
+    append_field(text, ",\"mesh\":", send->slug);
+    append_field(text, ",\"to\":", ref);
+    append_field(text, ",\"to_name\":", send->name[0] != '\0' ? send->name : NULL);
+    buffer_append_text(text, ",\"online\":");
+    buffer_append_text(text, online_word(send, ref));
+    buffer_append_byte(text, '}');
     send_free(send);
     exchange_answer(exchange, status, NULL, text->data, text->length);
 }
@@ -94,10 +99,8 @@ void send_answer_failed(struct send *send, const char *reason)
 void send_answer_refused(struct send *send)
 {
     struct exchange *exchange = send->exchange;
-    struct send_refusal refusal = send->refusal;
-    send->refusal.more = NULL;
     if (send->placed)
-        ipc_metrics_send(exchange->ipc->metrics, send->slug, send->resolved ? send->destination.kind : "unresolved", SEND_REFUSED);
+        ipc_metrics_send(exchange->ipc->metrics, send->slug, send->resolved ? send->kind : "unresolved", SEND_REFUSED);
+    exchange_fail_with(exchange, send->refusal.status, send->refusal.code, json_incref(send->refusal.more), "%s", send->refusal.detail);
     send_free(send);
-    exchange_fail_with(exchange, refusal.status, refusal.code, refusal.more, "%s", refusal.detail);
 }

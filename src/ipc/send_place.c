@@ -8,14 +8,14 @@
 
 void send_refuse(struct send *send, int status, const char *code, json_t *more, const char *format, ...)
 {
-    json_decref(send->refusal.more);
-    send->refusal.status = status;
-    send->refusal.code = code;
-    send->refusal.more = more;
+    char detail[400];
     va_list arguments;
     va_start(arguments, format);
-    (void)vsnprintf(send->refusal.detail, sizeof(send->refusal.detail), format, arguments);
+    (void)vsnprintf(detail, sizeof(detail), format, arguments);
     va_end(arguments);
+    json_decref(send->refusal.more);
+    free(send->refusal.detail);
+    send->refusal = (struct send_refusal){ .status = status, .code = code, .more = more, .detail = memory_strdup(detail) };
 }
 
 /* ---- what `to` means ------------------------------------------------------------------------------------------------ */
@@ -40,23 +40,30 @@ static bool is_own_key(const struct delivery *delivery, const char *ref)
 }
 
 /* A key that resolves may still be no member's. */
-static void check_member(struct send *send, struct delivery *delivery)
+static void check_member(struct send *send, struct delivery *delivery, const struct trust_destination *destination)
 {
-    const struct trust_destination *destination = &send->destination;
     if (trust_is_revoked(delivery_trust(delivery), destination->ref))
         send_refuse(send, 404, "destination_not_found", NULL, "That member was revoked from mesh '%s'.", send->slug);
     else if (!destination->known_member && !is_own_key(delivery, destination->ref) && delivery_members_are_fresh(delivery))
         send_refuse(send, 404, "destination_not_found", NULL, "No member of mesh '%s' has that key; see `claudemesh member list`.", send->slug);
 }
 
-static void judge(struct send *send, struct delivery *delivery, enum trust_resolution resolution)
+static void take_destination(struct send *send, const struct trust_destination *destination)
 {
-    const struct trust_destination *destination = &send->destination;
-    send->resolved = resolution == RESOLVED;
+    send->resolved = true;
+    send->kind = destination->kind;
+    memcpy(send->ref, destination->ref, sizeof(send->ref));
+    memcpy(send->name, destination->name, sizeof(send->name));
+}
+
+static void resolve(struct send *send, struct delivery *delivery)
+{
+    struct trust_destination found, *destination = &found;
     json_t *more;
-    switch (resolution) {
+    switch (trust_resolve(delivery_trust(delivery), send->request.to, &found)) {
     case RESOLVED:
-        check_member(send, delivery);
+        take_destination(send, destination);
+        check_member(send, delivery, destination);
         return;
     case RESOLVE_UNKNOWN:
         send_refuse(send, 404, "destination_not_found", NULL, "Nobody in mesh '%s' has that name or key; see `claudemesh peer list`.", send->slug);
@@ -87,8 +94,8 @@ static bool place_elsewhere(struct send *send)
         send_refuse(send, 400, "invalid_request", NULL, "Field 'to': names of topics and groups are 1 to 64 of a-z 0-9 _ . -.");
         return true;
     }
-    send->destination.kind = *to == '#' ? "topic" : "queue";
-    (void)snprintf(send->destination.ref, sizeof(send->destination.ref), "%s", *to == '#' ? to + 1 : to);
+    send->kind = *to == '#' ? "topic" : "queue";
+    (void)snprintf(send->ref, sizeof(send->ref), "%s", *to == '#' ? to + 1 : to);
     send->resolved = true;
     send_refuse(send, 501, "not_implemented", NULL, "This version sends direct messages only; send to a member.");
     return true;
@@ -98,7 +105,7 @@ static bool place_elsewhere(struct send *send)
 
 static bool mesh_knows(const struct ipc_mesh *mesh, const char *to)
 {
-    struct trust_destination destination = { 0 };
+    struct trust_destination destination;
     enum trust_resolution resolution = trust_resolve(delivery_trust(mesh->delivery), to, &destination);
     if (resolution == RESOLVED)
         return destination.known_member || is_own_key(mesh->delivery, destination.ref);
@@ -169,7 +176,7 @@ struct delivery *send_place(struct send *send)
     }
     if (elsewhere)
         return mesh->delivery;
-    judge(send, mesh->delivery, trust_resolve(delivery_trust(mesh->delivery), send->request.to, &send->destination));
+    resolve(send, mesh->delivery);
     int64_t limit = delivery_inline_bytes(mesh->delivery);
     if (is_revoked(mesh->delivery))
         send_refuse(send, 403, "member_revoked", NULL, "This member was revoked from mesh '%s': what is stored can be read, nothing can be sent.", mesh->slug);
@@ -204,21 +211,30 @@ static bool name_is_members(struct trust *trust, const char *to, const char *pub
     return same;
 }
 
+static bool is_candidate(const json_t *more, const char *pubkey)
+{
+    size_t index;
+    const json_t *candidate;
+    json_array_foreach(json_object_get(more, "candidates"), index, candidate)
+        if (string_equal(json_string_value(json_object_get(candidate, "pubkey")), pubkey))
+            return true;
+    return false;
+}
+
 bool send_means_row(const struct send *send, const struct outbox_row *row)
 {
     const char *to = send->request.to, *ref = row->destination_ref;
     if (!mesh_means_row(send, row))
         return false;
     if (send->resolved)
-        return strcmp(send->destination.kind, row->destination_kind) == 0 && strcmp(send->destination.ref, ref) == 0;
+        return strcmp(send->kind, row->destination_kind) == 0 && strcmp(send->ref, ref) == 0;
     if (strcmp(row->destination_kind, "dm") != 0)
         return false;
     size_t length = strlen(to);
     if (length >= 8 && length <= strlen(ref) && strncasecmp(to, ref, length) == 0)
         return true; /* the key, or a prefix of it that is not unique any more */
-    for (size_t i = 0; i < send->destination.candidate_count; i++)
-        if (strcmp(send->destination.candidates[i], ref) == 0)
-            return true;
+    if (is_candidate(send->refusal.more, ref))
+        return true;
     struct delivery *delivery = ipc_delivery_of_row(send->exchange->ipc, row->mesh);
     return delivery != NULL && name_is_members(delivery_trust(delivery), to, ref);
 }
