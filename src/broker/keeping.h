@@ -1,0 +1,10 @@
+/* Keeping house on a timer, and the consistency check once a day (70-broker). Loop thread. */
+#ifndef BROKER_KEEPING_H
+#define BROKER_KEEPING_H
+
+#include "broker/state.h"
+
+void keeping_start(struct broker *broker);
+void keeping_stop(struct broker *broker);
+
+#endif
