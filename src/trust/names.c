@@ -7,12 +7,21 @@
 #include "util/clock.h"
 #include "util/memory.h"
 
-enum { CANDIDATES_MAXIMUM = 8, PREFIX_MINIMUM = 8, KEY_DIGITS = KEY_HEX_SIZE - 1 };
+enum {
+    CANDIDATES_MAXIMUM = 8,
+    PREFIX_MINIMUM = 8,
+    KEY_DIGITS = KEY_HEX_SIZE - 1,
+    /* A display name of 128 bytes in its longest equivalent spelling; some characters fold to 18 others, so what is folded must be bounded. */
+    FOLD_MAXIMUM = 1024
+};
 
 /* ---- folding ---------------------------------------------------------------------------------------------- */
 
 char *trust_fold_name(const char *name) {
     utf8proc_uint8_t *folded = NULL;
+    if (strnlen(name, FOLD_MAXIMUM + 1) > FOLD_MAXIMUM) {
+        return memory_strdup("");
+    }
     const utf8proc_option_t options = UTF8PROC_NULLTERM | UTF8PROC_STABLE | UTF8PROC_COMPAT | UTF8PROC_COMPOSE | UTF8PROC_CASEFOLD | UTF8PROC_IGNORE;
     utf8proc_ssize_t length = utf8proc_map((const utf8proc_uint8_t *)name, 0, &folded, options);
     if (length == UTF8PROC_ERROR_NOMEM) {

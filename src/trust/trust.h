@@ -100,7 +100,7 @@ void trust_set_challenge_seen(struct trust *trust);
 const char *trust_profile(const struct trust *trust);
 void trust_set_profile(struct trust *trust, const char *json);
 
-/* NFKC, case-folded, trimmed; heap. Invalid UTF-8 gives "", which names nobody. */
+/* NFKC, case-folded, trimmed; heap. Invalid UTF-8, or more than 1,024 bytes, gives "", which names nobody. */
 char *trust_fold_name(const char *name) MUST_CHECK;
 
 #endif

@@ -185,6 +185,21 @@ static void joining_twice_with_one_key_uses_one_place(void **state) {
     assert_int_equal(world->changes.refused, 0);
 }
 
+static void of_two_joins_with_one_key_the_earlier_has_the_place(void **state) {
+    struct world *world = *state;
+    const struct invite_options options = { .max_uses = 1 };
+    list_member(world, BOB, make_certificate(world, &options, BOB, "bob", T0 + 5));
+    list_member(world, CAROL, make_certificate(world, &options, CAROL, "carol", T0 + 3));
+    merge_list(world);
+    assert_false(is_verified(world, BOB));
+    list_statement(world, "certs", make_certificate(world, &options, BOB, "bob", T0 + 2));
+    merge_list(world);
+    assert_true(is_verified(world, BOB));
+    assert_false(is_verified(world, CAROL));
+    world_reopen(world);
+    assert_true(is_verified(world, BOB));
+}
+
 static void names_come_from_certificates_and_statements_never_from_the_broker(void **state) {
     struct world *world = *state;
     json_t *bob = list_member_named(world, BOB, "the boss", own_certificate(world, BOB, T0));
@@ -432,6 +447,7 @@ int main(void) {
         WORLD_TEST(surplus_certificates_of_one_invite_do_not_count),
         WORLD_TEST(at_one_time_the_smaller_key_has_the_place),
         WORLD_TEST(joining_twice_with_one_key_uses_one_place),
+        WORLD_TEST(of_two_joins_with_one_key_the_earlier_has_the_place),
         WORLD_TEST(names_come_from_certificates_and_statements_never_from_the_broker),
         WORLD_TEST(a_name_statement_that_names_another_maker_is_refused),
         WORLD_TEST(nobody_verifies_without_an_owner),

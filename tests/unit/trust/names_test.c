@@ -148,6 +148,10 @@ static void names_match_whatever_their_case_and_width(void **state) {
     expect_member(world, "e\xe2\x80\x8bve", EVE); /* a zero-width space is nothing */
     expect(world, "bob", RESOLVE_UNKNOWN);
     expect(world, "b", RESOLVE_UNKNOWN);
+    char endless[4097];
+    memset(endless, 'e', sizeof(endless) - 1);
+    endless[sizeof(endless) - 1] = '\0';
+    expect(world, endless, RESOLVE_UNKNOWN);
 }
 
 static void topics_groups_and_all_are_taken_as_written(void **state) {
