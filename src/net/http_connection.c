@@ -1,4 +1,4 @@
-/* One HTTP connection: its states, what it reads in each, and what follows an answer. A request's head stays where it was read and its views stay
+/* One HTTP connection: its states, and what follows a read, an answer, time. A request's head stays where it was read and its views stay
  * valid until it is answered: so nothing is read that would move it. Says nothing itself: http_answer.c does. */
 #include <poll.h>
 
@@ -6,7 +6,7 @@
 #include "util/clock.h"
 #include "util/memory.h"
 
-enum { BODY_FIRST_SIZE = 64 * 1024, READ_LEAST = 1024, HANGUP_LOOK_MS = 1000 };
+enum { BODY_FIRST_SIZE = 64 * 1024, HANGUP_LOOK_MS = 1000 };
 
 static void connection_process(struct http_connection *connection);
 static void settle(struct http_connection *connection);
@@ -16,7 +16,7 @@ char *connection_head_bytes(const struct http_connection *connection)
     return connection->input + connection->input_start;
 }
 
-static size_t buffered(const struct http_connection *connection)
+size_t connection_buffered(const struct http_connection *connection)
 {
     return connection->input_end - connection->input_start;
 }
@@ -116,7 +116,7 @@ struct channel *connection_detach(struct http_connection *connection)
     const size_t used = connection->request.head.size;
 
     channel_want_read(channel, false);
-    channel_unread(channel, connection_head_bytes(connection) + used, buffered(connection) - used);
+    channel_unread(channel, connection_head_bytes(connection) + used, connection_buffered(connection) - used);
     connection_retract(connection);
     connection->channel = NULL;
     leave(connection);
@@ -169,7 +169,7 @@ static bool step_head(struct http_connection *connection)
     connection->held_back = channel_backlog(connection->channel) > HTTP_PIPELINE_BACKLOG;
     if (connection->held_back)
         return false;
-    switch (http_head_find_end(connection_head_bytes(connection), buffered(connection), &connection->scanned, &head_size, &problem)) {
+    switch (http_head_find_end(connection_head_bytes(connection), connection_buffered(connection), &connection->scanned, &head_size, &problem)) {
     case HTTP_SCAN_MORE:
         return false;
     case HTTP_SCAN_BAD:
@@ -238,7 +238,7 @@ static bool body_is_complete(const struct http_request *request)
 static bool step_body(struct http_connection *connection)
 {
     struct http_request *request = &connection->request;
-    const size_t behind_head = buffered(connection) - request->head.size;
+    const size_t behind_head = connection_buffered(connection) - request->head.size;
 
     if (request->body == NULL) {
         if (request->head.expect_other) {
@@ -325,8 +325,8 @@ void connection_finish_request(struct http_connection *connection)
     if (request->keeps && early) {
         /* What came of the body and is not taken yet is read again, to be dropped. */
         if (request->body == NULL)
-            channel_unread(connection->channel, connection_head_bytes(connection) + used, buffered(connection) - used);
-        used = buffered(connection);
+            channel_unread(connection->channel, connection_head_bytes(connection) + used, connection_buffered(connection) - used);
+        used = connection_buffered(connection);
         connection->state = HTTP_STATE_DROP;
         connection->discarded = 0;
         set_deadline(connection, connection->server->body_ms);
@@ -335,7 +335,7 @@ void connection_finish_request(struct http_connection *connection)
             used += request->body_length;
         connection->state = HTTP_STATE_HEAD;
     } else {
-        used = buffered(connection);
+        used = connection_buffered(connection);
         connection->state = HTTP_STATE_FLUSH;
         set_deadline(connection, connection->server->idle_ms);
     }
@@ -351,7 +351,7 @@ void connection_finish_request(struct http_connection *connection)
     if (connection->processing)
         return;
     /* Not from here: who answers does not expect the next request inside that call. */
-    if (connection->state == HTTP_STATE_HEAD && buffered(connection) > 0)
+    if (connection->state == HTTP_STATE_HEAD && connection_buffered(connection) > 0)
         schedule(connection);
     settle(connection);
 }
@@ -360,7 +360,7 @@ void connection_finish_request(struct http_connection *connection)
 
 static void settle_idle(struct http_connection *connection)
 {
-    if (buffered(connection) > 0) {
+    if (connection_buffered(connection) > 0) {
         if (!connection->timing_head)
             set_deadline(connection, connection->server->head_ms);
         connection->timing_head = true;
@@ -415,7 +415,7 @@ static void settle(struct http_connection *connection)
         channel_want_read(connection->channel, wants_read(connection));
 }
 
-/* ---- reading --------------------------------------------------------------------------------------------------- */
+/* ---- input ----------------------------------------------------------------------------------------------------- */
 
 /* Whether the peer closed both directions, and not only said that no more requests come. */
 static bool peer_hung_up(const struct http_connection *connection)
@@ -447,144 +447,11 @@ static void on_end(struct http_connection *connection)
     }
 }
 
-/* Room behind input_end. While a request is awaited the input must not move. */
-static size_t input_room(struct http_connection *connection)
-{
-    const size_t kept = buffered(connection);
-
-    if (connection->state == HTTP_STATE_WAIT || connection->input_capacity - connection->input_end >= READ_LEAST)
-        return connection->input_capacity - connection->input_end;
-    if (connection->input_start > 0 && kept > 0)
-        memmove(connection->input, connection->input + connection->input_start, kept);
-    connection->input_start = 0;
-    connection->input_end = kept;
-    if (connection->input_capacity - kept < READ_LEAST) {
-        connection->input_capacity = connection->input_capacity == 0 ? HTTP_INPUT_SIZE : connection->input_capacity * 2;
-        connection->input = memory_realloc(connection->input, connection->input_capacity);
-    }
-    return connection->input_capacity - connection->input_end;
-}
-
-static ssize_t read_input(struct http_connection *connection)
-{
-    const size_t room = input_room(connection);
-    ssize_t count;
-
-    if (room == 0)
-        return CHANNEL_AGAIN;
-    count = channel_read(connection->channel, connection->input + connection->input_end, room);
-    if (count > 0) {
-        connection->input_end += (size_t)count;
-        connection->fresh = false;
-    }
-    return count;
-}
-
-static void reserve_body(struct http_request *request, size_t size)
-{
-    while (request->body_capacity - request->body_length < size)
-        request->body_capacity *= 2;
-    request->body = memory_realloc(request->body, request->body_capacity);
-}
-
-static ssize_t read_sized_body(struct http_connection *connection)
-{
-    struct http_request *request = &connection->request;
-    const size_t missing = (size_t)request->head.length - request->body_length;
-    size_t room;
-    ssize_t count;
-
-    if (request->body_length == request->body_capacity)
-        reserve_body(request, 1);
-    room = request->body_capacity - request->body_length;
-    count = channel_read(connection->channel, request->body + request->body_length, room < missing ? room : missing);
-    if (count > 0)
-        request->body_length += (size_t)count;
-    return count;
-}
-
-/* Of a chunked body, kept or dropped. What follows the body goes back to the channel. */
-static ssize_t read_chunked_body(struct http_connection *connection, bool keep)
-{
-    struct http_request *request = &connection->request;
-    struct http_server *server = connection->server;
-    const size_t already = keep ? request->body_length : connection->discarded;
-    char *scratch = loop_scratch(server->loop);
-    char *output = scratch;
-    size_t consumed = 0, produced = 0;
-    bool too_large = false;
-    const ssize_t count = channel_read(connection->channel, scratch, LOOP_SCRATCH_SIZE);
-
-    if (count <= 0)
-        return count;
-    if (keep) {
-        reserve_body(request, (size_t)count);
-        output = request->body + request->body_length;
-    }
-    if (http_chunked_decode(&request->chunked, scratch, (size_t)count, output, already, server->max_body, &consumed, &produced,
-                            &too_large) != 0) {
-        if (!keep)
-            connection_destroy(connection);
-        else if (too_large)
-            connection_refuse(connection, 413, "body_too_large", "The request body is larger than this server takes.");
-        else
-            connection_refuse(connection, 400, "bad_request", "The chunked body is malformed.");
-        return count;
-    }
-    if (keep)
-        request->body_length += produced;
-    else
-        connection->discarded += produced;
-    channel_unread(connection->channel, scratch + consumed, (size_t)count - consumed);
-    return count;
-}
-
-static ssize_t read_dropped_body(struct http_connection *connection)
-{
-    struct http_request *request = &connection->request;
-    const size_t missing = (size_t)request->head.length - request->body_length;
-    const ssize_t count = channel_read(connection->channel, loop_scratch(connection->server->loop), missing < LOOP_SCRATCH_SIZE ? missing : LOOP_SCRATCH_SIZE);
-
-    if (count > 0)
-        request->body_length += (size_t)count;
-    return count;
-}
-
-static ssize_t read_nothing_of_interest(struct http_connection *connection)
-{
-    const ssize_t count = channel_read(connection->channel, loop_scratch(connection->server->loop), LOOP_SCRATCH_SIZE);
-
-    if (count > 0)
-        connection->discarded += (size_t)count;
-    if (connection->state == HTTP_STATE_LINGER && connection->discarded > HTTP_LINGER_BYTES)
-        return CHANNEL_FAILED;
-    return count;
-}
-
-static ssize_t read_some(struct http_connection *connection)
-{
-    switch (connection->state) {
-    case HTTP_STATE_HEAD:
-    case HTTP_STATE_WAIT:
-        return read_input(connection);
-    case HTTP_STATE_BODY:
-        return connection->request.head.chunked ? read_chunked_body(connection, true) : read_sized_body(connection);
-    case HTTP_STATE_DROP:
-        return connection->request.head.chunked ? read_chunked_body(connection, false) : read_dropped_body(connection);
-    case HTTP_STATE_STREAM:
-    case HTTP_STATE_FLUSH:
-    case HTTP_STATE_LINGER:
-    case HTTP_STATE_DEAD:
-        break;
-    }
-    return read_nothing_of_interest(connection);
-}
-
 static void on_readable(void *argument)
 {
     struct http_connection *connection = argument;
     const enum http_state before = connection->state;
-    const ssize_t count = read_some(connection);
+    const ssize_t count = connection_read(connection);
 
     if (connection->state == HTTP_STATE_DEAD || count == CHANNEL_AGAIN)
         return;
@@ -639,7 +506,7 @@ void connection_expire(struct http_connection *connection)
             set_deadline(connection, HANGUP_LOOK_MS);
     } else if (backlog > 0 && backlog < connection->stalled_backlog) {
         set_deadline(connection, connection->server->idle_ms); /* slow, not stuck */
-    } else if (connection->state == HTTP_STATE_BODY || (connection->state == HTTP_STATE_HEAD && buffered(connection) > 0)) {
+    } else if (connection->state == HTTP_STATE_BODY || (connection->state == HTTP_STATE_HEAD && connection_buffered(connection) > 0)) {
         connection_refuse(connection, 408, "request_timeout", "The request did not arrive in time.");
     } else {
         connection_destroy(connection);

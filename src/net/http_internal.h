@@ -1,5 +1,5 @@
 /* What the files of the HTTP server share: http_listen.c (sockets), http_server.c (the server and its clock), http_connection.c (one connection's
- * states), http_request.c (reading a request), http_answer.c (answering). */
+ * states), http_reading.c (its bytes), http_request.c (looking at a request), http_answer.c (answering). */
 #ifndef NET_HTTP_INTERNAL_H
 #define NET_HTTP_INTERNAL_H
 
@@ -114,6 +114,7 @@ void server_forget(struct http_connection *connection);
 /* http_connection.c */
 extern const struct channel_callbacks connection_channel_callbacks;
 char *connection_head_bytes(const struct http_connection *connection);
+size_t connection_buffered(const struct http_connection *connection); /* bytes in the input, from input_start */
 void connection_destroy(struct http_connection *connection); /* `gone` when a request is announced */
 void connection_expire(struct http_connection *connection);  /* its deadline passed */
 void connection_close_when_sent(struct http_connection *connection);
@@ -124,6 +125,8 @@ void connection_retract(struct http_connection *connection);
 void connection_schedule_flush(struct http_connection *connection);
 /* Its bytes go elsewhere: the connection is forgotten, its channel returned with what was read too much put back. */
 struct channel *connection_detach(struct http_connection *connection);
+/* http_reading.c: one read, as channel_read answers. The connection may be refused or dead after it. */
+ssize_t connection_read(struct http_connection *connection) MUST_CHECK;
 /* http_request.c */
 void request_release(struct http_request *request);
 /* http_answer.c: the server's own refusals. Calls `gone` if a request is announced; the connection closes. */

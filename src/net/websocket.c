@@ -1,25 +1,22 @@
-/* A WebSocket after its handshake: frames in and out, closing, keepalive. wslay reads and writes frames; what they mean together, and what is too much, is
- * decided here: its own message layer lets a peer make us keep a hundred bytes for each byte of a fragmented message, and closes without a code. */
+/* A WebSocket after its handshake: its life, sending, closing, keepalive, reading. What is read is understood in websocket_frames.c. */
 #include "net/websocket_internal.h"
 #include "util/clock.h"
 #include "util/ids.h"
 #include "util/limits.h"
 #include "util/memory.h"
 
-enum { PING_MS = 30 * 1000, SILENCE_MS = 75 * 1000, CLOSE_MS = 2000, CLOSE_REASON_MAXIMUM = 123, MESSAGE_FIRST_SIZE = 4096 };
+enum { PING_MS = 30 * 1000, SILENCE_MS = 75 * 1000, CLOSE_MS = 2000, CLOSE_REASON_MAXIMUM = 123 };
 
-static void parse_frames(struct websocket *socket);
 static void on_timer(void *argument);
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
-static ssize_t feed_wslay(uint8_t *data, size_t size, int flags, void *argument);
 static ssize_t take_from_wslay(const uint8_t *data, size_t size, int flags, void *argument);
 static int make_mask(uint8_t *mask, size_t size, void *argument);
 
 struct websocket *websocket_new(struct loop *loop, bool server, const struct websocket_callbacks *callbacks, void *argument)
 {
-    static const struct wslay_frame_callbacks frame_callbacks = { take_from_wslay, feed_wslay, make_mask };
+    static const struct wslay_frame_callbacks frame_callbacks = { take_from_wslay, websocket_feed, make_mask };
     struct websocket *socket = memory_zalloc(sizeof(*socket));
 
     socket->loop = loop;
@@ -50,7 +47,7 @@ static void cancel_deferred(struct websocket *socket)
     socket->flush_scheduled = socket->parse_scheduled = socket->closed_scheduled = false;
 }
 
-static void release_message(struct websocket *socket)
+void websocket_release_message(struct websocket *socket)
 {
     if (socket->message.data != NULL)
         buffer_release(&socket->message);
@@ -74,7 +71,7 @@ static void free_socket(struct websocket *socket)
     release_connection(socket);
     loop_timer_free(socket->timer);
     wslay_frame_context_free(socket->frames);
-    release_message(socket);
+    websocket_release_message(socket);
     free(socket->close_reason);
     free(socket->peer_address);
     free(socket);
@@ -161,7 +158,7 @@ static ssize_t take_from_wslay(const uint8_t *data, size_t size, int flags, void
     return (ssize_t)size;
 }
 
-static void send_frame(struct websocket *socket, uint8_t opcode, const void *data, size_t size)
+void websocket_send_frame(struct websocket *socket, uint8_t opcode, const void *data, size_t size)
 {
     struct wslay_frame_iocb frame = { .fin = 1, .opcode = opcode, .payload_length = size, .mask = socket->server ? 0 : 1 };
 
@@ -226,7 +223,7 @@ int websocket_send(struct websocket *socket, const char *text, size_t size)
         return -1;
     }
     socket->owes_drained = true;
-    send_frame(socket, WSLAY_TEXT_FRAME, text, size);
+    websocket_send_frame(socket, WSLAY_TEXT_FRAME, text, size);
     return 0;
 }
 
@@ -244,7 +241,7 @@ static void send_close(struct websocket *socket, int code, const char *reason)
     size_t length = strlen(reason);
 
     if (code == 0) {
-        send_frame(socket, WSLAY_CONNECTION_CLOSE, NULL, 0);
+        websocket_send_frame(socket, WSLAY_CONNECTION_CLOSE, NULL, 0);
         return;
     }
     if (length > CLOSE_REASON_MAXIMUM) {
@@ -255,7 +252,7 @@ static void send_close(struct websocket *socket, int code, const char *reason)
     payload[0] = (uint8_t)(code >> 8);
     payload[1] = (uint8_t)(code & 0xff);
     memcpy(payload + 2, reason, length);
-    send_frame(socket, WSLAY_CONNECTION_CLOSE, payload, 2 + length);
+    websocket_send_frame(socket, WSLAY_CONNECTION_CLOSE, payload, 2 + length);
 }
 
 void websocket_close(struct websocket *socket, int code, const char *reason)
@@ -272,7 +269,7 @@ void websocket_close(struct websocket *socket, int code, const char *reason)
 }
 
 /* The peer broke the rules. What it still sends is read and dropped for a moment: closing at once could take the close frame with it. */
-static void fail(struct websocket *socket, int code, const char *reason)
+void websocket_fail(struct websocket *socket, int code, const char *reason)
 {
     if (socket->state == WEBSOCKET_OPEN) {
         set_close(socket, code, reason);
@@ -288,7 +285,7 @@ static bool close_code_is_valid(int code)
     return (code >= 1000 && code <= 1014 && code != 1004 && code != 1005 && code != 1006) || (code >= 3000 && code <= 4999);
 }
 
-static void take_close(struct websocket *socket)
+void websocket_take_close(struct websocket *socket)
 {
     const char *reason = (const char *)socket->control + 2;
     char *text;
@@ -304,11 +301,11 @@ static void take_close(struct websocket *socket)
     } else {
         code = socket->control[0] << 8 | socket->control[1];
         if (socket->control_size == 1 || !close_code_is_valid(code)) {
-            fail(socket, WSLAY_CODE_PROTOCOL_ERROR, "malformed close frame");
+            websocket_fail(socket, WSLAY_CODE_PROTOCOL_ERROR, "malformed close frame");
             return;
         }
         if (!utf8_is_valid(reason, socket->control_size - 2)) {
-            fail(socket, WSLAY_CODE_INVALID_FRAME_PAYLOAD_DATA, "the close reason is not UTF-8");
+            websocket_fail(socket, WSLAY_CODE_INVALID_FRAME_PAYLOAD_DATA, "the close reason is not UTF-8");
             return;
         }
         text = memory_strndup(reason, socket->control_size - 2);
@@ -346,12 +343,12 @@ static void keep_alive(struct websocket *socket)
     if (now_ms - socket->pinged_at_ms >= socket->ping_ms) {
         socket->pinged_at_ms = now_ms;
         socket->ping_sent_us = clock_monotonic_us();
-        send_frame(socket, WSLAY_PING, &socket->ping_sent_us, sizeof(socket->ping_sent_us));
+        websocket_send_frame(socket, WSLAY_PING, &socket->ping_sent_us, sizeof(socket->ping_sent_us));
     }
     start_keepalive_timer(socket, now_ms);
 }
 
-static void take_pong(struct websocket *socket)
+void websocket_take_pong(struct websocket *socket)
 {
     if (socket->ping_sent_us == 0 || socket->control_size != sizeof(socket->ping_sent_us) ||
         memcmp(socket->control, &socket->ping_sent_us, sizeof(socket->ping_sent_us)) != 0)
@@ -393,167 +390,7 @@ int64_t websocket_rtt_ms(const struct websocket *socket)
     return socket->rtt_ms;
 }
 
-/* ---- messages ------------------------------------------------------------------------------------------------------ */
-
-static void deliver_text(struct websocket *socket, const char *text, size_t size)
-{
-    if (!utf8_is_valid(text, size)) {
-        fail(socket, WSLAY_CODE_INVALID_FRAME_PAYLOAD_DATA, "the text is not UTF-8");
-        return;
-    }
-    /* After our close frame nothing is news any more. */
-    if (socket->state == WEBSOCKET_OPEN)
-        socket->callbacks.message(socket->argument, socket, text, size);
-}
-
-static void deliver_deflated(struct websocket *socket, const void *data, size_t size)
-{
-    struct buffer text;
-    const int result = websocket_inflate(data, size, LIMIT_FRAME, &text);
-
-    if (result == -2) {
-        fail(socket, WSLAY_CODE_MESSAGE_TOO_BIG, "message too big");
-    } else if (result != 0) {
-        fail(socket, WSLAY_CODE_INVALID_FRAME_PAYLOAD_DATA, "the message does not inflate");
-    } else {
-        deliver_text(socket, text.data, text.length);
-        buffer_release(&text);
-    }
-}
-
-static void deliver(struct websocket *socket, const void *data, size_t size)
-{
-    socket->in_message = false;
-    if (socket->compressed)
-        deliver_deflated(socket, data, size);
-    else
-        deliver_text(socket, data, size);
-    release_message(socket);
-}
-
-/* A piece of a text frame. A message that lies whole in one piece is delivered from where it is. */
-static void take_text(struct websocket *socket, const struct wslay_frame_iocb *frame, bool frame_ends)
-{
-    const bool whole = frame->fin == 1 && frame_ends && socket->message.data == NULL;
-
-    if (whole) {
-        deliver(socket, frame->data, frame->data_length);
-        return;
-    }
-    if (socket->message.data == NULL)
-        buffer_init(&socket->message, LIMIT_FRAME);
-    if (buffer_append(&socket->message, frame->data, frame->data_length) != 0)
-        fail(socket, WSLAY_CODE_MESSAGE_TOO_BIG, "message too big");
-    else if (frame_ends && frame->fin == 1)
-        deliver(socket, socket->message.data, socket->message.length);
-}
-
-static void take_control(struct websocket *socket, const struct wslay_frame_iocb *frame, bool frame_ends)
-{
-    memcpy(socket->control + socket->control_size, frame->data, frame->data_length);
-    socket->control_size += frame->data_length;
-    if (!frame_ends)
-        return;
-    if (frame->opcode == WSLAY_CONNECTION_CLOSE)
-        take_close(socket);
-    else if (frame->opcode == WSLAY_PONG)
-        take_pong(socket);
-    else if (socket->state == WEBSOCKET_OPEN)
-        send_frame(socket, WSLAY_PONG, socket->control, socket->control_size);
-}
-
-/* What may not begin here; NULL: it may. */
-static const char *frame_objection(const struct websocket *socket, const struct wslay_frame_iocb *frame, int *ret_code)
-{
-    const bool starts = frame->opcode == WSLAY_TEXT_FRAME || frame->opcode == WSLAY_BINARY_FRAME;
-    const bool control = frame->opcode == WSLAY_CONNECTION_CLOSE || frame->opcode == WSLAY_PING || frame->opcode == WSLAY_PONG;
-
-    *ret_code = WSLAY_CODE_PROTOCOL_ERROR;
-    if (!starts && !control && frame->opcode != WSLAY_CONTINUATION_FRAME)
-        return "unknown opcode";
-    if ((frame->mask != 0) != socket->server)
-        return socket->server ? "a client must mask" : "a server must not mask";
-    if (frame->rsv != WSLAY_RSV_NONE && !(frame->rsv == WSLAY_RSV1_BIT && starts && socket->deflate))
-        return "reserved bits are set";
-    if (control)
-        return NULL;
-    if (starts == socket->in_message)
-        return starts ? "a message began inside another" : "a continuation of nothing";
-    if (frame->opcode == WSLAY_BINARY_FRAME) {
-        *ret_code = WSLAY_CODE_UNSUPPORTED_DATA;
-        return "text only";
-    }
-    if (frame->payload_length > LIMIT_FRAME - (socket->message.data == NULL ? 0 : socket->message.length)) {
-        *ret_code = WSLAY_CODE_MESSAGE_TOO_BIG;
-        return "message too big";
-    }
-    return NULL;
-}
-
-static void take_piece(struct websocket *socket, const struct wslay_frame_iocb *frame)
-{
-    bool frame_ends;
-
-    if (socket->frame_offset == 0) {
-        int code;
-        const char *objection = frame_objection(socket, frame, &code);
-        if (objection != NULL) {
-            fail(socket, code, objection);
-            return;
-        }
-        socket->control_size = 0;
-        if (frame->opcode == WSLAY_TEXT_FRAME) {
-            socket->in_message = true;
-            socket->compressed = frame->rsv == WSLAY_RSV1_BIT;
-        }
-    }
-    socket->frame_offset += frame->data_length;
-    frame_ends = socket->frame_offset == frame->payload_length;
-    if (frame_ends)
-        socket->frame_offset = 0;
-    if (wslay_is_ctrl_frame(frame->opcode))
-        take_control(socket, frame, frame_ends);
-    else
-        take_text(socket, frame, frame_ends);
-}
-
 /* ---- reading ------------------------------------------------------------------------------------------------------- */
-
-static ssize_t feed_wslay(uint8_t *data, size_t size, int flags, void *argument)
-{
-    struct websocket *socket = argument;
-
-    (void)flags;
-    if (size > socket->feed_size)
-        size = socket->feed_size;
-    if (size == 0)
-        return -1;
-    memcpy(data, socket->feed, size);
-    socket->feed += size;
-    socket->feed_size -= size;
-    return (ssize_t)size;
-}
-
-static bool believes(const struct websocket *socket)
-{
-    return socket->state == WEBSOCKET_OPEN || socket->state == WEBSOCKET_CLOSING;
-}
-
-/* The caller has entered the socket. */
-static void parse_frames(struct websocket *socket)
-{
-    while (believes(socket) && !socket->paused) {
-        struct wslay_frame_iocb frame = { 0 };
-        const ssize_t result = wslay_frame_recv(socket->frames, &frame);
-        if (result == WSLAY_ERR_WANT_READ)
-            return;
-        if (result < 0) {
-            fail(socket, WSLAY_CODE_PROTOCOL_ERROR, "malformed frame");
-            return;
-        }
-        take_piece(socket, &frame);
-    }
-}
 
 /* Reads once and parses; what a pause leaves is kept for later. */
 static void on_readable(void *argument)
@@ -578,7 +415,7 @@ static void on_readable(void *argument)
     socket->feed = scratch;
     socket->feed_size = (size_t)count;
     websocket_enter(socket);
-    parse_frames(socket);
+    websocket_parse(socket);
     if (!socket->aborted && socket->paused && socket->feed_size > 0 && socket->channel != NULL)
         channel_unread(socket->channel, socket->feed, socket->feed_size);
     socket->feed_size = 0;
@@ -610,7 +447,7 @@ static void on_parse(void *argument)
 
     socket->parse_scheduled = false;
     websocket_enter(socket);
-    parse_frames(socket);
+    websocket_parse(socket);
     (void)websocket_leave(socket);
 }
 

@@ -1,4 +1,4 @@
-/* What the files of the WebSocket share: websocket.c (frames, closing, keepalive), websocket_accept.c (server's handshake), websocket_connect.c
+/* What the files of the WebSocket share: websocket.c (life, closing, keepalive), websocket_frames.c (messages), websocket_accept.c (server's handshake), websocket_connect.c
  * (client's), websocket_inflate.c. */
 #ifndef NET_WEBSOCKET_INTERNAL_H
 #define NET_WEBSOCKET_INTERNAL_H
@@ -61,6 +61,16 @@ void websocket_schedule_flush(struct websocket *socket);
 /* Around callbacks: the socket may be aborted in them. leave: false when it is gone. */
 void websocket_enter(struct websocket *socket);
 bool websocket_leave(struct websocket *socket);
+void websocket_send_frame(struct websocket *socket, uint8_t opcode, const void *data, size_t size);
+/* The peer broke the rules: says so, and believes nothing more. */
+void websocket_fail(struct websocket *socket, int code, const char *reason);
+/* A close or pong is whole in `control`. */
+void websocket_take_close(struct websocket *socket);
+void websocket_take_pong(struct websocket *socket);
+void websocket_release_message(struct websocket *socket);
+/* websocket_frames.c: takes what is in `feed`, and in wslay, as far as it goes; the caller has entered the socket. */
+void websocket_parse(struct websocket *socket);
+ssize_t websocket_feed(uint8_t *data, size_t size, int flags, void *argument); /* wslay's recv_callback */
 /* websocket_connect.c */
 void client_handshake_readable(struct websocket *socket);
 void client_handshake_free(struct client_handshake *handshake); /* takes NULL */
