@@ -103,31 +103,28 @@ static bool read_body(struct exchange *exchange)
     return true;
 }
 
-/* Check 7. NULL: answered. */
-static const struct route *find_route(struct exchange *exchange)
+/* Check 7. False: answered. */
+static bool find_route(struct exchange *exchange)
 {
     char allow[ROUTE_ALLOW_SIZE];
     const char *path = http_path(exchange->http);
-    const struct route *route = route_find(http_method(exchange->http), path, &exchange->rest, allow);
-    if (route != NULL)
-        return route;
+    exchange->route = route_find(http_method(exchange->http), path, &exchange->rest, allow);
+    if (exchange->route != NULL)
+        return true;
     if (allow[0] == '\0') {
         exchange_fail(exchange, 404, "not_found", "There is no such path; see docs/local-api.md for those that are.");
-        return NULL;
+        return false;
     }
     http_add_header(exchange->http, "Allow", allow);
     exchange_fail(exchange, 405, "method_not_allowed", "This path takes %s.", allow);
-    return NULL;
+    return false;
 }
 
 static void on_request(void *argument, struct http_request *request)
 {
     struct ipc *ipc = argument;
     struct exchange *exchange = exchange_new(ipc, request);
-    if (!read_body(exchange))
-        return;
-    exchange->route = find_route(exchange);
-    if (exchange->route == NULL)
+    if (!read_body(exchange) || !find_route(exchange))
         return;
     if (exchange->body == NULL && exchange->route->body == BODY_REQUIRED) {
         exchange_fail(exchange, 400, "invalid_json", "The body is empty; send a JSON object.");
