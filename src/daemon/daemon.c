@@ -167,10 +167,12 @@ static void daemon_close(struct daemon *daemon)
     /* What still comes back from the databases is answered, and sent to no link any more. */
     if (daemon->outbox != NULL)
         outbox_observe(daemon->outbox, &(struct outbox_observer){ .argument = daemon, .finished = daemon->ipc != NULL ? on_finished : NULL });
-    db_close(daemon->outbox_db);
-    db_close(daemon->inbox_db);
-    if (daemon->loop != NULL)
-        loop_run_mailbox(daemon->loop); /* what the databases still answered */
+    if (daemon->outbox_db != NULL)
+        db_stop(daemon->outbox_db);
+    if (daemon->inbox_db != NULL)
+        db_stop(daemon->inbox_db);
+    while (daemon->loop != NULL && mailbox_count(loop_mailbox(daemon->loop)) > 0)
+        loop_run_mailbox(daemon->loop); /* what the databases still answered, and what that asked in turn */
     loop_watch_free(daemon->config_watch);
     loop_timer_free(daemon->second);
     loop_timer_free(daemon->upkeep);
@@ -179,6 +181,8 @@ static void daemon_close(struct daemon *daemon)
     ipc_free(daemon->ipc);
     outbox_free(daemon->outbox);
     inbox_free(daemon->inbox);
+    db_close(daemon->outbox_db);
+    db_close(daemon->inbox_db);
     loop_free(daemon->loop);
     ipc_metrics_free(daemon->metrics);
     if (daemon->port_written)

@@ -238,8 +238,8 @@ static void stop_readers(struct db *db) {
     connection_close(&db->reader);
 }
 
-void db_close(struct db *db) {
-    if (db == NULL) {
+void db_stop(struct db *db) {
+    if (db->stopped) {
         return;
     }
     stop_readers(db);
@@ -248,6 +248,14 @@ void db_close(struct db *db) {
         (void)pthread_join(db->writer_thread, NULL);
     }
     connection_close(&db->writer);
+    db->stopped = true;
+}
+
+void db_close(struct db *db) {
+    if (db == NULL) {
+        return;
+    }
+    db_stop(db);
     mailbox_release(&db->read_queue);
     mailbox_release(&db->write_queue);
     free(db->path);

@@ -43,7 +43,9 @@ struct db_options {
  * nothing touched), migrations one transaction each, threads. The clean-stop marker is a column of the one row of `schema`; the first transaction that writes clears it, so a start without writes costs nothing. */
 int db_open(const struct db_options *options, struct db **ret_db, struct error *error) MUST_CHECK;
 /* Runs what is queued, writes the clean marker (unless a background check did not pass), checkpoints (TRUNCATE), joins the threads. Completions
- * stay in the mailbox: run them after, and only then free what their `done` uses. Takes NULL. */
+ * stay in the mailbox: run them after. What they submit in turn finishes at once, through the completions, with -ERROR_UNREACHABLE. The loop thread. */
+void db_stop(struct db *db);
+/* db_stop if that was not done, and frees. Nothing may use the database any more. Takes NULL. */
 void db_close(struct db *db);
 /* Reading only: 0 when quick_check passes. For start-up and `recover`. */
 int db_check_file(const char *path, struct error *error) MUST_CHECK;

@@ -83,6 +83,7 @@ struct db {
     pthread_t checker_thread;
     bool checker_started;
     atomic_bool stopping;
+    bool stopped; /* the loop thread's: no thread runs any more */
 
     bool unproven; /* an unclean stop whose check has not passed: no clean marker. Written before threads and by the checker */
     atomic_bool check_passed;

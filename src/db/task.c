@@ -23,12 +23,28 @@ static void submit(struct mailbox *queue, struct db_task *task, struct waiter *w
     mailbox_post(queue, &task->message);
 }
 
+/* After db_stop nobody runs a task: it goes straight back, so that what waits for its end is told. */
+static void refuse(struct db *db, struct db_task *task) {
+    task->message = (struct message){ .handle = deliver };
+    task->waiter = NULL;
+    task->status = error_set(&task->error, ERROR_UNREACHABLE, "the database is closed");
+    mailbox_post(db->completions, &task->message);
+}
+
 void db_write(struct db *db, struct db_task *task) {
+    if (db->stopped) {
+        refuse(db, task);
+        return;
+    }
     atomic_fetch_add(&db->write_backlog, 1);
     submit(&db->write_queue, task, NULL);
 }
 
 void db_read(struct db *db, struct db_task *task) {
+    if (db->stopped) {
+        refuse(db, task);
+        return;
+    }
     submit(&db->read_queue, task, NULL);
 }
 
