@@ -101,12 +101,15 @@ static int fill(struct cli *cli, const struct config_mesh *mesh, struct invite *
     return EXIT_DONE;
 }
 
-static int print_link(struct cli *cli, const struct invite *invite)
+/* keys are the owner's. */
+static int print_link(struct cli *cli, const struct invite *invite, const struct keypair *keys)
 {
     int status = EXIT_DONE;
-    char expires_at[RFC3339_SIZE];
+    char owner_number[SAFETY_NUMBER_SIZE];
+    char expires_at[RFC3339_SIZE], times[32] = "once";
     char *link = invite_format_link(invite);
     time_format_rfc3339(invite->expires_at_s * 1000, expires_at);
+    safety_number(keypair_public(keys), keypair_public(keys), owner_number);
     if (cli->json) {
         json_t *document = json_new_object();
         json_put_string(document, "link", link);
@@ -115,6 +118,8 @@ static int print_link(struct cli *cli, const struct invite *invite)
         json_put_string(document, "role", invite->role);
         json_put_string(document, "expires_at", expires_at);
         json_put_integer(document, "max_uses", invite->max_uses);
+        json_put_string(document, "owner_pubkey", invite->owner_pubkey);
+        json_put_string(document, "owner_number", owner_number);
         cli_print_json(document);
         json_decref(document);
     } else {
@@ -124,8 +129,11 @@ static int print_link(struct cli *cli, const struct invite *invite)
         status = draw_qr(cli, link);
     }
     if (!cli->json) {
-        cli_note(cli, "whoever has this link can join '%s' as %s, %" PRId64 " time%s, until %s", invite->mesh_slug, invite->role, invite->max_uses,
-                 invite->max_uses == 1 ? "" : "s", expires_at);
+        if (invite->max_uses > 1) {
+            (void)snprintf(times, sizeof times, "%" PRId64 " times", invite->max_uses);
+        }
+        cli_note(cli, "whoever has this link can join '%s' as %s, %s, until %s", invite->mesh_slug, invite->role, times, expires_at);
+        cli_note(cli, "the owner's number, to tell them another way: %s", owner_number);
     }
     secret_wipe(link, strlen(link));
     free(link);
@@ -157,7 +165,7 @@ static int run(struct cli *cli)
         status = cli_fail_error(cli, &error);
     }
     if (status == EXIT_DONE) {
-        status = print_link(cli, &invite);
+        status = print_link(cli, &invite, keys);
     }
     invite_release(&invite);
     keypair_free(keys);
