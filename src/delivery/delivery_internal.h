@@ -39,9 +39,10 @@ struct acks {
 
 struct directory {
     json_t *presences;             /* array, as peers_list has them; the last known */
-    bool is_fresh;                 /* of this connection */
     bool listing;                  /* a list_members is on its way */
     bool list_again;               /* and was asked for again meanwhile */
+    int64_t after;                 /* the page asked for; 0: the first */
+    size_t pages;
 };
 
 struct profile {

@@ -7,6 +7,8 @@
 #include "util/memory.h"
 #include "util/text.h"
 
+enum { PAGES_MAXIMUM = 1000 };
+
 static const char *string_of(const json_t *object, const char *name) {
     return json_string_value(json_object_get(object, name));
 }
@@ -44,42 +46,84 @@ static void tell_changes(struct delivery *delivery, const struct trust_changes *
     }
 }
 
-static void merge(struct delivery *delivery, const json_t *members_list) {
+/* A later page says where it begins: so trust knows that it ends no list. */
+static json_t *copy_of_page(const json_t *answer, int64_t after) {
+    json_t *kept = delivery_keep_json(answer);
+    json_t *page = json_copy(kept);
+    json_decref(kept);
+    if (after > 0) {
+        json_put_integer(page, "after", after);
+    } else {
+        (void)json_object_del(page, "after");
+    }
+    return page;
+}
+
+static int merge(struct delivery *delivery, const json_t *answer) {
     struct trust_changes changes = { 0 };
     struct error error;
-    if (trust_merge_members(delivery->trust, members_list, &changes, &error) < 0) {
+    json_t *page = copy_of_page(answer, delivery->directory.after);
+    int result = trust_merge_members(delivery->trust, page, &changes, &error);
+    json_decref(page);
+    if (result < 0) {
         log_event(LOG_LEVEL_WARN, "members_list_refused", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_TEXT("detail", error.message), LOG_END);
-        return;
+        return result;
     }
     tell_changes(delivery, &changes);
+    return 0;
+}
+
+static void members_listed(void *argument, const json_t *answer);
+
+static bool ask_for_page(struct delivery *delivery) {
+    struct directory *directory = &delivery->directory;
+    json_t *request = json_new_object();
+    json_put_string(request, "type", "list_members");
+    if (directory->after > 0) {
+        json_put_integer(request, "after", directory->after);
+    }
+    directory->listing = link_request(delivery->link, request, members_listed, delivery) == 0;
+    json_decref(request);
+    return directory->listing;
+}
+
+/* Pages ascend, so even a broker that lies about them comes to an end. */
+static bool has_next_page(struct directory *directory, const json_t *answer) {
+    int64_t next = 0;
+    struct error error;
+    if (json_read_integer(answer, "next", JSON_OPTIONAL, 0, INT64_C(1) << 53, &next, &error) < 0 || next <= directory->after ||
+        ++directory->pages >= PAGES_MAXIMUM) {
+        return false;
+    }
+    directory->after = next;
+    return true;
 }
 
 static void members_listed(void *argument, const json_t *answer) {
     struct delivery *delivery = argument;
     struct directory *directory = &delivery->directory;
     directory->listing = false;
-    if (string_equal(string_of(answer, "type"), "members_list")) {
-        merge(delivery, answer);
+    bool is_page = string_equal(string_of(answer, "type"), "members_list") && merge(delivery, answer) == 0;
+    if (!delivery->open) {
+        return; /* lost, or closed by what the list said: we are revoked */
     }
-    if (delivery->open) { /* the merge may have closed the link: we are revoked */
-        receive_members_listed(delivery);
+    if (is_page && has_next_page(directory, answer) && ask_for_page(delivery)) {
+        return;
     }
+    receive_members_listed(delivery);
     if (directory->list_again) {
-        directory->list_again = false;
         directory_list_members(delivery);
     }
 }
 
 void directory_list_members(struct delivery *delivery) {
     struct directory *directory = &delivery->directory;
-    if (directory->listing) {
-        directory->list_again = true;
-        return;
+    directory->list_again = directory->listing;
+    if (!directory->listing) {
+        directory->after = 0;
+        directory->pages = 0;
+        (void)ask_for_page(delivery);
     }
-    json_t *request = json_new_object();
-    json_put_string(request, "type", "list_members");
-    directory->listing = link_request(delivery->link, request, members_listed, delivery) == 0;
-    json_decref(request);
 }
 
 json_t *delivery_members(const struct delivery *delivery) {
@@ -105,37 +149,93 @@ bool delivery_members_are_fresh(const struct delivery *delivery) {
 
 /* ---- presence ------------------------------------------------------------------------------------------------- */
 
-static void keep_presences(struct delivery *delivery, const json_t *peers_list) {
-    const json_t *peers = json_object_get(peers_list, "peers");
-    json_t *presences = json_new_array();
+/* A question about who is there: pages gathered, then kept; and told to who asked. */
+struct peers_question {
+    struct delivery *delivery;
+    json_t *presences;
+    size_t pages;
+    void (*done)(void *argument, json_t *peers, bool stale); /* NULL: nobody waits */
+    void *argument;
+};
+
+static void gather_presences(json_t *presences, const json_t *peers_list) {
     size_t index = 0;
     json_t *presence = NULL;
-    bool stranger = false;
-    json_array_foreach(peers, index, presence) {
+    json_array_foreach(json_object_get(peers_list, "peers"), index, presence) {
         const char *member = member_of(presence);
         if (member != NULL && hex_is_key(member)) {
-            json_array_append_new(presences, json_deep_copy(presence));
-            stranger = stranger || trust_member(delivery->trust, member) == NULL;
+            json_array_append_new(presences, json_incref(presence));
         }
+    }
+}
+
+static void keep_presences(struct delivery *delivery, json_t *presences /* given */) {
+    bool stranger = false;
+    size_t index = 0;
+    const json_t *presence = NULL;
+    json_array_foreach(presences, index, presence) {
+        stranger = stranger || trust_member(delivery->trust, member_of(presence)) == NULL;
     }
     json_decref(delivery->directory.presences);
     delivery->directory.presences = presences;
-    delivery->directory.is_fresh = true;
     if (stranger) {
         directory_list_members(delivery);
     }
 }
 
-static json_t *peers_request(void) {
+static json_t *peers_json(const struct delivery *delivery);
+
+static void peers_listed(void *argument, const json_t *answer);
+
+static bool ask_for_peers(struct peers_question *question, const char *after) {
     json_t *request = json_new_object();
     json_put_string(request, "type", "list_peers");
-    return request;
+    if (after != NULL) {
+        json_put_string(request, "after", after);
+    }
+    int result = link_request(question->delivery->link, request, peers_listed, question);
+    json_decref(request);
+    return result == 0;
+}
+
+static void finish_question(struct peers_question *question, bool fresh) {
+    if (fresh) {
+        keep_presences(question->delivery, question->presences);
+    } else {
+        json_decref(question->presences);
+    }
+    if (question->done != NULL) {
+        question->done(question->argument, peers_json(question->delivery), !fresh);
+    }
+    free(question);
 }
 
 static void peers_listed(void *argument, const json_t *answer) {
-    if (string_equal(string_of(answer, "type"), "peers_list")) {
-        keep_presences(argument, answer);
+    struct peers_question *question = argument;
+    bool is_page = string_equal(string_of(answer, "type"), "peers_list");
+    if (is_page) {
+        gather_presences(question->presences, answer);
+        const char *next = string_of(answer, "next");
+        if (next != NULL && ++question->pages < PAGES_MAXIMUM && ask_for_peers(question, next)) {
+            return;
+        }
     }
+    finish_question(question, is_page);
+}
+
+static void ask_who_is_there(struct delivery *delivery, void (*done)(void *argument, json_t *peers, bool stale), void *argument) {
+    struct peers_question *question = memory_zalloc(sizeof(*question));
+    question->delivery = delivery;
+    question->presences = json_new_array();
+    question->done = done;
+    question->argument = argument;
+    if (!ask_for_peers(question, NULL)) {
+        finish_question(question, false);
+    }
+}
+
+void delivery_peers(struct delivery *delivery, void (*done)(void *argument, json_t *peers, bool stale), void *argument) {
+    ask_who_is_there(delivery, done, argument);
 }
 
 /* The same connection of the same member: by session, else by routing key. */
@@ -275,34 +375,6 @@ static json_t *peers_json(const struct delivery *delivery) {
     return peers;
 }
 
-struct peers_question {
-    struct delivery *delivery;
-    void (*done)(void *argument, json_t *peers, bool stale);
-    void *argument;
-};
-
-static void peers_answered(void *argument, const json_t *answer) {
-    struct peers_question *question = argument;
-    bool fresh = string_equal(string_of(answer, "type"), "peers_list");
-    if (fresh) {
-        keep_presences(question->delivery, answer);
-    }
-    question->done(question->argument, peers_json(question->delivery), !fresh);
-    free(question);
-}
-
-void delivery_peers(struct delivery *delivery, void (*done)(void *argument, json_t *peers, bool stale), void *argument) {
-    struct peers_question *question = memory_zalloc(sizeof(*question));
-    question->delivery = delivery;
-    question->done = done;
-    question->argument = argument;
-    json_t *request = peers_request();
-    if (link_request(delivery->link, request, peers_answered, question) < 0) {
-        peers_answered(question, NULL);
-    }
-    json_decref(request);
-}
-
 /* ---- events and the link -------------------------------------------------------------------------------------- */
 
 static bool is_membership_event(const char *event) {
@@ -346,14 +418,11 @@ bool directory_event(struct delivery *delivery, const char *event, const json_t 
 
 void directory_opened(struct delivery *delivery) {
     directory_list_members(delivery);
-    json_t *request = peers_request();
-    (void)link_request(delivery->link, request, peers_listed, delivery);
-    json_decref(request);
+    ask_who_is_there(delivery, NULL, NULL);
 }
 
 void directory_lost(struct delivery *delivery) {
     trust_mark_stale(delivery->trust);
-    delivery->directory.is_fresh = false;
     delivery->directory.list_again = false;
 }
 

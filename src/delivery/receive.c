@@ -331,8 +331,8 @@ static void receive_system(struct delivery *delivery, const struct frame_push *p
         json_put(data, "data", push->event_data == NULL ? json_null() : json_deep_copy(push->event_data));
         delivery_publish_system(delivery, push->event == NULL ? "notice" : push->event, data);
     }
-    if (push->message_id[0] != '\0') {
-        acks_quarantined(delivery, push->client_message_id, push->message_id); /* so that it is not pushed for ever; no receipt */
+    if (push->ciphertext_length > 0) { /* a client's send, with a delivery behind it: it must end, and makes no receipt */
+        acks_quarantined(delivery, push->client_message_id, push->message_id);
     }
 }
 
