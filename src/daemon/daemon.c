@@ -46,7 +46,8 @@ static void on_finished(void *argument, const char *mesh, const char *client_mes
 static void on_pressure(void *argument, int pct, bool degraded)
 {
     const struct daemon *daemon = argument;
-    log_event(degraded ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN, "outbox_pressure", LOG_NUMBER("pct", pct), LOG_BOOL("degraded", degraded), LOG_END);
+    log_event(degraded ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN, "outbox_pressure", LOG_NUMBER("pct", pct), LOG_BOOL("degraded", degraded),
+              LOG_END);
     ipc_outbox_pressure(daemon->ipc, pct, degraded);
 }
 
@@ -112,7 +113,9 @@ static int open_ipc(struct daemon *daemon, struct error *error)
     int status = ipc_new(&options, &daemon->ipc, error);
     if (status != 0)
         return status;
-    const struct outbox_observer observer = { .argument = daemon, .inserted = on_inserted, .finished = on_finished, .pressure = on_pressure };
+    const struct outbox_observer observer = {
+        .argument = daemon, .inserted = on_inserted, .finished = on_finished, .pressure = on_pressure
+    };
     outbox_observe(daemon->outbox, &observer);
     return 0;
 }
@@ -123,7 +126,8 @@ static int watch(struct daemon *daemon, struct error *error)
     loop_timer_start(daemon->second, SECOND_MS);
     daemon->upkeep = loop_timer_new(daemon->loop, on_upkeep, daemon);
     loop_timer_start(daemon->upkeep, FIRST_UPKEEP_MS);
-    int status = loop_watch_file(daemon->loop, daemon->options->paths->config_json, on_config_changed, daemon, &daemon->config_watch, error);
+    int status =
+        loop_watch_file(daemon->loop, daemon->options->paths->config_json, on_config_changed, daemon, &daemon->config_watch, error);
     return status != 0 ? status : daemon_watch_signals(daemon, error);
 }
 
@@ -166,7 +170,8 @@ static void daemon_close(struct daemon *daemon)
 {
     /* What still comes back from the databases is answered, and sent to no link any more. */
     if (daemon->outbox != NULL)
-        outbox_observe(daemon->outbox, &(struct outbox_observer){ .argument = daemon, .finished = daemon->ipc != NULL ? on_finished : NULL });
+        outbox_observe(daemon->outbox,
+                       &(struct outbox_observer){ .argument = daemon, .finished = daemon->ipc != NULL ? on_finished : NULL });
     if (daemon->outbox_db != NULL)
         db_stop(daemon->outbox_db);
     if (daemon->inbox_db != NULL)
@@ -179,6 +184,8 @@ static void daemon_close(struct daemon *daemon)
     loop_timer_free(daemon->stop_timer);
     daemon_free_meshes(daemon); /* they may still answer what the API asked of them */
     ipc_free(daemon->ipc);
+    if (daemon->loop != NULL)
+        loop_run_mailbox(daemon->loop); /* what was asked of them too late, and refused */
     outbox_free(daemon->outbox);
     inbox_free(daemon->inbox);
     db_close(daemon->outbox_db);

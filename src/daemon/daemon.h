@@ -11,14 +11,14 @@
 
 struct daemon_options {
     const struct config_paths *paths;
-    const char *mesh;            /* --mesh: serve that one only; NULL: all joined */
-    const char *display_name;    /* --name; NULL */
-    int tcp;                     /* -1 as configured or by environment (container, CI: off); 0 --no-tcp; 1 on */
-    int tcp_port;                /* 0: as configured */
+    const char *mesh;         /* --mesh: serve that one only; NULL: all joined */
+    const char *display_name; /* --name; NULL */
+    int tcp;                  /* -1 as configured or by environment (container, CI: off); 0 --no-tcp; 1 on */
+    int tcp_port;             /* 0: as configured */
     bool public_health;
     bool exit_on_refused;
-    bool log_to_stderr;          /* --foreground */
-    int ready_fd;                /* -1, or a pipe: "ready\n", or one error line, is written and it is closed */
+    bool log_to_stderr; /* --foreground */
+    int ready_fd;       /* -1, or a pipe: "ready\n", or one error line, is written and it is closed */
 };
 
 /* Runs until SIGTERM or SIGINT. Returns the exit status of 10-cli (0 clean; 1 failed; 4; 8). What happened was logged, and written to ready_fd. */

@@ -35,14 +35,14 @@ struct daemon {
     struct daemon_mesh *meshes;
     struct loop_watch *config_watch;
     struct loop_timer *second, *upkeep;
-    bool serving;              /* deliveries are started as they are made */
+    bool serving; /* deliveries are started as they are made */
     bool port_written;
 
     /* stopping (stop.c) */
     int stop_phase;
     int64_t stop_deadline_ms;
     struct loop_timer *stop_timer;
-    unsigned stop_barriers;    /* database tasks that are still to come back */
+    unsigned stop_barriers; /* database tasks that are still to come back */
     int exit_status;
 };
 

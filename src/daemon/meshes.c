@@ -82,11 +82,22 @@ static int make_delivery(struct daemon_mesh *mesh, const struct config_file *fil
         .outbox = daemon->outbox,
         .inbox = daemon->inbox,
         .trust_db = daemon->outbox_db,
-        .link = { .mesh_slug = config->slug, .mesh_id = config->mesh_id, .member_id = config->member_id, .broker_url = config->broker_url,
-                  .session_id = daemon->session_id, .display_name = *display_name != '\0' ? display_name : file->display_name, .keys = mesh->keys,
-                  .channel = "claudemesh-daemon", .peer_type = "connector", .hostname = host.hostname, .cwd = host.cwd, .receive = true,
-                  .ca_file = settings_text(settings, "broker.ca_file"), .allow_insecure = settings_bool(settings, "broker.allow_insecure"),
-                  .reconnect_initial_ms = 500, .reconnect_max_ms = 30000 },
+        .link = { .mesh_slug = config->slug,
+                  .mesh_id = config->mesh_id,
+                  .member_id = config->member_id,
+                  .broker_url = config->broker_url,
+                  .session_id = daemon->session_id,
+                  .display_name = *display_name != '\0' ? display_name : file->display_name,
+                  .keys = mesh->keys,
+                  .channel = "claudemesh-daemon",
+                  .peer_type = "connector",
+                  .hostname = host.hostname,
+                  .cwd = host.cwd,
+                  .receive = true,
+                  .ca_file = settings_text(settings, "broker.ca_file"),
+                  .allow_insecure = settings_bool(settings, "broker.allow_insecure"),
+                  .reconnect_initial_ms = 500,
+                  .reconnect_max_ms = 30000 },
         .owner_pubkey = config->owner_pubkey != NULL ? config->owner_pubkey : "",
         .role = config->role,
         .events = { .argument = daemon, .publish = publish },
@@ -188,8 +199,8 @@ static bool is_chosen(const struct daemon *daemon, const char *slug)
 /* The same membership: another key, slug or broker is another one. */
 static bool is_same(const struct daemon_mesh *mesh, const struct config_mesh *config)
 {
-    return strcmp(mesh->mesh_id, config->mesh_id) == 0 && strcmp(mesh->slug, config->slug) == 0 && strcmp(mesh->pubkey, config->pubkey) == 0 &&
-           strcmp(mesh->broker_url, config->broker_url) == 0;
+    return strcmp(mesh->mesh_id, config->mesh_id) == 0 && strcmp(mesh->slug, config->slug) == 0 &&
+           strcmp(mesh->pubkey, config->pubkey) == 0 && strcmp(mesh->broker_url, config->broker_url) == 0;
 }
 
 static bool is_joined(const struct daemon *daemon, const struct daemon_mesh *mesh, const struct config_file *file)

@@ -40,7 +40,8 @@ void daemon_limits(const struct settings *settings, struct ipc_limits *ret_limit
 
 struct outbox_limits daemon_outbox_limits(const struct settings *settings)
 {
-    return (struct outbox_limits){ .max_rows = settings_integer(settings, "outbox.max_rows"), .max_bytes = settings_integer(settings, "outbox.max_bytes") };
+    return (struct outbox_limits){ .max_rows = settings_integer(settings, "outbox.max_rows"),
+                                   .max_bytes = settings_integer(settings, "outbox.max_bytes") };
 }
 
 static void apply_log_level(const struct settings *settings)
@@ -100,7 +101,8 @@ static void tell_changes(const struct settings *before, const struct settings *a
         if (is_unchanged(&SETTINGS[i], before, after, name))
             continue;
         bool applied = SETTINGS[i].live; /* read where it is used, or set by daemon_reload */
-        log_event(applied ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, applied ? "setting_applied" : "setting_needs_restart", LOG_TEXT("setting", name), LOG_END);
+        log_event(applied ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, applied ? "setting_applied" : "setting_needs_restart",
+                  LOG_TEXT("setting", name), LOG_END);
     }
 }
 

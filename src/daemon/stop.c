@@ -122,7 +122,8 @@ static void on_dump_signal(void *argument, int signal_number)
     json_t *health = ipc_health(daemon->ipc);
     char *text = json_to_string(health, NULL);
     json_decref(health);
-    log_event(LOG_LEVEL_INFO, "state", LOG_NUMBER("in_flight", ipc_busy(daemon->ipc)), LOG_NUMBER("outbox_tasks", db_write_backlog(daemon->outbox_db)),
+    log_event(LOG_LEVEL_INFO, "state", LOG_NUMBER("in_flight", ipc_busy(daemon->ipc)),
+              LOG_NUMBER("outbox_tasks", db_write_backlog(daemon->outbox_db)),
               LOG_NUMBER("inbox_tasks", db_write_backlog(daemon->inbox_db)), LOG_TEXT("health", text), LOG_END);
     free(text);
 }

@@ -19,8 +19,17 @@
 #include "util/text.h"
 
 static const char *const TYPES[] = {
-    "message", "peer_join", "peer_leave", "broker_status", "outbox_status", "outbox_pressure", "receipt",
-    "file_shared", "hook_executed", "system", "feature_negotiation_failed",
+    "message",
+    "peer_join",
+    "peer_leave",
+    "broker_status",
+    "outbox_status",
+    "outbox_pressure",
+    "receipt",
+    "file_shared",
+    "hook_executed",
+    "system",
+    "feature_negotiation_failed",
 };
 enum { TYPE_MESSAGE = 0, TYPE_COUNT = ARRAY_LENGTH(TYPES) };
 
@@ -36,8 +45,8 @@ enum {
 struct event { /* printed once for all streams */
     unsigned references;
     unsigned type;
-    char *mesh_slug;  /* NULL: of no mesh */
-    int64_t seq;      /* of a message */
+    char *mesh_slug;    /* NULL: of no mesh */
+    int64_t seq;        /* of a message */
     struct buffer text; /* without the id line */
 };
 
@@ -48,7 +57,7 @@ struct gathered {
 
 struct stream {
     struct events *events;
-    struct exchange *exchange;  /* NULL once closed */
+    struct exchange *exchange; /* NULL once closed */
     struct stream *previous, *next;
     uint32_t types;             /* 1 << type */
     char *mesh_slug, *row_mesh; /* the filter; NULL all */
@@ -270,7 +279,7 @@ static void on_page(void *argument, int status, struct inbox_row **rows, size_t 
         return;
     }
     if (status != 0) {
-        log_event(LOG_LEVEL_ERROR, "event_replay_failed", LOG_TEXT("error", error_code_name((enum error_code)-status)), LOG_END);
+        log_event(LOG_LEVEL_ERROR, "event_replay_failed", LOG_TEXT("error", error_code_name((enum error_code)(-status))), LOG_END);
         stream_cut(stream); /* the client resumes from what it has */
         return;
     }
@@ -285,7 +294,11 @@ static void request_page(struct stream *stream)
     forget_gathered(stream, true);
     stream->dropped = false;
     stream->reading = true;
-    const struct inbox_query query = { .mesh = stream->row_mesh, .since_ms = -1, .ascending = true, .after_seq = stream->seq, .limit = PAGE_ROWS,
+    const struct inbox_query query = { .mesh = stream->row_mesh,
+                                       .since_ms = -1,
+                                       .ascending = true,
+                                       .after_seq = stream->seq,
+                                       .limit = PAGE_ROWS,
                                        .maximum_bytes = PAGE_BYTES };
     inbox_list(stream->events->ipc->inbox, &query, on_page, stream);
 }

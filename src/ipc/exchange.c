@@ -43,7 +43,8 @@ void exchange_answer(struct exchange *exchange, int status, const char *content_
 {
     struct http_request *http = exchange->http;
     if (http != NULL) {
-        ipc_metrics_request(exchange->ipc->metrics, exchange->route, http_transport(http), status, clock_monotonic_us() - http_started_us(http));
+        ipc_metrics_request(exchange->ipc->metrics, exchange->route, http_transport(http), status,
+                            clock_monotonic_us() - http_started_us(http));
         http_set_user(http, NULL);
         http_respond(http, status, content_type, body, size);
     }
@@ -64,7 +65,8 @@ void exchange_answer_json(struct exchange *exchange, int status, json_t *value)
     }
 }
 
-static void ATTRIBUTE_PRINTF(5, 0) fail(struct exchange *exchange, int status, const char *code, json_t *more, const char *format, va_list arguments)
+static void ATTRIBUTE_PRINTF(5, 0)
+    fail(struct exchange *exchange, int status, const char *code, json_t *more, const char *format, va_list arguments)
 {
     char detail[DETAIL_SIZE];
     (void)vsnprintf(detail, sizeof(detail), format, arguments);
@@ -106,10 +108,12 @@ void exchange_fail_shape(struct exchange *exchange, const struct error *error)
 void exchange_fail_store(struct exchange *exchange, int status)
 {
     if (status == -ERROR_FULL) {
-        exchange_fail(exchange, 507, "insufficient_storage", "The disk or the outbox is full and nothing was stored; make room and try again.");
+        exchange_fail(exchange, 507, "insufficient_storage",
+                      "The disk or the outbox is full and nothing was stored; make room and try again.");
         return;
     }
-    log_event(LOG_LEVEL_ERROR, "store_failed", LOG_TEXT("route", exchange->route->path), LOG_TEXT("error", error_code_name((enum error_code)-status)), LOG_END);
+    log_event(LOG_LEVEL_ERROR, "store_failed", LOG_TEXT("route", exchange->route->path),
+              LOG_TEXT("error", error_code_name((enum error_code)(-status))), LOG_END);
     exchange_fail(exchange, 500, "internal_error", "The database did not answer as it must; the daemon's log says more.");
 }
 
@@ -121,7 +125,8 @@ int exchange_query_integer(const struct exchange *exchange, const char *name, in
         return 0;
     int64_t value;
     if (parse_int64(text, &value) != 0 || value < minimum || value > maximum)
-        return error_set(error, ERROR_INVALID, "Parameter '%s' must be a whole number from %" PRId64 " to %" PRId64 ".", name, minimum, maximum);
+        return error_set(error, ERROR_INVALID, "Parameter '%s' must be a whole number from %" PRId64 " to %" PRId64 ".", name, minimum,
+                         maximum);
     *ret_value = value;
     return 0;
 }

@@ -16,13 +16,13 @@ struct route;
 
 struct exchange {
     struct ipc *ipc;
-    struct http_request *http;   /* NULL: the caller is gone */
+    struct http_request *http; /* NULL: the caller is gone */
     const struct route *route;
-    const char *rest;            /* what stands for {id} in the path; valid with http */
-    json_t *body;                /* the object that was sent; NULL none */
+    const char *rest;                 /* what stands for {id} in the path; valid with http */
+    json_t *body;                     /* the object that was sent; NULL none */
     struct exchange *previous, *next; /* the ipc's list of those not answered */
     void (*on_gone)(struct exchange *exchange);
-    void *state;                 /* the handler's */
+    void *state; /* the handler's */
 };
 
 struct exchange *exchange_new(struct ipc *ipc, struct http_request *http) MUST_CHECK;
@@ -34,7 +34,8 @@ void exchange_answer_json(struct exchange *exchange, int status, json_t *value /
 /* {"error":code,"detail":…}; the detail is one sentence that says what to do. */
 void exchange_fail(struct exchange *exchange, int status, const char *code, const char *format, ...) ATTRIBUTE_PRINTF(4, 5);
 /* The same with further fields, before the detail. more is taken over. */
-void exchange_fail_with(struct exchange *exchange, int status, const char *code, json_t *more, const char *format, ...) ATTRIBUTE_PRINTF(5, 6);
+void exchange_fail_with(struct exchange *exchange, int status, const char *code, json_t *more, const char *format, ...)
+    ATTRIBUTE_PRINTF(5, 6);
 /* 400 invalid_request with the error's sentence. */
 void exchange_fail_shape(struct exchange *exchange, const struct error *error);
 /* 507 for -ERROR_FULL, else 500, logged. */

@@ -91,7 +91,8 @@ static bool check_query(struct guard_case *this)
     if (this->request->forbidden_parameter == NULL)
         return true;
     return refuse_for_security(this, 400, "token_in_query",
-                               "A query string ends up in logs and histories; send the token in the Authorization header, and change it with `claudemesh daemon rotate-token`.");
+                               "A query string ends up in logs and histories; send the token in the Authorization header, and change it "
+                               "with `claudemesh daemon rotate-token`.");
 }
 
 static bool check_host(struct guard_case *this)
@@ -104,7 +105,8 @@ static bool check_host(struct guard_case *this)
     }
     if (http_host_is_allowed(request->host, request->port, NULL, 0))
         return true;
-    return refuse_for_security(this, 403, "forbidden_host", "The Host header must be localhost, 127.0.0.1 or [::1], with this daemon's port or none.");
+    return refuse_for_security(this, 403, "forbidden_host",
+                               "The Host header must be localhost, 127.0.0.1 or [::1], with this daemon's port or none.");
 }
 
 static bool check_origin(struct guard_case *this)
@@ -113,7 +115,8 @@ static bool check_origin(struct guard_case *this)
     const char *const *allowed = (const char *const *)this->guard->allowed_origins;
     if (http_origin_is_allowed(request->origin, request->sec_fetch_site, allowed, this->guard->allowed_origin_count, &this->allowlisted))
         return true;
-    return refuse_for_security(this, 403, "forbidden_origin", "Web pages may not use this API; list the page's origin in [ipc] allowed_origins if it should.");
+    return refuse_for_security(this, 403, "forbidden_origin",
+                               "Web pages may not use this API; list the page's origin in [ipc] allowed_origins if it should.");
 }
 
 static bool check_options(struct guard_case *this)
@@ -156,13 +159,15 @@ static bool check_bearer(struct guard_case *this)
     const char *token = bearer_of(this->request->authorization);
     this->refusal->ask_for_bearer = true;
     if (token == NULL)
-        return refuse(this, 401, "missing_token", "Send `Authorization: Bearer <token>`; the token is in daemon/local-token of the configuration directory.");
+        return refuse(this, 401, "missing_token",
+                      "Send `Authorization: Bearer <token>`; the token is in daemon/local-token of the configuration directory.");
     size_t length = strlen(token);
     if (length == this->guard->token_length && secret_equal(token, this->guard->token, length)) {
         this->refusal->ask_for_bearer = false;
         return true;
     }
-    return refuse_for_security(this, 401, "invalid_token", "The token is not this daemon's; read it again from daemon/local-token of the configuration directory.");
+    return refuse_for_security(this, 401, "invalid_token",
+                               "The token is not this daemon's; read it again from daemon/local-token of the configuration directory.");
 }
 
 static bool check_in_flight(struct guard_case *this)
@@ -197,7 +202,8 @@ static bool check_rate(struct guard_case *this)
         return true;
     }
     int64_t missing_ms = (1000 - bucket->level_milli) / guard->rate_limit_rps;
-    return refuse_for_now(this, "rate_limited", "Too many requests with this token; wait, or use the Unix socket, which has no rate limit.", missing_ms / 1000 + 1);
+    return refuse_for_now(this, "rate_limited", "Too many requests with this token; wait, or use the Unix socket, which has no rate limit.",
+                          missing_ms / 1000 + 1);
 }
 
 /* First failure answers (20-ipc, Before any route). */
@@ -205,7 +211,8 @@ static bool (*const CHECKS[])(struct guard_case *) = {
     check_query, check_host, check_origin, check_options, check_bearer, check_in_flight, check_streams, check_rate,
 };
 
-enum guard_result guard_check(struct guard *guard, const struct guard_request *request, struct guard_refusal *ret_refusal, bool *ret_allowlisted)
+enum guard_result guard_check(struct guard *guard, const struct guard_request *request, struct guard_refusal *ret_refusal,
+                              bool *ret_allowlisted)
 {
     struct guard_case this = { .guard = guard, .request = request, .refusal = ret_refusal };
     *ret_refusal = (struct guard_refusal){ 0 };

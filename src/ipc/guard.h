@@ -43,9 +43,9 @@ enum guard_result { GUARD_PASSED, GUARD_REFUSED, GUARD_PREFLIGHT };
 struct guard_refusal {
     int status;
     const char *code, *detail;
-    int64_t retry_after_s;  /* 0: no header */
-    bool ask_for_bearer;    /* WWW-Authenticate */
-    bool security;          /* a line in the security log */
+    int64_t retry_after_s; /* 0: no header */
+    bool ask_for_bearer;   /* WWW-Authenticate */
+    bool security;         /* a line in the security log */
 };
 /* *ret_allowlisted: the origin is in the allowlist: it gets Access-Control-Allow-Origin whatever the result. */
 enum guard_result guard_check(struct guard *guard, const struct guard_request *request, struct guard_refusal *ret_refusal,

@@ -167,13 +167,11 @@ static int read_seen(const json_t *body, const char ***ret_ids, size_t *ret_coun
     count = json_array_size(ids);
     if (ids != NULL && (count == 0 || count > SEEN_IDS_MAX))
         return error_set(error, ERROR_INVALID, "Field 'ids' must hold 1 to %d ids.", SEEN_IDS_MAX);
-    json_array_foreach(ids, index, id)
-        if (!json_is_string(id) || json_string_length(id) != strlen(json_string_value(id)))
-            return error_set(error, ERROR_INVALID, "Field 'ids' must be an array of strings.");
+    json_array_foreach(ids, index, id) if (!json_is_string(id) || json_string_length(id) != strlen(json_string_value(id))) return error_set(
+        error, ERROR_INVALID, "Field 'ids' must be an array of strings.");
     if (ids != NULL)
         *ret_ids = memory_calloc(count, sizeof(char *));
-    json_array_foreach(ids, index, id)
-        (*ret_ids)[index] = json_string_value(id);
+    json_array_foreach(ids, index, id)(*ret_ids)[index] = json_string_value(id);
     *ret_count = count;
     return 0;
 }

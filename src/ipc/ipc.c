@@ -13,13 +13,15 @@
 static void log_refusal(const struct guard_request *view, const struct guard_refusal *refusal)
 {
     log_event(LOG_LEVEL_WARN, refusal->code, LOG_TEXT("transport", view->transport == HTTP_TCP ? "tcp" : "unix"),
-              LOG_TEXT("parameter", view->forbidden_parameter), LOG_TEXT("value", view->forbidden_parameter != NULL ? "[redacted]" : NULL), LOG_SECURITY, LOG_END);
+              LOG_TEXT("parameter", view->forbidden_parameter), LOG_TEXT("value", view->forbidden_parameter != NULL ? "[redacted]" : NULL),
+              LOG_SECURITY, LOG_END);
 }
 
 static void answer_preflight(struct http_request *request)
 {
     http_add_header(request, "Access-Control-Allow-Methods", "GET, POST");
-    http_add_header(request, "Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Claudemesh-Nonce");
+    http_add_header(request, "Access-Control-Allow-Headers",
+                    "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Claudemesh-Nonce");
     http_add_header(request, "Access-Control-Max-Age", "600");
     http_respond(request, 204, NULL, "", 0);
 }

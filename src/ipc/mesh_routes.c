@@ -46,8 +46,9 @@ static const struct profile_field {
     enum profile_type type;
     size_t maximum; /* bytes of a text, or of each item */
 } PROFILE_FIELDS[] = {
-    { "summary", PROFILE_TEXT, 1024 }, { "status", PROFILE_STATUS, 0 }, { "visible", PROFILE_FLAG, 0 }, { "avatar", PROFILE_TEXT, 2048 },
-    { "title", PROFILE_TEXT, 256 },    { "bio", PROFILE_TEXT, 4096 },   { "capabilities", PROFILE_LIST, 64 },
+    { "summary", PROFILE_TEXT, 1024 },    { "status", PROFILE_STATUS, 0 }, { "visible", PROFILE_FLAG, 0 },
+    { "avatar", PROFILE_TEXT, 2048 },     { "title", PROFILE_TEXT, 256 },  { "bio", PROFILE_TEXT, 4096 },
+    { "capabilities", PROFILE_LIST, 64 },
 };
 
 static bool text_fits(const json_t *value, size_t maximum)
@@ -60,9 +61,10 @@ static int check_list(const struct profile_field *field, const json_t *value, st
     size_t index;
     json_t *item;
     bool fits = json_is_array(value) && json_array_size(value) <= CAPABILITIES_MAX;
-    json_array_foreach(value, index, item)
-        fits = fits && text_fits(item, field->maximum);
-    return fits ? 0 : error_set(error, ERROR_INVALID, "Field '%s' must be an array of at most %d strings of at most %zu bytes.", field->name, CAPABILITIES_MAX, field->maximum);
+    json_array_foreach(value, index, item) fits = fits && text_fits(item, field->maximum);
+    return fits ? 0
+                : error_set(error, ERROR_INVALID, "Field '%s' must be an array of at most %d strings of at most %zu bytes.", field->name,
+                            CAPABILITIES_MAX, field->maximum);
 }
 
 static int check_field(const struct profile_field *field, const json_t *value, struct error *error)
@@ -70,7 +72,9 @@ static int check_field(const struct profile_field *field, const json_t *value, s
     const char *text = json_string_value(value);
     switch (field->type) {
     case PROFILE_TEXT:
-        return text_fits(value, field->maximum) ? 0 : error_set(error, ERROR_INVALID, "Field '%s' must be a string of at most %zu bytes.", field->name, field->maximum);
+        return text_fits(value, field->maximum)
+                   ? 0
+                   : error_set(error, ERROR_INVALID, "Field '%s' must be a string of at most %zu bytes.", field->name, field->maximum);
     case PROFILE_STATUS:
         if (text != NULL && (strcmp(text, "idle") == 0 || strcmp(text, "working") == 0 || strcmp(text, "dnd") == 0))
             return 0;
@@ -88,7 +92,8 @@ static int read_profile(const json_t *body, json_t *fields, struct error *error)
 {
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)body, name, value) {
+    json_object_foreach((json_t *)(uintptr_t)body, name, value)
+    {
         if (strcmp(name, "mesh") == 0)
             continue;
         size_t i = 0;

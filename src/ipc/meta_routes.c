@@ -22,15 +22,16 @@ static json_t *strings(const char *const *texts, size_t count)
 
 void route_not_implemented(struct exchange *exchange)
 {
-    exchange_fail(exchange, 501, "not_implemented", "This version of the daemon does not have %s %s yet.", exchange->route->method, exchange->route->path);
+    exchange_fail(exchange, 501, "not_implemented", "This version of the daemon does not have %s %s yet.", exchange->route->method,
+                  exchange->route->path);
 }
 
 /* ---- version and compat ---------------------------------------------------------------------------------------------- */
 
 void route_version(struct exchange *exchange)
 {
-    static const char *const FEATURES[] = { "send", "send_wait", "inbox", "inbox_seen", "events", "events_resume", "peers", "members", "profile",
-                                            "heartbeat", "verify", "outbox", "prove", "metrics" };
+    static const char *const FEATURES[] = { "send",    "send_wait", "inbox",     "inbox_seen", "events", "events_resume", "peers",
+                                            "members", "profile",   "heartbeat", "verify",     "outbox", "prove",         "metrics" };
     const struct ipc *ipc = exchange->ipc;
     json_t *answer = json_new_object(), *negotiated = json_new_object();
     json_put_string(answer, "daemon_version", CLAUDEMESH_VERSION);
@@ -48,7 +49,9 @@ void route_version(struct exchange *exchange)
 void route_compat(struct exchange *exchange)
 {
     static const char *const REQUIRED[] = { "client_message_id_dedupe", "concurrent_connection_policy" };
-    static const char *const OPTIONAL[] = { "member_keypair_rotated_event", "key_epoch", "max_payload", "sealed_envelope", "delivery_ack", "files", "history" };
+    static const char *const OPTIONAL[] = {
+        "member_keypair_rotated_event", "key_epoch", "max_payload", "sealed_envelope", "delivery_ack", "files", "history"
+    };
     json_t *answer = json_new_object(), *broker = json_new_object(), *features = json_new_object(), *clients = json_new_object();
     json_put_string(answer, "daemon_version", CLAUDEMESH_VERSION);
     json_put_string(answer, "ipc_api", IPC_API);
@@ -126,7 +129,8 @@ void route_prove(struct exchange *exchange)
     const struct ipc *ipc = exchange->ipc;
     const char *nonce = http_header(exchange->http, "X-Claudemesh-Nonce");
     if (nonce == NULL || !client_message_id_is_valid(nonce, strlen(nonce))) {
-        exchange_fail(exchange, 400, "invalid_request", "Header 'X-Claudemesh-Nonce' must be 1 to %d printable ASCII characters without spaces.", NONCE_MAX);
+        exchange_fail(exchange, 400, "invalid_request",
+                      "Header 'X-Claudemesh-Nonce' must be 1 to %d printable ASCII characters without spaces.", NONCE_MAX);
         return;
     }
     char text[sizeof(DOMAIN) + NONCE_MAX + 8];

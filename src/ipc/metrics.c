@@ -76,7 +76,8 @@ void ipc_metrics_commit(struct ipc_metrics *metrics, int64_t commit_us, size_t b
     observe(&metrics->batch, BATCH_BOUNDS, (int64_t)batch);
 }
 
-void ipc_metrics_request(struct ipc_metrics *metrics, const struct route *route, enum http_transport transport, int status, int64_t duration_us)
+void ipc_metrics_request(struct ipc_metrics *metrics, const struct route *route, enum http_transport transport, int status,
+                         int64_t duration_us)
 {
     struct route_figures *figures = &metrics->routes[route != NULL ? (size_t)(route - ROUTES) : ROUTE_COUNT];
     for (size_t i = 0; i < STATUS_COUNT; i++)
@@ -130,7 +131,8 @@ static void print_histogram(struct buffer *text, const char *name, const char *l
     const char *open = length > 0 ? "{" : "", *close = length > 0 ? "}" : "";
     int shown = length > 0 ? (int)length - 1 : 0; /* without the comma */
     buffer_printf(text, "%s_bucket{%sle=\"+Inf\"} %" PRIu64 "\n", name, labels, total);
-    buffer_printf(text, "%s_sum%s%.*s%s %.6f\n%s_count%s%.*s%s %" PRIu64 "\n", name, open, shown, labels, close, sum, name, open, shown, labels, close, total);
+    buffer_printf(text, "%s_sum%s%.*s%s %.6f\n%s_count%s%.*s%s %" PRIu64 "\n", name, open, shown, labels, close, sum, name, open, shown,
+                  labels, close, total);
 }
 
 static void print_requests(const struct ipc_metrics *metrics, struct buffer *text)
@@ -142,8 +144,8 @@ static void print_requests(const struct ipc_metrics *metrics, struct buffer *tex
             for (size_t s = 0; s < STATUS_COUNT; s++)
                 if (metrics->routes[r].answers[t][s] > 0)
                     buffer_printf(text, "cm_daemon_ipc_requests_total{route=\"%s%s%s\",status=\"%d\",transport=\"%s\"} %" PRIu64 "\n",
-                                  r < ROUTE_COUNT ? ROUTES[r].method : "none", r < ROUTE_COUNT ? " " : "", r < ROUTE_COUNT ? ROUTES[r].path : "",
-                                  STATUSES[s], TRANSPORT_NAMES[t], metrics->routes[r].answers[t][s]);
+                                  r < ROUTE_COUNT ? ROUTES[r].method : "none", r < ROUTE_COUNT ? " " : "",
+                                  r < ROUTE_COUNT ? ROUTES[r].path : "", STATUSES[s], TRANSPORT_NAMES[t], metrics->routes[r].answers[t][s]);
     head(text, "cm_daemon_ipc_duration_seconds", "histogram", "From a request's head to its answer.");
     for (size_t r = 0; r < ROUTE_COUNT; r++) {
         const struct histogram *duration = &metrics->routes[r].duration_us;
@@ -163,15 +165,18 @@ static void print_traffic(const struct ipc_metrics *metrics, struct buffer *text
     for (const struct traffic *traffic = metrics->traffic; traffic != NULL; traffic = traffic->next)
         for (size_t i = 0; i < SEND_OUTCOMES; i++)
             if (traffic->sent[i] > 0)
-                buffer_printf(text, "cm_daemon_send_total{mesh=\"%s\",kind=\"%s\",outcome=\"%s\"} %" PRIu64 "\n", traffic->mesh, traffic->kind, OUTCOMES[i], traffic->sent[i]);
+                buffer_printf(text, "cm_daemon_send_total{mesh=\"%s\",kind=\"%s\",outcome=\"%s\"} %" PRIu64 "\n", traffic->mesh,
+                              traffic->kind, OUTCOMES[i], traffic->sent[i]);
     head(text, "cm_daemon_recv_total", "counter", "Messages stored in the inbox.");
     for (const struct traffic *traffic = metrics->traffic; traffic != NULL; traffic = traffic->next)
         if (traffic->received > 0)
-            buffer_printf(text, "cm_daemon_recv_total{mesh=\"%s\",kind=\"%s\"} %" PRIu64 "\n", traffic->mesh, traffic->kind, traffic->received);
+            buffer_printf(text, "cm_daemon_recv_total{mesh=\"%s\",kind=\"%s\"} %" PRIu64 "\n", traffic->mesh, traffic->kind,
+                          traffic->received);
     head(text, "cm_daemon_dedupe_total", "counter", "Sends that were answered from the outbox because their id had a row.");
     for (const struct traffic *traffic = metrics->traffic; traffic != NULL; traffic = traffic->next)
         if (traffic->sent[SEND_DUPLICATE] > 0)
-            buffer_printf(text, "cm_daemon_dedupe_total{mesh=\"%s\",direction=\"out\",kind=\"%s\"} %" PRIu64 "\n", traffic->mesh, traffic->kind, traffic->sent[SEND_DUPLICATE]);
+            buffer_printf(text, "cm_daemon_dedupe_total{mesh=\"%s\",direction=\"out\",kind=\"%s\"} %" PRIu64 "\n", traffic->mesh,
+                          traffic->kind, traffic->sent[SEND_DUPLICATE]);
 }
 
 static void print_meshes(const struct ipc *ipc, struct buffer *text)
@@ -193,8 +198,11 @@ static void print_meshes(const struct ipc *ipc, struct buffer *text)
     for (size_t i = 0; i < ipc->mesh_count; i++) {
         struct outbox_counts counts;
         outbox_counts(ipc->outbox, ipc_row_mesh(&ipc->meshes[i]), &counts);
-        const int64_t by_state[OUTBOX_STATES] = { [OUTBOX_PENDING] = counts.pending, [OUTBOX_INFLIGHT] = counts.inflight, [OUTBOX_DONE] = counts.done,
-                                                  [OUTBOX_DEAD] = counts.dead, [OUTBOX_ABORTED] = counts.aborted };
+        const int64_t by_state[OUTBOX_STATES] = { [OUTBOX_PENDING] = counts.pending,
+                                                  [OUTBOX_INFLIGHT] = counts.inflight,
+                                                  [OUTBOX_DONE] = counts.done,
+                                                  [OUTBOX_DEAD] = counts.dead,
+                                                  [OUTBOX_ABORTED] = counts.aborted };
         for (size_t s = 0; s < OUTBOX_STATES; s++)
             buffer_printf(text, "cm_daemon_outbox_depth{mesh=\"%s\",status=\"%s\"} %" PRId64 "\n", ipc->meshes[i].slug,
                           outbox_state_name((enum outbox_state)s), by_state[s]);

@@ -10,7 +10,8 @@ struct route;
 enum send_outcome { SEND_QUEUED, SEND_DUPLICATE, SEND_CONFLICT, SEND_REFUSED, SEND_OUTCOMES };
 
 /* route NULL: refused before one was found. */
-void ipc_metrics_request(struct ipc_metrics *metrics, const struct route *route, enum http_transport transport, int status, int64_t duration_us);
+void ipc_metrics_request(struct ipc_metrics *metrics, const struct route *route, enum http_transport transport, int status,
+                         int64_t duration_us);
 void ipc_metrics_send(struct ipc_metrics *metrics, const char *mesh_slug, const char *kind, enum send_outcome outcome);
 void ipc_metrics_received(struct ipc_metrics *metrics, const char *mesh_slug, const char *kind);
 /* The whole text, with what is read from the rooms at this moment. */

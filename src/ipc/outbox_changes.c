@@ -35,7 +35,8 @@ static int read_patch(struct change *change, const json_t *patch, struct error *
     const char *priority = NULL;
     const json_t *meta = NULL;
     if (json_read_text(patch, "message", JSON_OPTIONAL, &change->message, error) != 0 ||
-        json_read_string(patch, "priority", JSON_OPTIONAL, &priority, error) != 0 || json_read_object(patch, "meta", JSON_OPTIONAL, &meta, error) != 0)
+        json_read_string(patch, "priority", JSON_OPTIONAL, &priority, error) != 0 ||
+        json_read_object(patch, "meta", JSON_OPTIONAL, &meta, error) != 0)
         return -(int)error->code;
     if (change->message.data != NULL && change->message.length == 0)
         return error_set(error, ERROR_INVALID, "Field 'message' must not be empty.");
@@ -53,7 +54,8 @@ static int read_change(struct change *change, const char **ret_code, struct erro
     const char *id = NULL;
     struct text new_id = { NULL, 0 };
     *ret_code = "invalid_request";
-    if (json_read_string(body, "id", JSON_REQUIRED, &id, error) != 0 || json_read_bool(body, "force", JSON_OPTIONAL, &change->force, error) != 0 ||
+    if (json_read_string(body, "id", JSON_REQUIRED, &id, error) != 0 ||
+        json_read_bool(body, "force", JSON_OPTIONAL, &change->force, error) != 0 ||
         json_read_text(body, "new_client_message_id", JSON_OPTIONAL, &new_id, error) != 0 ||
         json_read_object(body, "patch", JSON_OPTIONAL, &patch, error) != 0)
         return -(int)error->code;
@@ -62,7 +64,8 @@ static int read_change(struct change *change, const char **ret_code, struct erro
         ulid_generate(change->new_id);
     } else if (!client_message_id_is_valid(new_id.data, new_id.length)) {
         *ret_code = "invalid_client_message_id";
-        return error_set(error, ERROR_INVALID, "An idempotency key is 1 to %d printable ASCII characters without spaces.", LIMIT_CLIENT_MESSAGE_ID);
+        return error_set(error, ERROR_INVALID, "An idempotency key is 1 to %d printable ASCII characters without spaces.",
+                         LIMIT_CLIENT_MESSAGE_ID);
     } else {
         memcpy(change->new_id, new_id.data, new_id.length);
     }
@@ -93,13 +96,15 @@ static void fail_retire(struct exchange *exchange, int status)
         exchange_fail(exchange, 404, "not_found", "No row of the outbox has that id; see `claudemesh daemon outbox list`.");
         return;
     case ERROR_BUSY:
-        exchange_fail(exchange, 409, "outbox_inflight", "The row is on its way to the broker and may have been sent; wait, or repeat with force.");
+        exchange_fail(exchange, 409, "outbox_inflight",
+                      "The row is on its way to the broker and may have been sent; wait, or repeat with force.");
         return;
     case ERROR_CONFLICT:
         exchange_fail(exchange, 409, "outbox_final", "The row is done or aborted, and stays so; send the message again under a new id.");
         return;
     case ERROR_AMBIGUOUS:
-        exchange_fail(exchange, 409, "client_message_id_consumed", "The new id was used already and nothing was changed; give another, or none.");
+        exchange_fail(exchange, 409, "client_message_id_consumed",
+                      "The new id was used already and nothing was changed; give another, or none.");
         return;
     default:
         exchange_fail_store(exchange, status);
@@ -220,12 +225,14 @@ static bool may_be_sent(struct exchange *exchange, const struct change *change, 
         return false;
     }
     if (trust_self_revoked(delivery_trust(delivery)) || link_is_revoked(delivery_link(delivery))) {
-        exchange_fail(exchange, 403, "member_revoked", "This member was revoked from mesh '%s': nothing can be sent.", delivery_mesh_slug(delivery));
+        exchange_fail(exchange, 403, "member_revoked", "This member was revoked from mesh '%s': nothing can be sent.",
+                      delivery_mesh_slug(delivery));
         return false;
     }
     int64_t limit = delivery_inline_bytes(delivery);
     if (change->message.data != NULL && change->message.length > (size_t)limit) {
-        exchange_fail(exchange, 413, "payload_too_large", "The message has %zu bytes and the broker takes %" PRId64 ".", change->message.length, limit);
+        exchange_fail(exchange, 413, "payload_too_large", "The message has %zu bytes and the broker takes %" PRId64 ".",
+                      change->message.length, limit);
         return false;
     }
     if (row->state == OUTBOX_DONE || row->state == OUTBOX_ABORTED) {

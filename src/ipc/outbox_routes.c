@@ -37,7 +37,8 @@ json_t *outbox_row_to_json(const struct ipc *ipc, const struct outbox_row *row)
     json_put_string(value, "mesh", ipc_slug_of_row(ipc, row->mesh));
     json_put_string(value, "destination_kind", row->destination_kind);
     json_put_string(value, "destination_ref", row->destination_ref);
-    json_put_string(value, "destination_name", strcmp(row->destination_kind, "dm") == 0 ? name_of(ipc, row->mesh, row->destination_ref) : NULL);
+    json_put_string(value, "destination_name",
+                    strcmp(row->destination_kind, "dm") == 0 ? name_of(ipc, row->mesh, row->destination_ref) : NULL);
     json_put_string(value, "priority", priority_name(row->priority));
     json_put_string(value, "reply_to_id", row->reply_to_id);
     json_put(value, "meta", value_of(row->meta));
@@ -114,10 +115,8 @@ static json_t *find_by(json_t *list, const struct outbox_receipt *receipt)
 {
     size_t index;
     json_t *item;
-    json_array_foreach(list, index, item)
-        if (string_equal(json_string_value(json_object_get(item, "by")), receipt->by) &&
-            json_is_true(json_object_get(item, "verified")) == receipt->verified)
-            return item;
+    json_array_foreach(list, index, item) if (string_equal(json_string_value(json_object_get(item, "by")), receipt->by) &&
+                                              json_is_true(json_object_get(item, "verified")) == receipt->verified) return item;
     return NULL;
 }
 

@@ -15,8 +15,12 @@ void ipc_publish(struct ipc *ipc, const char *type, const char *mesh_slug, json_
 void ipc_outbox_finished(struct ipc *ipc, const char *mesh, const char *client_message_id, const char *id, enum outbox_state state,
                          const char *broker_message_id, int64_t history_id, const char *last_error)
 {
-    const struct wait_result result = { .finished = true, .state = state, .id = id, .broker_message_id = broker_message_id,
-                                        .last_error = last_error, .history_id = history_id };
+    const struct wait_result result = { .finished = true,
+                                        .state = state,
+                                        .id = id,
+                                        .broker_message_id = broker_message_id,
+                                        .last_error = last_error,
+                                        .history_id = history_id };
     waits_finished(ipc->waits, client_message_id, &result);
     if (events_stream_count(ipc->events) == 0)
         return;

@@ -31,8 +31,10 @@ static void on_wait_over(void *argument, const struct wait_result *result)
     struct send *send = argument;
     send->wait = NULL;
     send->exchange->on_gone = NULL;
-    const struct send_facts facts = { .broker_message_id = result->broker_message_id, .history_id = result->history_id,
-                                      .reason = result->last_error, .fingerprint = &send->fingerprint };
+    const struct send_facts facts = { .broker_message_id = result->broker_message_id,
+                                      .history_id = result->history_id,
+                                      .reason = result->last_error,
+                                      .fingerprint = &send->fingerprint };
     if (!result->finished)
         send_answer_accepted(send, 202, send->status_word, &facts);
     else if (result->state == OUTBOX_DONE)
@@ -170,7 +172,8 @@ static void submit(struct send *send, const struct delivery *delivery)
     accept->done = on_accepted;
     if (!accept->lookup_only) {
         accept->row->payload = memory_dup(request->message.data, request->message.length);
-        fingerprint_blind(delivery_blinding_key(delivery), &send->fingerprint, request->client_message_id, &accept->row->broker_fingerprint);
+        fingerprint_blind(delivery_blinding_key(delivery), &send->fingerprint, request->client_message_id,
+                          &accept->row->broker_fingerprint);
         memcpy(send->outbox_id, accept->row->id, sizeof(send->outbox_id));
     }
     outbox_accept(accept);

@@ -18,17 +18,17 @@ struct send_refusal {
 struct send { /* small: one is made and freed for each request of the measured path */
     struct exchange *exchange;
     struct send_request request;
-    int64_t wait_ms;                   /* -1: not asked for */
-    bool placed;                       /* a mesh is chosen */
+    int64_t wait_ms; /* -1: not asked for */
+    bool placed;     /* a mesh is chosen */
     char slug[LIMIT_NAME + 1], row_mesh[LIMIT_NAME + 1];
-    bool resolved;                     /* kind and ref are what `to` means; else kind is "dm" and ref empty */
+    bool resolved; /* kind and ref are what `to` means; else kind is "dm" and ref empty */
     const char *kind;
     char ref[sizeof(((struct trust_destination *)NULL)->ref)];
     char name[LIMIT_DISPLAY_NAME_SIZE]; /* the member's; "" unknown */
     struct fingerprint fingerprint;
-    struct send_refusal refusal;       /* why a new row is refused; an id that has a row is answered all the same */
+    struct send_refusal refusal; /* why a new row is refused; an id that has a row is answered all the same */
     char outbox_id[ULID_SIZE];
-    const char *status_word;           /* while waiting: what is known so far */
+    const char *status_word; /* while waiting: what is known so far */
     bool duplicate;
     struct wait *wait;
 };
@@ -36,12 +36,13 @@ void send_free(struct send *send);
 
 /* send_place.c: chooses the mesh and resolves `to`; refusal says what stands in the way of a new row. NULL: no mesh. */
 struct delivery *send_place(struct send *send) MUST_CHECK;
-void send_refuse(struct send *send, int status, const char *code, json_t *more /* taken over */, const char *format, ...) ATTRIBUTE_PRINTF(5, 6);
+void send_refuse(struct send *send, int status, const char *code, json_t *more /* taken over */, const char *format, ...)
+    ATTRIBUTE_PRINTF(5, 6);
 /* The best reading of a request against the row that its id has: whether `to` can mean that row's destination, and its `mesh` that row's mesh. */
 bool send_means_row(const struct send *send, const struct outbox_row *row) MUST_CHECK;
 
 /* send_answer.c: each answers the exchange and frees the send. */
-struct send_facts { /* of the row; strings borrowed */
+struct send_facts {              /* of the row; strings borrowed */
     const char *destination_ref; /* NULL: the send's own */
     const char *broker_message_id, *reason;
     int64_t history_id;

@@ -63,8 +63,9 @@ static const char *conflict_detail(enum outbox_state state, enum accept_outcome 
 {
     if (outcome == ACCEPT_CONFLICT_MISMATCH)
         return "This id was used for another request; send this one under a new id.";
-    return state == OUTBOX_DEAD ? "This request was given up; send it again with `claudemesh daemon outbox requeue <id>`, or under a new id."
-                                : "An operator retired this request; send it again under a new id.";
+    return state == OUTBOX_DEAD
+               ? "This request was given up; send it again with `claudemesh daemon outbox requeue <id>`, or under a new id."
+               : "An operator retired this request; send it again under a new id.";
 }
 
 void send_answer_conflict(struct send *send, const struct accept_cell *cell, enum outbox_state state, const struct send_facts *facts)
@@ -93,7 +94,8 @@ void send_answer_failed(struct send *send, const char *reason)
     json_put_string(more, "outbox_id", send->outbox_id);
     json_put_string(more, "reason", reason);
     send_free(send);
-    exchange_fail_with(exchange, 502, "delivery_failed", more, "The message was not delivered: %s", reason != NULL ? reason : "no reason is known");
+    exchange_fail_with(exchange, 502, "delivery_failed", more, "The message was not delivered: %s",
+                       reason != NULL ? reason : "no reason is known");
 }
 
 void send_answer_refused(struct send *send)

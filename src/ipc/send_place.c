@@ -45,7 +45,8 @@ static void check_member(struct send *send, struct delivery *delivery, const str
     if (trust_is_revoked(delivery_trust(delivery), destination->ref))
         send_refuse(send, 404, "destination_not_found", NULL, "That member was revoked from mesh '%s'.", send->slug);
     else if (!destination->known_member && !is_own_key(delivery, destination->ref) && delivery_members_are_fresh(delivery))
-        send_refuse(send, 404, "destination_not_found", NULL, "No member of mesh '%s' has that key; see `claudemesh member list`.", send->slug);
+        send_refuse(send, 404, "destination_not_found", NULL, "No member of mesh '%s' has that key; see `claudemesh member list`.",
+                    send->slug);
 }
 
 static void take_destination(struct send *send, const struct trust_destination *destination)
@@ -66,10 +67,12 @@ static void resolve(struct send *send, struct delivery *delivery)
         check_member(send, delivery, destination);
         return;
     case RESOLVE_UNKNOWN:
-        send_refuse(send, 404, "destination_not_found", NULL, "Nobody in mesh '%s' has that name or key; see `claudemesh peer list`.", send->slug);
+        send_refuse(send, 404, "destination_not_found", NULL, "Nobody in mesh '%s' has that name or key; see `claudemesh peer list`.",
+                    send->slug);
         return;
     case RESOLVE_AMBIGUOUS:
-        send_refuse(send, 409, "destination_ambiguous", candidates_of(destination), "More than one member fits; send to one of the candidates' keys.");
+        send_refuse(send, 409, "destination_ambiguous", candidates_of(destination),
+                    "More than one member fits; send to one of the candidates' keys.");
         return;
     case RESOLVE_KEY_CHANGED:
         more = candidates_of(destination);
@@ -81,7 +84,8 @@ static void resolve(struct send *send, struct delivery *delivery)
     case RESOLVE_INVALID:
         break;
     }
-    send_refuse(send, 400, "invalid_request", NULL, "Field 'to' must be a name, a key, a prefix of one of 8 digits or more, #topic, @group or *.");
+    send_refuse(send, 400, "invalid_request", NULL,
+                "Field 'to' must be a name, a key, a prefix of one of 8 digits or more, #topic, @group or *.");
 }
 
 /* Destinations that are no member's: their fingerprints hold, sending to them is not built. True: `to` is one. */
@@ -143,7 +147,8 @@ static struct ipc_mesh *choose(struct send *send, const char *slug)
     if (mesh == NULL) {
         json_t *more = json_new_object();
         json_put(more, "meshes", ipc_slugs(ipc));
-        send_refuse(send, 400, "mesh_required", more, "This daemon serves more than one mesh and the destination does not decide; say which with `mesh`.");
+        send_refuse(send, 400, "mesh_required", more,
+                    "This daemon serves more than one mesh and the destination does not decide; say which with `mesh`.");
     }
     return mesh;
 }
@@ -165,7 +170,8 @@ struct delivery *send_place(struct send *send)
     struct ipc_mesh *mesh = elsewhere && slug == NULL && send->exchange->ipc->mesh_count != 1 ? NULL : choose(send, slug);
     if (mesh == NULL)
         return NULL;
-    if (string_copy(send->slug, sizeof(send->slug), mesh->slug) != 0 || string_copy(send->row_mesh, sizeof(send->row_mesh), ipc_row_mesh(mesh)) != 0) {
+    if (string_copy(send->slug, sizeof(send->slug), mesh->slug) != 0 ||
+        string_copy(send->row_mesh, sizeof(send->row_mesh), ipc_row_mesh(mesh)) != 0) {
         send_refuse(send, 503, "mesh_failed", NULL, "The mesh's slug or id is too long; repair config.json.");
         return NULL;
     }
@@ -179,9 +185,11 @@ struct delivery *send_place(struct send *send)
     resolve(send, mesh->delivery);
     int64_t limit = delivery_inline_bytes(mesh->delivery);
     if (is_revoked(mesh->delivery))
-        send_refuse(send, 403, "member_revoked", NULL, "This member was revoked from mesh '%s': what is stored can be read, nothing can be sent.", mesh->slug);
+        send_refuse(send, 403, "member_revoked", NULL,
+                    "This member was revoked from mesh '%s': what is stored can be read, nothing can be sent.", mesh->slug);
     else if (send->refusal.status == 0 && send->request.message.length > (size_t)limit)
-        send_refuse(send, 413, "payload_too_large", NULL, "The message has %zu bytes and the broker takes %" PRId64 "; share it as a file, or split it.",
+        send_refuse(send, 413, "payload_too_large", NULL,
+                    "The message has %zu bytes and the broker takes %" PRId64 "; share it as a file, or split it.",
                     send->request.message.length, limit);
     return mesh->delivery;
 }
@@ -215,9 +223,8 @@ static bool is_candidate(const json_t *more, const char *pubkey)
 {
     size_t index;
     const json_t *candidate;
-    json_array_foreach(json_object_get(more, "candidates"), index, candidate)
-        if (string_equal(json_string_value(json_object_get(candidate, "pubkey")), pubkey))
-            return true;
+    json_array_foreach(json_object_get(more, "candidates"), index,
+                       candidate) if (string_equal(json_string_value(json_object_get(candidate, "pubkey")), pubkey)) return true;
     return false;
 }
 

@@ -40,7 +40,8 @@ int meta_read(const json_t *meta, struct buffer *ret_canonical, struct error *er
     return 0;
 }
 
-static int read_id(const json_t *body, const char *idempotency_key, struct send_request *request, const char **ret_code, struct error *error)
+static int read_id(const json_t *body, const char *idempotency_key, struct send_request *request, const char **ret_code,
+                   struct error *error)
 {
     struct text id = { NULL, 0 };
     int status = json_read_text(body, "client_message_id", JSON_OPTIONAL, &id, error);
@@ -62,13 +63,15 @@ static int read_id(const json_t *body, const char *idempotency_key, struct send_
     if (valid)
         return 0;
     *ret_code = "invalid_client_message_id";
-    return error_set(error, ERROR_INVALID, "An idempotency key is 1 to %d printable ASCII characters without spaces.", LIMIT_CLIENT_MESSAGE_ID);
+    return error_set(error, ERROR_INVALID, "An idempotency key is 1 to %d printable ASCII characters without spaces.",
+                     LIMIT_CLIENT_MESSAGE_ID);
 }
 
 static int read_reply(const json_t *body, struct send_request *request, struct error *error)
 {
     const char *snake = NULL, *camel = NULL;
-    if (json_read_string(body, "reply_to_id", JSON_OPTIONAL, &snake, error) != 0 || json_read_string(body, "replyToId", JSON_OPTIONAL, &camel, error) != 0)
+    if (json_read_string(body, "reply_to_id", JSON_OPTIONAL, &snake, error) != 0 ||
+        json_read_string(body, "replyToId", JSON_OPTIONAL, &camel, error) != 0)
         return -(int)error->code;
     if (snake != NULL && camel != NULL && strcmp(snake, camel) != 0)
         return error_set(error, ERROR_INVALID, "Fields 'reply_to_id' and 'replyToId' name two messages; give one.");

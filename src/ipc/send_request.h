@@ -17,7 +17,7 @@ struct send_request { /* borrowed from the body, but for meta and the id */
     const char *to;
     struct text message;
     enum outbox_priority priority;
-    struct buffer meta; /* canonical; empty for none and for {} */
+    struct buffer meta;      /* canonical; empty for none and for {} */
     const char *reply_to_id; /* NULL none */
 };
 /* body is an object. idempotency_key: the header's value, or NULL. *ret_code: "invalid_client_message_id" or "invalid_request" when it fails; then

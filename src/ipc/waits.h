@@ -12,7 +12,7 @@ struct waits;
 struct wait;
 
 struct wait_result { /* strings borrowed */
-    bool finished; /* false: time is up, or the daemon stops */
+    bool finished;   /* false: time is up, or the daemon stops */
     enum outbox_state state;
     const char *id, *broker_message_id, *last_error;
     int64_t history_id;

@@ -7,7 +7,8 @@
 
 #include "daemon/internal.h"
 
-static const char *const NAMES[] = { "CI", "GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "CIRCLECI", "JENKINS_URL", "KUBERNETES_SERVICE_HOST", "RUNPOD_POD_ID" };
+static const char *const NAMES[] = { "CI",          "GITHUB_ACTIONS",          "GITLAB_CI",    "BUILDKITE", "CIRCLECI",
+                                     "JENKINS_URL", "KUBERNETES_SERVICE_HOST", "RUNPOD_POD_ID" };
 
 static int clear_environment(void **state)
 {

@@ -33,8 +33,14 @@ static int tear_down(void **state)
 
 static struct guard_request good(enum http_transport transport)
 {
-    return (struct guard_request){ .transport = transport, .port = 47823, .method = "GET", .path = "/v1/version", .host = "127.0.0.1:47823",
-                                   .authorization = transport == HTTP_TCP ? AUTHORIZATION : NULL, .in_flight = 1, .now_ms = 1000 };
+    return (struct guard_request){ .transport = transport,
+                                   .port = 47823,
+                                   .method = "GET",
+                                   .path = "/v1/version",
+                                   .host = "127.0.0.1:47823",
+                                   .authorization = transport == HTTP_TCP ? AUTHORIZATION : NULL,
+                                   .in_flight = 1,
+                                   .now_ms = 1000 };
 }
 
 static void assert_passes(const struct guard_request *request)

@@ -27,7 +27,16 @@ static void what_is_no_cursor_is_refused(void **state)
 {
     (void)state;
     /* "", not base64url, "d", "x5", "d-1", "d5 ", "d" and a NUL, a number beyond 2^63, far too long */
-    static const char *const BAD[] = { "", "!!", "ZA", "eDU", "ZC0x", "ZDUg", "ZAAx", "ZDkyMjMzNzIwMzY4NTQ3NzU4MDg", "ZDU=", "ZDU ",
+    static const char *const BAD[] = { "",
+                                       "!!",
+                                       "ZA",
+                                       "eDU",
+                                       "ZC0x",
+                                       "ZDUg",
+                                       "ZAAx",
+                                       "ZDkyMjMzNzIwMzY4NTQ3NzU4MDg",
+                                       "ZDU=",
+                                       "ZDU ",
                                        "ZDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMQ" };
     for (size_t i = 0; i < ARRAY_LENGTH(BAD); i++) {
         enum cursor_kind kind;
@@ -54,8 +63,20 @@ static void an_unknown_epoch_is_well_formed_and_nonsense_is_not(void **state)
     (void)state;
     struct event_id id;
     assert_int_equal(event_id_parse("other-0-0", &id), 0);
-    static const char *const BAD[] = { "", "x", "1-2", "a-b-c", "a-1-2-3", "-1-2", "a--1-2", "a-1-", "a-1-2 ", "a-1-2x", " a-1-2", "a-99999999999999999999-0",
-                                       "a-9223372036854775808-0", "a_b-1-2",
+    static const char *const BAD[] = { "",
+                                       "x",
+                                       "1-2",
+                                       "a-b-c",
+                                       "a-1-2-3",
+                                       "-1-2",
+                                       "a--1-2",
+                                       "a-1-",
+                                       "a-1-2 ",
+                                       "a-1-2x",
+                                       " a-1-2",
+                                       "a-99999999999999999999-0",
+                                       "a-9223372036854775808-0",
+                                       "a_b-1-2",
                                        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-1-2" };
     for (size_t i = 0; i < ARRAY_LENGTH(BAD); i++)
         assert_int_equal(event_id_parse(BAD[i], &id), -1);

@@ -25,9 +25,9 @@ static void a_known_path_with_another_method_says_which_it_takes(void **state)
     static const struct {
         const char *method, *path, *allow;
     } CASES[] = {
-        { "DELETE", "/v1/send", "POST" },         { "GET", "/v1/send", "POST" },      { "HEAD", "/v1/health", "GET" },
-        { "PUT", "/v1/profile", "GET, POST" },    { "GET", "/v1/outbox/drop", "POST" }, { "POST", "/v1/outbox/some-id", "GET" },
-        { "POST", "/v1/outbox", "GET" },          { "get", "/v1/version", "GET" },
+        { "DELETE", "/v1/send", "POST" },      { "GET", "/v1/send", "POST" },        { "HEAD", "/v1/health", "GET" },
+        { "PUT", "/v1/profile", "GET, POST" }, { "GET", "/v1/outbox/drop", "POST" }, { "POST", "/v1/outbox/some-id", "GET" },
+        { "POST", "/v1/outbox", "GET" },       { "get", "/v1/version", "GET" },
     };
     for (size_t i = 0; i < ARRAY_LENGTH(CASES); i++) {
         const char *rest;
@@ -40,7 +40,8 @@ static void a_known_path_with_another_method_says_which_it_takes(void **state)
 static void what_is_in_no_row_is_unknown(void **state)
 {
     (void)state;
-    static const char *const PATHS[] = { "", "/", "/v1", "/v1/", "/v1/sen", "/v1/send/", "/v1/sendx", "/V1/send", "/v1/outbox/", "/v2/send", "/v1/inbox/x" };
+    static const char *const PATHS[] = { "",          "/",        "/v1",         "/v1/",     "/v1/sen",    "/v1/send/",
+                                         "/v1/sendx", "/V1/send", "/v1/outbox/", "/v2/send", "/v1/inbox/x" };
     for (size_t i = 0; i < ARRAY_LENGTH(PATHS); i++) {
         const char *rest;
         char allow[ROUTE_ALLOW_SIZE];

@@ -59,10 +59,13 @@ static void a_key_is_1_to_128_printable_characters_without_spaces(void **state)
     (void)state;
     static const char *const BAD_HEADERS[] = { "", "\"\"", "\"open", "\"a\"b", "\"a\\x\"", "\"a b\"", "a b", "\"a\";p=1", "\"a\\" };
     for (size_t i = 0; i < ARRAY_LENGTH(BAD_HEADERS); i++)
-        assert_refused("{\"to\":\"a\",\"message\":\"m\",\"client_message_id\":\"fine\"}", BAD_HEADERS[i], "invalid_client_message_id", NULL);
+        assert_refused("{\"to\":\"a\",\"message\":\"m\",\"client_message_id\":\"fine\"}", BAD_HEADERS[i], "invalid_client_message_id",
+                       NULL);
     static const char *const BAD_FIELDS[] = {
-        "{\"to\":\"a\",\"message\":\"m\",\"client_message_id\":\"\"}", "{\"to\":\"a\",\"message\":\"m\",\"client_message_id\":\"a b\"}",
-        "{\"to\":\"a\",\"message\":\"m\",\"client_message_id\":\"\xc3\xa9\"}", "{\"to\":\"a\",\"message\":\"m\",\"client_message_id\":\"a\\u0000\"}",
+        "{\"to\":\"a\",\"message\":\"m\",\"client_message_id\":\"\"}",
+        "{\"to\":\"a\",\"message\":\"m\",\"client_message_id\":\"a b\"}",
+        "{\"to\":\"a\",\"message\":\"m\",\"client_message_id\":\"\xc3\xa9\"}",
+        "{\"to\":\"a\",\"message\":\"m\",\"client_message_id\":\"a\\u0000\"}",
     };
     for (size_t i = 0; i < ARRAY_LENGTH(BAD_FIELDS); i++)
         assert_refused(BAD_FIELDS[i], NULL, "invalid_client_message_id", NULL);

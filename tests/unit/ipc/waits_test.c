@@ -45,13 +45,19 @@ static int tear_down(void **state)
     return 0;
 }
 
+static void add(struct waits *to, const char *client_message_id, int64_t timeout_ms, void (*call)(void *, const struct wait_result *),
+                void *argument)
+{
+    assert_non_null(waits_add(to, client_message_id, timeout_ms, call, argument));
+}
+
 static void everyone_who_waits_for_a_row_is_told_once_and_nobody_else(void **state)
 {
     (void)state;
     struct seen first = { 0 }, second = { 0 }, other = { 0 };
-    (void)waits_add(waits, "a", 60000, over, &first);
-    (void)waits_add(waits, "b", 60000, over, &other);
-    (void)waits_add(waits, "a", 60000, over, &second);
+    add(waits, "a", 60000, over, &first);
+    add(waits, "b", 60000, over, &other);
+    add(waits, "a", 60000, over, &second);
     const struct wait_result result = { .finished = true, .state = OUTBOX_DONE };
     waits_finished(waits, "a", &result);
     waits_finished(waits, "a", &result);
@@ -78,7 +84,7 @@ static void time_that_is_up_says_unfinished(void **state)
 {
     (void)state;
     struct seen seen = { .loop = loop, .finished = true };
-    (void)waits_add(waits, "a", 1, over, &seen);
+    add(waits, "a", 1, over, &seen);
     loop_run(loop);
     assert_int_equal(seen.calls, 1);
     assert_false(seen.finished);
@@ -89,8 +95,8 @@ static void a_stop_ends_them_all_unfinished(void **state)
 {
     (void)state;
     struct seen first = { .finished = true }, second = { .finished = true };
-    (void)waits_add(waits, "a", 60000, over, &first);
-    (void)waits_add(waits, "b", 60000, over, &second);
+    add(waits, "a", 60000, over, &first);
+    add(waits, "b", 60000, over, &second);
     waits_end_all(waits);
     assert_int_equal(first.calls + second.calls, 2);
     assert_false(first.finished || second.finished);
