@@ -2,6 +2,7 @@
 #include "broker/broker.h"
 #include "cli/output.h"
 #include "json/json.h"
+#include "util/file.h"
 #include "util/memory.h"
 #include "util/text.h"
 
@@ -35,6 +36,9 @@ static int run_serve(struct cli *cli)
     };
     if ((options.tls_cert == NULL) != (options.tls_key == NULL)) {
         return cli_fail_usage(cli, "--tls-cert and --tls-key go together");
+    }
+    if (cli_has(cli, "config") && !file_exists(cli_value(cli, "config"))) {
+        return cli_fail(cli, EXIT_FAILED, "there is no %s", cli_value(cli, "config"));
     }
     if (settings_load(BROKER_SETTINGS, BROKER_SETTING_COUNT, "CLAUDEMESH_BROKER_", cli_value(cli, "config"), &settings, &error) != 0) {
         return cli_fail_error(cli, &error);

@@ -35,9 +35,17 @@ static void print_meshes(const struct cli *cli, const json_t *meshes)
     table_print_free(table);
     for (size_t i = 0; i < json_array_size(meshes); i++) {
         const json_t *mesh = json_array_get(meshes, i);
-        const char *reason = answer_text(mesh, "reason");
+        const char *reason = answer_text(mesh, answer_text(mesh, "reason")[0] == '\0' ? "detail" : "reason");
+        int64_t quarantined = answer_integer(mesh, "quarantined", 0);
         if (reason[0] != '\0' && !answer_bool(mesh, "connected")) {
             cli_say(cli, "%s: %s", answer_text(mesh, "slug"), reason);
+        }
+        if (answer_bool(mesh, "membership_fork")) {
+            cli_say(cli, "%s: the broker withholds revocations that others know of", answer_text(mesh, "slug"));
+        }
+        if (quarantined > 0) {
+            cli_say(cli, "%s: %" PRId64 " message%s could not be verified and stay%s in quarantine", answer_text(mesh, "slug"), quarantined,
+                    quarantined == 1 ? "" : "s", quarantined == 1 ? "s" : "");
         }
     }
 }

@@ -47,10 +47,10 @@ static void print_rows(const struct cli *cli, const json_t *rows)
     for (size_t i = 0; i < json_array_size(rows); i++) {
         const json_t *row = json_array_get(rows, i);
         char *when = local_time(answer_text(row, "enqueued_at"));
-        const char *to = answer_text(row, "destination_ref");
+        const char *name = answer_text(row, "destination_name");
         table_cell(table, STYLE_DIM, when);
         table_cell(table, state_style(answer_text(row, "status")), answer_text(row, "status"));
-        table_printf(table, STYLE_PLAIN, "%.16s", to);
+        table_printf(table, STYLE_PLAIN, "%.64s", name[0] == '\0' ? answer_text(row, "destination_ref") : name);
         table_cell(table, STYLE_PLAIN, answer_text(row, "priority"));
         table_printf(table, STYLE_PLAIN, "%" PRId64, answer_integer(row, "payload_size", 0));
         table_printf(table, STYLE_PLAIN, "%" PRId64, answer_integer(row, "attempts", 0));
@@ -168,7 +168,9 @@ static void print_row(const struct cli *cli, json_t *row)
         const json_t *receipt = json_array_get(receipts, i);
         const char *seen = answer_text(receipt, "seen_at");
         bool verified = answer_bool(receipt, "verified");
-        cli_say(cli, "%s%.16s stored it %s%s%s", verified ? "" : "the broker reports: ", answer_text(receipt, "by"), answer_text(receipt, "stored_at"),
+        const char *by = answer_text(receipt, "by"), *recipient_name = answer_text(row, "destination_name");
+        bool recipient = recipient_name[0] != '\0' && string_equal(by, answer_text(row, "destination_ref"));
+        cli_say(cli, "%s%.64s stored it %s%s%s", verified ? "" : "the broker reports: ", recipient ? recipient_name : by, answer_text(receipt, "stored_at"),
                 seen[0] == '\0' ? "" : ", seen ", seen);
     }
 }
