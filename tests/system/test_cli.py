@@ -248,12 +248,14 @@ def test_output_claims_no_more_than_is_known(world):
 def test_without_a_daemon_send_goes_to_the_broker_itself(pair):
     _, alice, bob = pair
     alice.down()
-    sent = alice.json("send", "bob", "cold \u00e4", "--meta", "a=1", "--idempotency-key", "cold-1")
+    flags = ["--meta", "a=1", "--priority", "now", "--reply-to", "01EARLIER", "--idempotency-key", "cold-1"]
+    sent = alice.json("send", "bob", "cold \u00e4", *flags)
     assert sent["via"] == "cold" and sent["status"] == "done" and sent["duplicate"] is False and sent["broker_message_id"]
     assert "accepted by the broker (id " in alice.cli("send", bob.pubkey[:16], "two").stdout.decode()
     items = bob.wait_inbox(2)
-    assert items[0]["body"] == "cold \u00e4" and items[0]["meta"] == {"a": "1"} and items[0]["verified"] is True and items[0]["sender_name"] == "alice"
-    assert alice.json("send", "bob", "cold \u00e4", "--meta", "a=1", "--idempotency-key", "cold-1")["duplicate"] is True
+    assert items[0]["body"] == "cold \u00e4" and items[0]["meta"] == {"a": "1"} and items[0]["priority"] == "now"
+    assert items[0]["reply_to_id"] == "01EARLIER" and items[0]["verified"] is True and items[0]["sender_name"] == "alice"
+    assert alice.json("send", "bob", "cold \u00e4", *flags)["duplicate"] is True
     alice.cli("send", "bob", "another", "--idempotency-key", "cold-1", check=6)
     assert b"nobody" in alice.cli("send", "carol", "hi", check=1).stderr
     for own in (alice.pubkey, "alice", alice.pubkey[:9]):
@@ -261,7 +263,7 @@ def test_without_a_daemon_send_goes_to_the_broker_itself(pair):
     # the daemon computes the same fingerprints: the same request is the same message whichever way it goes
     alice.up()
     alice.wait_connected()
-    again = alice.json("send", "bob", "cold \u00e4", "--meta", "a=1", "--idempotency-key", "cold-1", "--wait=20")
+    again = alice.json("send", "bob", "cold \u00e4", *flags, "--wait=20")
     assert again["via"] == "daemon" and again["broker_message_id"] == sent["broker_message_id"]
     assert alice.json("send", "--cold", "bob", "three")["via"] == "cold", "also beside a running daemon"
     assert alice.health()["connected"] is True
