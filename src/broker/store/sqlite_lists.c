@@ -109,7 +109,7 @@ static int list_members(struct db_connection *connection, const struct store_lis
         status = db_step(statement, error);
         if (status != 1)
             break;
-        if (text->length >= list->byte_limit) {
+        if (!first && text->length >= list->byte_limit) {
             *ret_next = MEMBERS_FROM + after;
             break;
         }
