@@ -481,6 +481,23 @@ static void a_body_over_the_maximum_is_answered_413_without_being_read(void **st
     assert_int_equal(counter_value(&fixture->arrived), 0);
 }
 
+static void a_client_may_finish_sending_after_it_was_refused(void **state)
+{
+    struct fixture *fixture = *state;
+    const int fd = connect_tcp(fixture->port);
+    struct buffer *answer = buffer_new();
+    char *rest = memory_zalloc(500 * 1000);
+
+    send_text(fd, "POST /echo HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n");
+    receive_until_end(fd, answer);
+    assert_begins(answer->data, "HTTP/1.1 413 ");
+    for (int i = 0; i < 10; i++)
+        send_bytes(fd, rest + i * 50 * 1000, 50 * 1000); /* no reset */
+    free(rest);
+    buffer_free(answer);
+    assert_int_equal(close(fd), 0);
+}
+
 static void what_head_refuses_comes_before_413(void **state)
 {
     struct fixture *fixture = *state;
@@ -853,6 +870,7 @@ int main(void)
         TEST(a_head_that_never_ends_is_answered_400_though_more_is_sent),
         TEST(a_malformed_chunk_is_answered_400_and_the_request_reported_gone),
         TEST(a_body_over_the_maximum_is_answered_413_without_being_read),
+        TEST(a_client_may_finish_sending_after_it_was_refused),
         TEST(what_head_refuses_comes_before_413),
         TEST(the_body_of_a_request_refused_early_is_dropped_and_the_next_one_served),
         TEST(expect_100_continue_is_answered_once_head_accepts),
