@@ -134,6 +134,7 @@ static int leave(struct cli *cli, const struct config_mesh *mesh)
     if (!cli_has(cli, "yes") && meshes_can_ask() && !meshes_confirm(question)) {
         return cli_fail(cli, EXIT_FAILED, "not left");
     }
+    cli->error_printed = cli_has(cli, "force"); /* then the broker's absence is no result */
     int told = tell_broker(cli, mesh);
     if (told != EXIT_DONE && !cli_has(cli, "force")) {
         cli_note(cli, "nothing was changed; 'mesh leave --force' forgets the mesh here without telling the broker");
@@ -142,7 +143,7 @@ static int leave(struct cli *cli, const struct config_mesh *mesh)
     if (config_file_remove_mesh(cli->paths.config_json, mesh->slug, &error) != 0) {
         return cli_fail_error(cli, &error);
     }
-    if (cli->json && !cli->error_printed) {
+    if (cli->json) {
         json_t *document = json_new_object();
         json_put_string(document, "slug", mesh->slug);
         json_put_bool(document, "broker_told", told == EXIT_DONE);

@@ -15,7 +15,8 @@ import time
 
 import pytest
 
-from harness import BINARY, SLOW, Broker, Node, create_mesh, deadline, free_port, join, wait_for
+from harness import (BINARY, FEATURES, SLOW, Broker, Key, Node, Stub, create_mesh, deadline, fake_mesh, free_port, join, stub_answer,
+                     stub_handshake, wait_for)
 
 RFC3339 = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
 EXAMPLE = re.compile(r"^Example\n  (claudemesh .*)$", re.M)
@@ -276,6 +277,58 @@ def test_the_cold_path_without_a_broker_exits_5(pair):
     broker.stop()
     done = alice.cli("send", "bob", "hi", check=5)
     assert b"broker" in done.stderr
+
+
+def cold_stub(world, features, members=(), on_send=None):
+    """A broker of the test's own, and a node that has joined there."""
+    def serve(connection, _index):
+        stub_handshake(connection, features)
+        while (frame := connection.receive()) is not None:
+            if not stub_answer(connection, frame, members=members) and frame["type"] == "send":
+                on_send(connection, frame)
+    stub, node = Stub(world, serve), Node(world, "host")
+    fake_mesh(node, stub.url)
+    return node
+
+
+def test_a_broker_that_lacks_what_is_required_refuses_the_link_exit_8(world):
+    node = cold_stub(world, {name: value for name, value in FEATURES.items() if name != "client_message_id_dedupe"})
+    assert b"client_message_id_dedupe" in node.cli("send", Key().hex, "hi", check=8).stderr
+
+
+def test_the_cold_path_believes_no_name_that_is_not_signed(world):
+    mallory, sent = Key(), []
+
+    def on_send(connection, frame):
+        sent.append(frame)
+        connection.send({"type": "ack", "id": frame["id"], "client_message_id": frame["id"], "messageId": "01A", "queued": True, "status": 201, "duplicate": False,
+                         "history_id": 1})
+    members = [{"id": "m-1", "pubkey": mallory.hex, "displayName": "bob", "role": "member", "joinedAt": 1, "revoked": False}]
+    node = cold_stub(world, FEATURES, members, on_send)
+    assert b"nobody" in node.cli("send", "bob", "hi", check=1).stderr
+    assert b"nobody" in node.cli("send", mallory.hex[:12], "hi", check=1).stderr
+    assert not sent
+    assert node.json("send", mallory.hex, "by key")["via"] == "cold"
+    assert sent[0]["bodyVersion"] == 3 and sent[0]["targetSpec"] == mallory.hex and len(sent[0]["request_fingerprint"]) == 64
+
+
+@pytest.mark.parametrize("ack, status, says", [
+    ({"status": 409, "error": "idempotency_key_reused: another message"}, 6, "idempotency"),
+    ({"status": 404, "error": "unknown_member: nobody"}, 1, "unknown_member"),
+    ({"status": 403, "error": "unauthorized: no"}, 3, "unauthorized"),
+    ({"status": 503, "error": "unavailable: later"}, 1, "--idempotency-key"),
+    (None, 7, "--idempotency-key"),
+], ids=["used", "unknown", "unauthorised", "busy", "silent"])
+def test_each_answer_of_a_broker_on_the_cold_path_has_its_exit_code(world, ack, status, says):
+    bob = Key()
+
+    def on_send(connection, frame):
+        if ack:
+            connection.send({"type": "ack", "id": frame["id"], "client_message_id": frame["id"], "messageId": "", "queued": False, **ack})
+    members = [{"id": "m-1", "pubkey": bob.hex, "displayName": "bob", "role": "member", "joinedAt": 1, "revoked": False}]
+    node = cold_stub(world, FEATURES, members, on_send)
+    done = node.cli("send", bob.hex, "hi", "--wait=1", check=status)
+    assert says in done.stderr.decode() and done.stdout == b""
 
 
 class FakeDaemon:
@@ -691,8 +744,8 @@ def test_leave_tells_the_broker_and_forgets(host):
     wait_for(lambda: all(member["name"] != "bob" or member.get("revoked") or member.get("left") for member in alice.json("member", "list")["members"]), 15, "bob to be gone")
     alice.down()
     broker.stop()
-    forced = alice.cli("mesh", "leave", "acme", "--force")
-    assert b"forgot" in forced.stdout and alice.json("mesh", "list") == {"meshes": []}
+    assert alice.json("mesh", "leave", "acme", "--force") == {"slug": "acme", "broker_told": False}
+    assert alice.json("mesh", "list") == {"meshes": []}
 
 
 def test_revoke_removes_a_member_for_ever(pair):
