@@ -129,6 +129,29 @@ static const struct verdict *verdict_of(const struct send_request *request) {
     return store->outcome == STORE_REFUSED ? request->refused : &VERDICTS[store->outcome];
 }
 
+static void write_ack(struct session *session, const struct frame_ack *ack) {
+    struct buffer frame;
+    buffer_init(&frame, LIMIT_FRAME);
+    if (frame_ack_build(ack, &frame) == 0)
+        session_send(session, frame.data, frame.length);
+    buffer_release(&frame);
+}
+
+/* Of the wrong shape: refused for good when it says which send it is, so that its sender does not wait for an answer. */
+static void refuse_shape(struct session *session, const json_t *frame, const char *detail) {
+    const char *id = json_string_value(json_object_get(frame, "client_message_id"));
+    if (id == NULL)
+        id = json_string_value(json_object_get(frame, "id"));
+    if (id == NULL || !client_message_id_is_valid(id, strlen(id))) {
+        session_error(session, session_request_id(frame), "invalid_request", detail, NULL);
+        return;
+    }
+    char *error = memory_printf("invalid_request: %s", detail);
+    write_ack(session, &(struct frame_ack){ .client_message_id = id, .message_id = "", .status = 400, .history_id = -1, .history_available = -1,
+                                            .first_seen_at = -1, .error = error, .retry_after_ms = -1 });
+    free(error);
+}
+
 static void send_ack(struct session *session, const struct send_request *request, const struct verdict *verdict) {
     const struct store_accept *store = &request->store;
     bool queued = verdict->status == 200 || verdict->status == 201;
@@ -145,11 +168,7 @@ static void send_ack(struct session *session, const struct send_request *request
         .broker_fingerprint_prefix = verdict->status == 409 ? store->fingerprint_prefix : NULL,
         .retry_after_ms = verdict->status == 429 ? store->retry_after_ms : -1,
     };
-    struct buffer frame;
-    buffer_init(&frame, LIMIT_FRAME);
-    if (frame_ack_build(&ack, &frame) == 0)
-        session_send(session, frame.data, frame.length);
-    buffer_release(&frame);
+    write_ack(session, &ack);
 }
 
 static void go_on_reading(void *argument, struct table_node *node) {
@@ -275,11 +294,7 @@ void accept_handle_send(struct session *session, const json_t *frame) {
     struct frame_send send;
     struct error error;
     if (frame_send_parse(frame, &send, &error) != 0) {
-        const char *id = json_string_value(json_object_get(frame, "client_message_id"));
-        if (id == NULL)
-            id = json_string_value(json_object_get(frame, "id"));
-        bool usable = id != NULL && client_message_id_is_valid(id, strlen(id));
-        session_error(session, session_request_id(frame), "invalid_request", error.message, usable ? id : NULL);
+        refuse_shape(session, frame, error.message);
         return;
     }
     struct buffer mentions;

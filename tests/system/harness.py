@@ -787,6 +787,13 @@ class WireClient:
         padded = plain + b"\x80" + b"\0" * (-(len(plain) + 1) % 128)
         return sender.box_for(bytes.fromhex(to_hex), padded)
 
+    def push(self):
+        """The next message that is pushed; what the system says is passed over."""
+        while True:
+            frame = self.ws.receive_until("push")
+            if frame.get("subtype") != "system":
+                return frame
+
     def close(self):
         self.ws.close()
 
