@@ -10,7 +10,6 @@ enum {
     MERGE_AT = 60000,
     /* Below this many, an idle daemon leaves the ids where they are: a start reads that many rows in a few milliseconds. */
     IDLE_KEEP = 2048,
-    IDLE_SLOTS = 16384,
     /* Slots moved for each id added: the table (131,072 slots) is gone long before the next is full. */
     SLOTS_FOR_ONE = 4,
     FIRST_BITS = 8,
