@@ -1,5 +1,5 @@
-/* Sockets without libevent's bufferevents: those poll for writability before each write and ask for the readable size before each read, three
- * system calls more for each request (measured in bench/). Owns the descriptor, the TLS state and the unsent output. */
+/* Sockets without libevent's bufferevents: those ask for the readable size before each read, and have epoll watch for writability before
+ * each write (docs/decisions/0007). Owns the descriptor, the TLS state and the unsent output. */
 #include "net/channel.h"
 
 #include <errno.h>
@@ -29,8 +29,8 @@ struct channel {
     char *unread; /* NULL: nothing was put back */
     size_t unread_start, unread_end;
     bool wants_read;
-    bool awaits_write;        /* write_event is on */
-    bool read_awaits_write;   /* TLS cannot read before it has written */
+    bool awaits_write;      /* write_event is on */
+    bool read_awaits_write; /* TLS cannot read before it has written */
     bool write_awaits_read;
     bool broken;
     char *failure;

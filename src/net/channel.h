@@ -1,5 +1,5 @@
-/* One connection's bytes, plain or TLS, on the loop: read when it is readable, written at once as far as the kernel takes it, the rest kept and sent
- * when it can be. Knows no protocol. Internal to net/. Loop thread. */
+/* One connection's bytes, plain or TLS, on the loop: read when it is readable, written at once as far as the kernel takes it, the rest
+ * kept and sent when it can be. Knows no protocol. Internal to net/. Loop thread. */
 #ifndef NET_CHANNEL_H
 #define NET_CHANNEL_H
 

@@ -87,8 +87,7 @@ static bool peer_is_trusted(int fd)
     struct ucred credentials;
     socklen_t size = sizeof(credentials);
 
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size) == 0 &&
-           (credentials.uid == geteuid() || credentials.uid == 0);
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size) == 0 && (credentials.uid == geteuid() || credentials.uid == 0);
 }
 
 int client_socket_open_unix(struct client_socket *socket, const char *path, struct error *error)

@@ -1,5 +1,5 @@
-/* Names are resolved by libevent's resolver from the system's configuration, read anew each time: a laptop's resolvers change with its networks. Addresses
- * and localhost need no resolver. Owns sockets until they are connected. */
+/* Names are resolved by libevent's resolver from the system's configuration, read anew each time: a laptop's resolvers change with its
+ * networks. Addresses and localhost need no resolver. Owns sockets until they are connected. */
 #include "net/dial.h"
 
 #include <errno.h>

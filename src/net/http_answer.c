@@ -1,5 +1,5 @@
-/* Answering: heads of responses, whole answers, streams, upgrades. Sends nothing that was not asked for by a caller, but for the server's own
- * refusals. */
+/* Answering: heads of responses, whole answers, streams, upgrades. Sends nothing that was not asked for by a caller, but for the server's
+ * own refusals. */
 #include "net/http_internal.h"
 #include "util/memory.h"
 

@@ -74,8 +74,8 @@ static enum http_chunked_state step(struct http_chunked *chunked, char byte)
     return CHUNKED_BAD;
 }
 
-int http_chunked_decode(struct http_chunked *chunked, const char *input, size_t size, char *output, size_t already,
-                        size_t maximum, size_t *ret_consumed, size_t *ret_produced, bool *ret_too_large)
+int http_chunked_decode(struct http_chunked *chunked, const char *input, size_t size, char *output, size_t already, size_t maximum,
+                        size_t *ret_consumed, size_t *ret_produced, bool *ret_too_large)
 {
     size_t consumed = 0, produced = 0;
 

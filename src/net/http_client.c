@@ -1,5 +1,5 @@
-/* The blocking client: one request at a time on one connection, answers parsed as strictly as requests. A broken or refused connection is never replaced
- * silently where the next one might lead to somebody else. */
+/* The blocking client: one request at a time on one connection, answers parsed as strictly as requests. A broken or refused connection is
+ * never replaced silently where the next one might lead to somebody else. */
 #include "net/http_client.h"
 
 #include "net/client_socket.h"
@@ -21,18 +21,18 @@ enum framing { FRAMING_NONE, FRAMING_SIZED, FRAMING_CHUNKED, FRAMING_UNTIL_END }
 
 struct http_client {
     struct client_socket socket;
-    char *path;           /* Unix; NULL: url */
+    char *path; /* Unix; NULL: url */
     struct url_parts url;
     SSL_CTX *tls;
-    char *host;           /* the Host header's value */
-    bool keeps;           /* the connection may be used again */
-    struct buffer input;  /* read, not used */
+    char *host;          /* the Host header's value */
+    bool keeps;          /* the connection may be used again */
+    struct buffer input; /* read, not used */
     struct http_head head;
     enum framing framing;
-    uint64_t missing;     /* FRAMING_SIZED */
+    uint64_t missing; /* FRAMING_SIZED */
     struct http_chunked chunked;
     bool body_ended;
-    struct buffer lines;  /* decoded, not handed out */
+    struct buffer lines; /* decoded, not handed out */
     size_t line_start, line_scanned;
 };
 
@@ -83,8 +83,7 @@ int http_client_open_unix(const char *path, int64_t timeout_ms, struct http_clie
     return open_or_free(client, ret_client, error);
 }
 
-int http_client_open_url(const char *url, const char *ca_file, int64_t timeout_ms, struct http_client **ret_client,
-                         struct error *error)
+int http_client_open_url(const char *url, const char *ca_file, int64_t timeout_ms, struct http_client **ret_client, struct error *error)
 {
     struct http_client *client = client_new(timeout_ms);
     bool bracketed, usual_port;
@@ -140,8 +139,8 @@ static int server_closed(struct error *error)
     return error_set(error, ERROR_UNREACHABLE, "The server closed the connection.");
 }
 
-/* A connection that was closed is replaced only where the other end is known without it: the same user's socket, or a certificate. On plain TCP the caller
- * may have checked who is there (45-trust, /v1/prove), and that holds for that connection alone. */
+/* A connection that was closed is replaced only where the other end is known without it: the same user's socket, or a certificate. On
+ * plain TCP the caller may have checked who is there (45-trust, /v1/prove), and that holds for that connection alone. */
 static int ensure_connected(struct http_client *client, struct error *error)
 {
     if (client->socket.fd >= 0 && client->keeps && client->input.length == 0 && !client_socket_is_stale(&client->socket))

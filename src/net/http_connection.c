@@ -123,7 +123,8 @@ struct channel *connection_detach(struct http_connection *connection)
     return channel;
 }
 
-/* Our side is closed; the peer gets time to read the last answer. Closing with bytes unread would reset the connection and take the answer with it. */
+/* Our side is closed; the peer gets time to read the last answer. Closing with bytes unread would reset the connection and take the
+ * answer with it. */
 static void begin_linger(struct http_connection *connection)
 {
     if (connection->ended) {
@@ -169,7 +170,8 @@ static bool step_head(struct http_connection *connection)
     connection->held_back = channel_backlog(connection->channel) > HTTP_PIPELINE_BACKLOG;
     if (connection->held_back)
         return false;
-    switch (http_head_find_end(connection_head_bytes(connection), connection_buffered(connection), &connection->scanned, &head_size, &problem)) {
+    switch (http_head_find_end(connection_head_bytes(connection), connection_buffered(connection), &connection->scanned, &head_size,
+                               &problem)) {
     case HTTP_SCAN_MORE:
         return false;
     case HTTP_SCAN_BAD:

@@ -1,4 +1,5 @@
-/* The two checks of 20-ipc "Before any route" that look at one header each: Host (against DNS rebinding) and Origin (against web pages). Pure. */
+/* The two checks of 20-ipc "Before any route" that look at one header each: Host (against DNS rebinding) and Origin (against web pages).
+ * Pure. */
 #include "net/http_server.h"
 
 struct authority {

@@ -7,7 +7,8 @@
 /* What a byte may be part of. */
 enum { IN_TOKEN = 1, IN_VALUE = 2, IN_TARGET = 4, IN_METHOD = 8 };
 
-/* The combinations that occur: a value only; a value and a target; a token and a value ('#': a fragment has no place in a request); all three; those and a method. */
+/* The combinations that occur: a value only; a value and a target; a token and a value ('#': a fragment has no place in a request); all
+ * three; those and a method. */
 enum { V = IN_VALUE, X = IN_VALUE | IN_TARGET, H = IN_TOKEN | IN_VALUE, T = H | IN_TARGET, M = T | IN_METHOD };
 
 static const uint8_t classes[256] = {
@@ -73,8 +74,7 @@ static bool end_line(struct parser *parser)
 
 /* ---- finding the end ------------------------------------------------------------------------------------------- */
 
-enum http_scan http_head_find_end(const char *bytes, size_t size, size_t *scanned, size_t *ret_head_size,
-                                  const char **ret_problem)
+enum http_scan http_head_find_end(const char *bytes, size_t size, size_t *scanned, size_t *ret_head_size, const char **ret_problem)
 {
     if (size > 0 && !byte_is(bytes[0], IN_METHOD)) {
         *ret_problem = "The connection does not begin with an HTTP message.";
@@ -326,7 +326,8 @@ static int take_known_field(struct parser *parser, const struct http_field *fiel
     return 0;
 }
 
-/* Whether only punctuation tells the name from one that decides the body's length ("Content_Length"): some front server may take it for that. */
+/* Whether only punctuation tells the name from one that decides the body's length ("Content_Length"): some front server may take it for
+ * that. */
 static bool name_is_deceptive(const char *name, size_t length)
 {
     static const char *const imitated[] = { "contentlength", "transferencoding" };

@@ -1,4 +1,5 @@
-/* Strict parsing of one HTTP/1.x head over bytes: no sockets, no allocation, one accepted form of everything (docs/decisions/0002). Pure functions. */
+/* Strict parsing of one HTTP/1.x head over bytes: no sockets, no allocation, one accepted form of everything (docs/decisions/0002). Pure
+ * functions. */
 #ifndef NET_HTTP_HEAD_H
 #define NET_HTTP_HEAD_H
 
@@ -34,10 +35,10 @@ struct http_head {
 
 enum http_scan { HTTP_SCAN_MORE, HTTP_SCAN_DONE, HTTP_SCAN_BAD };
 
-/* Looks for the empty line that ends a head. *scanned (0 at first) remembers how far it looked; after more bytes came, call again. A line that
- * ends in a bare LF, a first byte that begins no request or response, and a head over LIMIT_HTTP_HEAD are bad; *ret_problem then says what. */
-enum http_scan http_head_find_end(const char *bytes, size_t size, size_t *scanned, size_t *ret_head_size,
-                                  const char **ret_problem);
+/* Looks for the empty line that ends a head. *scanned (0 at first) remembers how far it looked; after more bytes came, call again. A line
+ * that ends in a bare LF, a first byte that begins no request or response, and a head over LIMIT_HTTP_HEAD are bad; *ret_problem then
+ * says what. */
+enum http_scan http_head_find_end(const char *bytes, size_t size, size_t *scanned, size_t *ret_head_size, const char **ret_problem);
 
 /* `bytes` is one whole head of head_size bytes, as found above; it is written to (NULs, the decoded path). 0, or -1 and *ret_problem, a
  * sentence without any of the input. */

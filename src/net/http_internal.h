@@ -1,5 +1,5 @@
-/* What the files of the HTTP server share: http_listen.c (sockets), http_server.c (the server and its clock), http_connection.c (one connection's
- * states), http_reading.c (its bytes), http_request.c (looking at a request), http_answer.c (answering). */
+/* What the files of the HTTP server share: http_listen.c (sockets), http_server.c (the server and its clock), http_connection.c (one
+ * connection's states), http_reading.c (its bytes), http_request.c (looking at a request), http_answer.c (answering). */
 #ifndef NET_HTTP_INTERNAL_H
 #define NET_HTTP_INTERNAL_H
 
@@ -34,21 +34,21 @@ struct http_request {
     char *body;     /* NULL: the body stands behind the head in the input */
     size_t body_length, body_capacity;
     struct http_chunked chunked;
-    char *query_text; /* decoded pieces */
+    char *query_text;                    /* decoded pieces */
     struct http_query_pair *query_pairs; /* NULL: not looked at */
     size_t query_count;
     struct buffer extra_headers; /* data NULL: none */
-    char **joined; /* values made from several headers */
+    char **joined;               /* values made from several headers */
     size_t joined_count;
     void (*drained)(void *argument, struct http_request *request);
     struct http_head head; /* offsets into the connection's input, from input_start. Last: not cleared for each request */
 };
 
 enum http_state {
-    HTTP_STATE_HEAD,   /* idle, or in a head */
+    HTTP_STATE_HEAD, /* idle, or in a head */
     HTTP_STATE_BODY,
-    HTTP_STATE_DROP,   /* answered; its body is read and forgotten */
-    HTTP_STATE_WAIT,   /* the answer is awaited */
+    HTTP_STATE_DROP, /* answered; its body is read and forgotten */
+    HTTP_STATE_WAIT, /* the answer is awaited */
     HTTP_STATE_STREAM,
     HTTP_STATE_FLUSH,  /* the last answer is being sent */
     HTTP_STATE_LINGER, /* it was sent, our side is closed; until the peer closes */
@@ -63,16 +63,16 @@ struct http_connection {
     uint16_t local_port;
     char peer_address[INET6_ADDRSTRLEN];
     enum http_state state;
-    bool processing;      /* inside connection_process: answers are gathered */
-    bool held_back;       /* too much is unsent to begin another request */
-    bool scheduled;       /* connection_process is deferred */
-    bool flush_scheduled; /* so is sending a stream's output */
-    bool ended;           /* the peer sends no more */
-    bool fresh;           /* no byte came yet */
-    bool timing_head;     /* deadline_ms is that of a head that began */
-    int64_t deadline_ms;  /* monotonic; -1: none */
+    bool processing;        /* inside connection_process: answers are gathered */
+    bool held_back;         /* too much is unsent to begin another request */
+    bool scheduled;         /* connection_process is deferred */
+    bool flush_scheduled;   /* so is sending a stream's output */
+    bool ended;             /* the peer sends no more */
+    bool fresh;             /* no byte came yet */
+    bool timing_head;       /* deadline_ms is that of a head that began */
+    int64_t deadline_ms;    /* monotonic; -1: none */
     size_t stalled_backlog; /* unsent output when deadline_ms was set */
-    size_t discarded;     /* while dropping a body or lingering */
+    size_t discarded;       /* while dropping a body or lingering */
     char *input;
     size_t input_start, input_end, input_capacity, scanned; /* scanned counts from input_start */
     struct http_request request;
@@ -102,7 +102,7 @@ struct http_server {
     size_t connection_count, busy_count;
     struct loop_timer *sweep;
     bool stopping;
-    bool reaping; /* freeing the dead is deferred */
+    bool reaping;              /* freeing the dead is deferred */
     struct buffer answer_head; /* scratch */
 };
 
@@ -115,8 +115,8 @@ void server_forget(struct http_connection *connection);
 extern const struct channel_callbacks connection_channel_callbacks;
 char *connection_head_bytes(const struct http_connection *connection);
 size_t connection_buffered(const struct http_connection *connection); /* bytes in the input, from input_start */
-void connection_destroy(struct http_connection *connection); /* `gone` when a request is announced */
-void connection_expire(struct http_connection *connection);  /* its deadline passed */
+void connection_destroy(struct http_connection *connection);          /* `gone` when a request is announced */
+void connection_expire(struct http_connection *connection);           /* its deadline passed */
 void connection_close_when_sent(struct http_connection *connection);
 /* The request in it was answered (or refused): consumes its bytes and goes on, or closes, as request.keeps says. */
 void connection_finish_request(struct http_connection *connection);

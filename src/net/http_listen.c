@@ -185,8 +185,8 @@ int http_server_listen_unix(struct http_server *server, const char *path, struct
 
     if (string_copy(address.sun_path, sizeof(address.sun_path), path) != 0)
         return error_set(error, ERROR_TOO_LARGE,
-                         "The socket path '%s' is longer than the %zu bytes that the system allows; choose a shorter --config-dir.",
-                         path, sizeof(address.sun_path) - 1);
+                         "The socket path '%s' is longer than the %zu bytes that the system allows; choose a shorter --config-dir.", path,
+                         sizeof(address.sun_path) - 1);
     result = clear_stale_socket(&address, error);
     if (result != 0)
         return result;

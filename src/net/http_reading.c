@@ -1,5 +1,5 @@
-/* What a connection reads in each of its states, and where to: heads into its input, bodies behind them or into memory of their own, the rest to nowhere.
- * Decides nothing but where a chunked body is refused. */
+/* What a connection reads in each of its states, and where to: heads into its input, bodies behind them or into memory of their own, the
+ * rest to nowhere. Decides nothing but where a chunked body is refused. */
 #include "net/http_internal.h"
 #include "util/memory.h"
 
@@ -101,7 +101,8 @@ static ssize_t read_dropped_body(struct http_connection *connection)
 {
     struct http_request *request = &connection->request;
     const size_t missing = (size_t)request->head.length - request->body_length;
-    const ssize_t count = channel_read(connection->channel, loop_scratch(connection->server->loop), missing < LOOP_SCRATCH_SIZE ? missing : LOOP_SCRATCH_SIZE);
+    const ssize_t count = channel_read(connection->channel, loop_scratch(connection->server->loop),
+                                       missing < LOOP_SCRATCH_SIZE ? missing : LOOP_SCRATCH_SIZE);
 
     if (count > 0)
         request->body_length += (size_t)count;

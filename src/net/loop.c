@@ -352,8 +352,7 @@ int loop_on_signal(struct loop *loop, int signal_number, void (*caught)(void *ar
 
     watch->caught = caught;
     watch->argument = argument;
-    if (evsignal_assign(&watch->event, loop->base, signal_number, on_signal, watch) != 0 ||
-        event_add(&watch->event, NULL) != 0) {
+    if (evsignal_assign(&watch->event, loop->base, signal_number, on_signal, watch) != 0 || event_add(&watch->event, NULL) != 0) {
         free(watch);
         return error_set(error, ERROR_SYSTEM, "Cannot catch signal %d.", signal_number);
     }

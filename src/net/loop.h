@@ -44,8 +44,8 @@ int loop_on_signal(struct loop *loop, int signal_number, void (*caught)(void *ar
 /* Calls back (coalesced, 50 ms) when the file at `path` was written, replaced or removed: inotify on its directory, else stat
  * once a second. */
 struct loop_watch;
-int loop_watch_file(struct loop *loop, const char *path, void (*changed)(void *argument), void *argument,
-                    struct loop_watch **ret_watch, struct error *error) MUST_CHECK;
+int loop_watch_file(struct loop *loop, const char *path, void (*changed)(void *argument), void *argument, struct loop_watch **ret_watch,
+                    struct error *error) MUST_CHECK;
 void loop_watch_free(struct loop_watch *watch);
 
 #endif

@@ -45,8 +45,8 @@ static void note_change(struct loop_watch *watch)
 
 static bool same_file(const struct stat *a, const struct stat *b)
 {
-    return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
-           a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size && a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
+           a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
 }
 
 static void look_at_file(const struct loop_watch *watch, struct stat *ret_now)
@@ -146,8 +146,8 @@ static bool start_inotify(struct loop *loop, struct loop_watch *watch)
 
 /* ---- both ------------------------------------------------------------------------------------------------------ */
 
-int loop_watch_file(struct loop *loop, const char *path, void (*changed)(void *argument), void *argument,
-                    struct loop_watch **ret_watch, struct error *error)
+int loop_watch_file(struct loop *loop, const char *path, void (*changed)(void *argument), void *argument, struct loop_watch **ret_watch,
+                    struct error *error)
 {
     struct loop_watch *watch;
     const char *slash = strrchr(path, '/');

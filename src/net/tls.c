@@ -52,8 +52,7 @@ int tls_server_context_new(const char *certificate_file, const char *key_file, S
         goto fail;
     }
     if (SSL_CTX_check_private_key(context) != 1) {
-        result = error_set(error, ERROR_INVALID, "The key in '%s' is not the one of the certificate in '%s'.", key_file,
-                           certificate_file);
+        result = error_set(error, ERROR_INVALID, "The key in '%s' is not the one of the certificate in '%s'.", key_file, certificate_file);
         goto fail;
     }
     *ret_context = context;

@@ -1,4 +1,5 @@
-/* TLS contexts and what they must check: at least 1.2, certificates always verified by a client, the name or address of the host compared. */
+/* TLS contexts and what they must check: at least 1.2, certificates always verified by a client, the name or address of the host
+ * compared. */
 #ifndef NET_TLS_H
 #define NET_TLS_H
 

@@ -1,4 +1,5 @@
-/* The URLs of brokers: ws, wss, http, https; host, port, path. Stricter than RFC 3986: no user, no fragment, nothing that would need escaping. */
+/* The URLs of brokers: ws, wss, http, https; host, port, path. Stricter than RFC 3986: no user, no fragment, nothing that would need
+ * escaping. */
 #include "net/websocket.h"
 #include "util/memory.h"
 
@@ -73,8 +74,7 @@ int url_parse(const char *url, struct url_parts *ret_parts, struct error *error)
         return error_set(error, ERROR_INVALID, "The URL has no valid host.");
     port = scheme->port;
     authority = host_end + (bracketed ? 1 : 0);
-    if (authority < authority_end &&
-        (*authority != ':' || parse_port(authority + 1, (size_t)(authority_end - authority - 1), &port) != 0))
+    if (authority < authority_end && (*authority != ':' || parse_port(authority + 1, (size_t)(authority_end - authority - 1), &port) != 0))
         return error_set(error, ERROR_INVALID, "The URL has no valid port.");
     ret_parts->tls = scheme->tls;
     ret_parts->host = memory_strndup(host, (size_t)(host_end - host));

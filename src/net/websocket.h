@@ -1,5 +1,6 @@
-/* WebSocket, both ends (RFC 6455, wslay): handshakes, ping every 30 s, 75 s of silence drops, frames over LIMIT_FRAME close with 1009, permessage-deflate accepted and offered
- * without context takeover, inflated (bounded) when the peer compresses, never used outward. Text frames only: a binary one closes with 1003, invalid UTF-8 with 1007. Loop thread. */
+/* WebSocket, both ends (RFC 6455, wslay): handshakes, ping every 30 s, 75 s of silence drops, frames over LIMIT_FRAME close with 1009,
+ * permessage-deflate accepted and offered without context takeover, inflated (bounded) when the peer compresses, never used outward. Text
+ * frames only: a binary one closes with 1003, invalid UTF-8 with 1007. Loop thread. */
 #ifndef NET_WEBSOCKET_H
 #define NET_WEBSOCKET_H
 
@@ -12,27 +13,31 @@ struct websocket_callbacks {
     /* Client only: the handshake succeeded; challenge is the X-Claudemesh-Challenge header or NULL. */
     void (*open)(void *argument, struct websocket *socket, const char *challenge);
     void (*message)(void *argument, struct websocket *socket, const char *text, size_t size);
-    /* Once, last: the socket is freed after it. code: the close code received, or 1006. reason: NUL-terminated (the peer's text, or what happened). */
+    /* Once, last: the socket is freed after it. code: the close code received, or 1006. reason: NUL-terminated (the peer's text, or what
+     * happened). */
     void (*closed)(void *argument, struct websocket *socket, int code, const char *reason);
     /* The output backlog fell to zero. May be NULL. */
     void (*drained)(void *argument, struct websocket *socket);
 };
 
-/* Server: answers the upgrade request with 101 and the challenge header (64 hex; NULL none). NULL when the request is no valid upgrade (then it was answered 400 or 426). */
+/* Server: answers the upgrade request with 101 and the challenge header (64 hex; NULL none). NULL when the request is no valid upgrade
+ * (then it was answered 400 or 426). */
 struct websocket *websocket_accept(struct loop *loop, struct http_request *request, const char *challenge,
                                    const struct websocket_callbacks *callbacks, void *argument) MUST_CHECK;
 
 struct websocket_connect {
-    const char *url;          /* ws:// or wss:// */
-    const char *ca_file;      /* NULL or "": the system store */
-    bool allow_insecure;      /* ws:// to something that is not loopback */
-    int64_t timeout_ms;       /* for connect, TLS and handshake together */
+    const char *url;     /* ws:// or wss:// */
+    const char *ca_file; /* NULL or "": the system store */
+    bool allow_insecure; /* ws:// to something that is not loopback */
+    int64_t timeout_ms;  /* for connect, TLS and handshake together */
 };
-/* Never blocks (DNS is asynchronous). A URL that cannot be used fails here; everything later comes as `closed` with code 1006 and a sentence. */
+/* Never blocks (DNS is asynchronous). A URL that cannot be used fails here; everything later comes as `closed` with code 1006 and a
+ * sentence. */
 int websocket_connect(struct loop *loop, const struct websocket_connect *connect, const struct websocket_callbacks *callbacks,
                       void *argument, struct websocket **ret_socket, struct error *error) MUST_CHECK;
 
-/* Queues one text frame (copied). Writes are coalesced per loop turn. -1 when closing, or when the backlog would pass LIMIT_WS_BACKLOG (then the socket is closed: a slow peer). */
+/* Queues one text frame (copied). Writes are coalesced per loop turn. -1 when closing, or when the backlog would pass LIMIT_WS_BACKLOG
+ * (then the socket is closed: a slow peer). */
 int websocket_send(struct websocket *socket, const char *text, size_t size);
 size_t websocket_backlog(const struct websocket *socket); /* bytes queued and not yet taken by the kernel */
 /* Sends a close frame (reason cut to 123 bytes), waits 2 s for the peer's, then `closed` with the code given. */
@@ -49,7 +54,7 @@ const char *websocket_peer_address(const struct websocket *socket);
 /* "ws://host:port/ws" to its parts; also for http client use. host is heap. */
 struct url_parts {
     bool tls;
-    char *host;    /* without brackets */
+    char *host; /* without brackets */
     uint16_t port;
     char *path;
 };

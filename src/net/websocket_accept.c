@@ -48,8 +48,8 @@ struct websocket *websocket_accept(struct loop *loop, struct http_request *reque
     websocket_accept_value(http_header(request, "Sec-WebSocket-Key"), accept);
     deflate = websocket_answer_offer(http_header(request, "Sec-WebSocket-Extensions"), extension);
     buffer_init(&head, BUFFER_UNLIMITED);
-    (void)buffer_printf(&head, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n",
-                        accept);
+    (void)buffer_printf(
+        &head, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n", accept);
     if (deflate)
         (void)buffer_printf(&head, "Sec-WebSocket-Extensions: %s\r\n", extension);
     if (challenge != NULL)

@@ -194,8 +194,8 @@ int websocket_connect(struct loop *loop, const struct websocket_connect *connect
     int result = url_parse(connect->url, &handshake->url, error);
 
     if (result == 0 && !handshake->url.tls && !connect->allow_insecure && !host_is_loopback(handshake->url.host))
-        result = error_set(error, ERROR_DENIED,
-                           "'%s' is not encrypted and not on this host; use wss://, or set broker.allow_insecure.", connect->url);
+        result = error_set(error, ERROR_DENIED, "'%s' is not encrypted and not on this host; use wss://, or set broker.allow_insecure.",
+                           connect->url);
     if (result == 0 && handshake->url.tls)
         result = tls_client_context_new(connect->ca_file, &handshake->tls, error);
     if (result != 0) {

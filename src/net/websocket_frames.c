@@ -1,5 +1,5 @@
-/* From frames to messages. wslay reads frames; what they mean together, and what is too much, is decided here: its own message layer lets a peer make
- * us keep a hundred bytes for each byte of a message in one-byte fragments, and closes malformed frames without a code. */
+/* From frames to messages. wslay reads frames; what they mean together, and what is too much, is decided here: its own message layer lets
+ * a peer make us keep a hundred bytes for each byte of a message in one-byte fragments, and closes malformed frames without a code. */
 #include "net/websocket_internal.h"
 #include "util/limits.h"
 

@@ -1,5 +1,5 @@
-/* Owns what is said in the opening handshake. permessage-deflate is used without context takeover only: a window kept for each connection would cost
- * 32 KiB of each. */
+/* Owns what is said in the opening handshake. permessage-deflate is used without context takeover only: a window kept for each connection
+ * would cost 32 KiB of each. */
 #include "net/websocket_handshake.h"
 
 #include <openssl/evp.h>

@@ -1,5 +1,5 @@
-/* What the files of the WebSocket share: websocket.c (life, closing, keepalive), websocket_frames.c (messages), websocket_accept.c (server's handshake), websocket_connect.c
- * (client's), websocket_inflate.c. */
+/* What the files of the WebSocket share: websocket.c (life, closing, keepalive), websocket_frames.c (messages), websocket_accept.c
+ * (server's handshake), websocket_connect.c (client's), websocket_inflate.c. */
 #ifndef NET_WEBSOCKET_INTERNAL_H
 #define NET_WEBSOCKET_INTERNAL_H
 
@@ -14,9 +14,9 @@ struct client_handshake; /* websocket_connect.c */
 enum websocket_state {
     WEBSOCKET_CONNECTING, /* client: until the handshake succeeded */
     WEBSOCKET_OPEN,
-    WEBSOCKET_CLOSING, /* our close frame is queued or sent */
+    WEBSOCKET_CLOSING,  /* our close frame is queued or sent */
     WEBSOCKET_DRAINING, /* nothing of the peer is believed any more: until it closes, or 2 s */
-    WEBSOCKET_CLOSED  /* only `closed` is due */
+    WEBSOCKET_CLOSED    /* only `closed` is due */
 };
 
 struct websocket {
@@ -28,21 +28,21 @@ struct websocket {
     wslay_frame_context_ptr frames;
     enum websocket_state state;
     bool server, deflate, paused;
-    bool aborted;         /* to be freed when nothing below uses it */
+    bool aborted; /* to be freed when nothing below uses it */
     bool flush_scheduled, parse_scheduled, closed_scheduled;
-    bool owes_drained;    /* something was queued since `drained` */
-    bool in_message;      /* between its first frame and its last */
-    bool compressed;      /* this message */
-    unsigned busy;        /* calls below that still use the socket */
-    const uint8_t *feed;  /* what was read and not parsed */
+    bool owes_drained;   /* something was queued since `drained` */
+    bool in_message;     /* between its first frame and its last */
+    bool compressed;     /* this message */
+    unsigned busy;       /* calls below that still use the socket */
+    const uint8_t *feed; /* what was read and not parsed */
     size_t feed_size;
     uint64_t frame_offset; /* of the frame being parsed */
     uint8_t control[125];
     size_t control_size;
-    struct buffer message; /* data NULL: empty */
-    struct loop_timer *timer; /* connecting: the time for it; open: keepalive; closing: the time for it */
+    struct buffer message;                                  /* data NULL: empty */
+    struct loop_timer *timer;                               /* connecting: the time for it; open: keepalive; closing: the time for it */
     int64_t ping_ms, silence_ms, heard_at_ms, pinged_at_ms; /* monotonic */
-    int64_t ping_sent_us; /* of the ping awaited; 0: none */
+    int64_t ping_sent_us;                                   /* of the ping awaited; 0: none */
     int64_t rtt_ms;
     uint8_t masks[64]; /* random, used from the end */
     size_t masks_left;

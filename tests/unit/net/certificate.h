@@ -22,7 +22,8 @@ UNUSED static void certificate_write(const char *certificate_file, const char *k
     assert_int_equal(ASN1_INTEGER_set(X509_get_serialNumber(certificate), 1), 1);
     assert_non_null(X509_gmtime_adj(X509_getm_notBefore(certificate), -60));
     assert_non_null(X509_gmtime_adj(X509_getm_notAfter(certificate), 3600));
-    assert_int_equal(X509_NAME_add_entry_by_txt(X509_get_subject_name(certificate), "CN", MBSTRING_ASC, (const unsigned char *)"test", -1, -1, 0), 1);
+    assert_int_equal(
+        X509_NAME_add_entry_by_txt(X509_get_subject_name(certificate), "CN", MBSTRING_ASC, (const unsigned char *)"test", -1, -1, 0), 1);
     assert_int_equal(X509_set_issuer_name(certificate, X509_get_subject_name(certificate)), 1);
     assert_int_equal(X509_set_pubkey(certificate, key), 1);
     extension = X509V3_EXT_conf_nid(NULL, NULL, NID_subject_alt_name, names);

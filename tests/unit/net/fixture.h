@@ -95,7 +95,10 @@ struct counter {
     int value;
 };
 
-#define COUNTER_INITIALIZER { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0 }
+#define COUNTER_INITIALIZER                                    \
+    {                                                          \
+        PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0 \
+    }
 
 UNUSED static void counter_raise(struct counter *counter)
 {

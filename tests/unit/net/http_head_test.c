@@ -41,7 +41,10 @@ static int parse(const char *text, size_t size, struct parsed *parsed)
     return parse_as(text, size, false, parsed);
 }
 
-#define REQUEST(literal) { literal, sizeof(literal) - 1 }
+#define REQUEST(literal)             \
+    {                                \
+        literal, sizeof(literal) - 1 \
+    }
 
 struct sample {
     const char *text;
@@ -175,7 +178,8 @@ static void malformed_and_smuggling_requests_are_refused(void **state)
         REQUEST("POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n"),
         REQUEST("POST / HTTP/1.1\r\nTransfer-Encoding: chunked;a\r\n\r\n"),
         REQUEST("POST / HTTP/1.1\r\nTransfer-Encoding:\r\n\r\n"),
-        REQUEST("POST / HTTP/1.1\r\nTransfer-Encoding: \x0b" "chunked\r\n\r\n"),
+        REQUEST("POST / HTTP/1.1\r\nTransfer-Encoding: \x0b"
+                "chunked\r\n\r\n"),
         REQUEST("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
         REQUEST("POST / HTTP/1.1\r\nContent_Length: 5\r\n\r\n"),
         REQUEST("POST / HTTP/1.1\r\nTransfer_Encoding: chunked\r\n\r\n"),
@@ -396,9 +400,24 @@ static void a_chunked_body_is_decoded_whatever_the_pieces(void **state)
 static void malformed_chunks_are_refused(void **state)
 {
     static const char *const refused[] = {
-        "\r\n", "g\r\n", "-1\r\n", "0x5\r\n", " 5\r\n", "5 \r\n", "5;ext=1\r\nhello\r\n", "5\nhello\r\n", "5\r\nhello\n", "5\r\nhelloX",
-        "5\rX", "5\r\nhello\rX", "0\r\n X: folded\r\n\r\n", "0\r\nX: a\nb\r\n\r\n", "0\r\n\rX", "0\r\nX: \x01\r\n\r\n",
-        "1000000000000000\r\n", "ffffffffffffffffff\r\n",
+        "\r\n",
+        "g\r\n",
+        "-1\r\n",
+        "0x5\r\n",
+        " 5\r\n",
+        "5 \r\n",
+        "5;ext=1\r\nhello\r\n",
+        "5\nhello\r\n",
+        "5\r\nhello\n",
+        "5\r\nhelloX",
+        "5\rX",
+        "5\r\nhello\rX",
+        "0\r\n X: folded\r\n\r\n",
+        "0\r\nX: a\nb\r\n\r\n",
+        "0\r\n\rX",
+        "0\r\nX: \x01\r\n\r\n",
+        "1000000000000000\r\n",
+        "ffffffffffffffffff\r\n",
     };
 
     (void)state;

@@ -260,7 +260,8 @@ static void a_request_is_answered_on_both_transports(void **state)
 
     for (size_t i = 0; i < 2; i++) {
         struct buffer *answer = buffer_new();
-        send_text(fds[i], "POST /e%63ho?b=1&a=x%20y+z HTTP/1.1\r\nHost: localhost\r\nX-Test: 1\r\nx-test: 2\r\nContent-Length: 5\r\n\r\nhello");
+        send_text(fds[i],
+                  "POST /e%63ho?b=1&a=x%20y+z HTTP/1.1\r\nHost: localhost\r\nX-Test: 1\r\nx-test: 2\r\nContent-Length: 5\r\n\r\nhello");
         receive_until(fds[i], answer, "hello");
         assert_string_equal(answer->data, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 31\r\n\r\n"
                                           "POST /echo a=x y z x=1, 2 hello");

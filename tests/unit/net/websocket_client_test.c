@@ -357,7 +357,8 @@ static int answer_raw(const struct listener *listener, const char *answer)
     buffer_init(&request, BUFFER_UNLIMITED);
     buffer_init(&text, BUFFER_UNLIMITED);
     receive_until(fd, &request, "\r\n\r\n");
-    assert_contains(request.data, "\r\nSec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; server_no_context_takeover\r\n");
+    assert_contains(request.data,
+                    "\r\nSec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; server_no_context_takeover\r\n");
     at = strstr(request.data, "Sec-WebSocket-Key: ");
     assert_non_null(at);
     memcpy(key, at + 19, WEBSOCKET_KEY_SIZE - 1);
@@ -540,9 +541,29 @@ static void urls_are_taken_apart(void **state)
 static void urls_that_cannot_be_used_are_refused(void **state)
 {
     static const char *const urls[] = {
-        "", "localhost", "ftp://host/", "ws:/host", "ws://", "ws:///ws", "ws://:80/", "ws://host:", "ws://host:0", "ws://host:65536",
-        "ws://host:80x/", "ws://user@host/", "ws://user:pw@host/", "ws://host/#f", "ws://host/a b", "ws://ho st/", "ws://host/\r\nX: y",
-        "ws://[::1", "ws://[::1]x", "ws://[]/", "ws://[host]/", "ws://h\xc3\xb6st/", "ws://host:-1/",
+        "",
+        "localhost",
+        "ftp://host/",
+        "ws:/host",
+        "ws://",
+        "ws:///ws",
+        "ws://:80/",
+        "ws://host:",
+        "ws://host:0",
+        "ws://host:65536",
+        "ws://host:80x/",
+        "ws://user@host/",
+        "ws://user:pw@host/",
+        "ws://host/#f",
+        "ws://host/a b",
+        "ws://ho st/",
+        "ws://host/\r\nX: y",
+        "ws://[::1",
+        "ws://[::1]x",
+        "ws://[]/",
+        "ws://[host]/",
+        "ws://h\xc3\xb6st/",
+        "ws://host:-1/",
     };
 
     (void)state;

@@ -1,4 +1,5 @@
-/* The server's end of the WebSocket, driven by frames made by hand: what is accepted, with which code everything else is closed, and what is left behind. */
+/* The server's end of the WebSocket, driven by frames made by hand: what is accepted, with which code everything else is closed, and what
+ * is left behind. */
 #include "fixture.h"
 
 #include <malloc.h>
@@ -188,7 +189,9 @@ static int teardown(void **state)
 /* ---- a client by hand ---------------------------------------------------------------------------------------------- */
 
 #define KEY "dGhlIHNhbXBsZSBub25jZQ=="
-#define UPGRADE "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " KEY "\r\n"
+#define UPGRADE                                                                                                   \
+    "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: " \
+    "13\r\nSec-WebSocket-Key: " KEY "\r\n"
 
 struct client {
     int fd;
@@ -341,10 +344,11 @@ static void an_upgrade_is_answered_with_the_accept_key_and_the_challenge(void **
     buffer_init(&answer, BUFFER_UNLIMITED);
     send_text(fd, UPGRADE "Sec-WebSocket-Extensions: x-other, permessage-deflate; client_max_window_bits\r\n\r\n");
     receive_until(fd, &answer, "\r\n\r\n");
-    assert_string_equal(answer.data, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                                     "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
-                                     "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; server_no_context_takeover\r\n"
-                                     "X-Claudemesh-Challenge: 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\r\n\r\n");
+    assert_string_equal(answer.data,
+                        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                        "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
+                        "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; server_no_context_takeover\r\n"
+                        "X-Claudemesh-Challenge: 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\r\n\r\n");
     buffer_release(&answer);
     assert_int_equal(close(fd), 0);
 }
@@ -357,20 +361,24 @@ static void what_is_no_valid_upgrade_is_refused(void **state)
     } samples[] = {
         { "GET /ws HTTP/1.1\r\nConnection: close\r\n\r\n", "HTTP/1.1 426 " },
         { "GET /ws HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade, close\r\n\r\n", "HTTP/1.1 426 " },
-        { "GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 8\r\nSec-WebSocket-Key: " KEY "\r\n\r\n",
+        { "GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 8\r\nSec-WebSocket-Key: " KEY
+          "\r\n\r\n",
           "HTTP/1.1 426 " },
         { "GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Key: " KEY "\r\n\r\n", "HTTP/1.1 426 " },
-        { "POST /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " KEY "\r\n\r\n",
+        { "POST /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " KEY
+          "\r\n\r\n",
           "HTTP/1.1 400 " },
-        { "GET /ws HTTP/1.0\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " KEY "\r\n\r\n",
+        { "GET /ws HTTP/1.0\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " KEY
+          "\r\n\r\n",
           "HTTP/1.1 400 " },
-        { "GET /ws HTTP/1.1\r\nContent-Length: 1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " KEY
-          "\r\n\r\nx",
+        { "GET /ws HTTP/1.1\r\nContent-Length: 1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: "
+          "13\r\nSec-WebSocket-Key: " KEY "\r\n\r\nx",
           "HTTP/1.1 400 " },
         { "GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: close\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " KEY "\r\n\r\n",
           "HTTP/1.1 400 " },
         { "GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\n\r\n", "HTTP/1.1 400 " },
-        { "GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c2hvcnQ=\r\n\r\n",
+        { "GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+          "c2hvcnQ=\r\n\r\n",
           "HTTP/1.1 400 " },
     };
 
@@ -415,10 +423,14 @@ static void extensions_are_accepted_only_as_they_can_be_kept(void **state)
     assert_false(deflate);
     assert_int_equal(websocket_check_answer("permessage-deflate; server_no_context_takeover", &deflate), 0);
     assert_true(deflate);
-    assert_int_equal(websocket_check_answer("permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=9", &deflate), 0);
+    assert_int_equal(websocket_check_answer(
+                         "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=9", &deflate),
+                     0);
     assert_int_equal(websocket_check_answer("permessage-deflate", &deflate), -1);
     assert_int_equal(websocket_check_answer("permessage-deflate; server_no_context_takeover; client_max_window_bits=9", &deflate), -1);
-    assert_int_equal(websocket_check_answer("permessage-deflate; server_no_context_takeover, permessage-deflate; server_no_context_takeover", &deflate), -1);
+    assert_int_equal(
+        websocket_check_answer("permessage-deflate; server_no_context_takeover, permessage-deflate; server_no_context_takeover", &deflate),
+        -1);
     assert_int_equal(websocket_check_answer("x-other", &deflate), -1);
     assert_int_equal(websocket_check_answer("", &deflate), -1);
 }
