@@ -10,9 +10,14 @@ enum { ASKED_KEYS = 32 };
 
 struct receiving {
     json_t *held;                  /* pushes that wait for the member list, in order; NULL: none */
+    size_t held_bytes;
     bool holding;
     struct loop_timer *hold_timer; /* and not for ever */
     size_t storing;                /* inserts and quarantines not yet on disk */
+    size_t unsettled_bytes;        /* of ciphertext, held or being stored */
+    bool paused;                   /* reading is, until some of it is settled */
+    char *stalled_on;              /* broker's id of the first message that could not be stored: what follows it must not be stored before it; NULL: none */
+    int64_t stalled_until_ms;      /* monotonic: the broker has had time to send it again */
     struct {
         char pubkey[KEY_HEX_SIZE];
         int64_t at_ms;             /* monotonic */

@@ -11,9 +11,11 @@
 #include "util/text.h"
 
 enum {
-    UNSETTLED_MAXIMUM = 1024,  /* pushes held or being stored; an honest broker has 256 unacknowledged at most */
-    HOLD_MS = 3000,            /* for a member list that does not come */
-    ASK_AGAIN_MS = 60000
+    UNSETTLED_MAXIMUM = 1024,              /* pushes held or being stored; an honest broker has 256 unacknowledged at most */
+    UNSETTLED_BYTES_MAXIMUM = 16 * 1024 * 1024,
+    HOLD_MS = 3000,                        /* for a member list that does not come */
+    ASK_AGAIN_MS = 60000,
+    STALL_MS = 60000                       /* twice a broker's lease */
 };
 
 /* A push on its way to the disk. */
@@ -22,6 +24,7 @@ struct arrival {
     json_t *frame;             /* for the quarantine */
     char *client_message_id, *broker_message_id, *sender_pubkey;
     struct sha256 content;
+    size_t size;               /* counted in unsettled_bytes */
 };
 
 static void quarantine(struct delivery *delivery, const json_t *frame, const char *reason);
@@ -33,20 +36,37 @@ static struct arrival *arrival_new(struct delivery *delivery, const json_t *fram
     arrival->client_message_id = memory_strdup(client_message_id);
     arrival->broker_message_id = memory_strdup(push->message_id);
     arrival->sender_pubkey = memory_strdup(push->sender_member_pubkey);
+    arrival->size = push->ciphertext_length;
     delivery->receiving.storing++;
+    delivery->receiving.unsettled_bytes += arrival->size;
     delivery_hold(delivery);
     return arrival;
 }
 
+/* Back pressure: what a broker may make us hold in memory is bounded, and nothing is dropped for it, which would cost the order. */
+static void pause_or_resume(struct delivery *delivery) {
+    struct receiving *receiving = &delivery->receiving;
+    size_t count = receiving->storing + json_array_size(receiving->held);
+    bool full = count >= UNSETTLED_MAXIMUM || receiving->unsettled_bytes >= UNSETTLED_BYTES_MAXIMUM;
+    bool roomy = count <= UNSETTLED_MAXIMUM / 2 && receiving->unsettled_bytes <= UNSETTLED_BYTES_MAXIMUM / 2;
+    if (receiving->paused ? roomy : full) {
+        receiving->paused = !receiving->paused;
+        link_pause(delivery->link, receiving->paused);
+    }
+}
+
 static void arrival_free(struct arrival *arrival) {
     struct delivery *delivery = arrival->delivery;
+    size_t size = arrival->size;
     json_decref(arrival->frame);
     free(arrival->client_message_id);
     free(arrival->broker_message_id);
     free(arrival->sender_pubkey);
     free(arrival);
     delivery->receiving.storing--;
+    delivery->receiving.unsettled_bytes -= size;
     if (!delivery->freed) {
+        pause_or_resume(delivery);
         delivery_check_stopped(delivery);
     }
     delivery_let_go(delivery);
@@ -54,9 +74,15 @@ static void arrival_free(struct arrival *arrival) {
 
 /* ---- storing -------------------------------------------------------------------------------------------------- */
 
-static void note_failure(struct delivery *delivery, int status) {
-    if (!delivery->receiving.insert_failed) {
-        delivery->receiving.insert_failed = true;
+/* Not on disk (there is no room): not acknowledged, so the broker sends it again, and everything after it. Until then nothing is taken, or what follows would come before it. */
+static void note_failure(struct delivery *delivery, int status, const char *broker_message_id) {
+    struct receiving *receiving = &delivery->receiving;
+    if (receiving->stalled_on == NULL) {
+        receiving->stalled_on = memory_strdup(broker_message_id);
+        receiving->stalled_until_ms = clock_monotonic_ms() + STALL_MS;
+    }
+    if (!receiving->insert_failed) {
+        receiving->insert_failed = true;
         log_event(LOG_LEVEL_ERROR, "inbox_insert_failed", LOG_TEXT("mesh", delivery->slug), LOG_NUMBER("status", status), LOG_END);
     }
 }
@@ -68,7 +94,7 @@ static void stored(struct inbox_insert *insert) {
     if (delivery->freed) {
         /* the broker will push it again to whoever comes next */
     } else if (insert->status < 0) {
-        note_failure(delivery, insert->status);
+        note_failure(delivery, insert->status, arrival->broker_message_id);
     } else if (insert->replay_suspected) {
         quarantine(delivery, arrival->frame, CHECK_REPLAY_SUSPECTED);
     } else {
@@ -146,7 +172,7 @@ static void put_away(void *argument, int status, bool is_new) {
     struct arrival *arrival = argument;
     struct delivery *delivery = arrival->delivery;
     if (!delivery->freed && status < 0) {
-        note_failure(delivery, status);
+        note_failure(delivery, status, arrival->broker_message_id);
     } else if (!delivery->freed) {
         delivery->receiving.quarantined += is_new ? 1 : 0;
         acks_quarantined(delivery, arrival->client_message_id, arrival->broker_message_id);
@@ -243,36 +269,60 @@ static void hold_from_now(struct delivery *delivery) {
     loop_timer_start(delivery->receiving.hold_timer, HOLD_MS);
 }
 
-static void hold(struct delivery *delivery, const json_t *frame) {
-    if (delivery->receiving.held == NULL) {
-        delivery->receiving.held = json_new_array();
+static void hold(struct delivery *delivery, const json_t *frame, const struct frame_push *push) {
+    struct receiving *receiving = &delivery->receiving;
+    if (receiving->held == NULL) {
+        receiving->held = json_new_array();
     }
-    json_array_append_new(delivery->receiving.held, delivery_keep_json(frame));
+    json_array_append_new(receiving->held, delivery_keep_json(frame));
+    receiving->held_bytes += push->ciphertext_length;
+    receiving->unsettled_bytes += push->ciphertext_length;
+}
+
+static bool is_stalled(struct delivery *delivery, const struct frame_push *push) {
+    struct receiving *receiving = &delivery->receiving;
+    if (receiving->stalled_on == NULL) {
+        return false;
+    }
+    if (string_equal(receiving->stalled_on, push->message_id) || clock_monotonic_ms() >= receiving->stalled_until_ms) {
+        free(receiving->stalled_on);
+        receiving->stalled_on = NULL;
+        return false;
+    }
+    return true;
 }
 
 static void receive_message(struct delivery *delivery, const json_t *frame, const struct frame_push *push) {
     struct receiving *receiving = &delivery->receiving;
-    if (receiving->storing + json_array_size(receiving->held) >= UNSETTLED_MAXIMUM) {
-        return; /* not acknowledged, so it comes again */
+    if (is_stalled(delivery, push)) {
+        return;
     }
     if (!receiving->holding && should_ask_about(delivery, push->sender_member_pubkey)) {
         hold_from_now(delivery);
         directory_list_members(delivery);
     }
     if (receiving->holding) {
-        hold(delivery, frame);
+        hold(delivery, frame, push);
     } else {
         judge(delivery, frame, push);
     }
+    pause_or_resume(delivery);
+}
+
+static json_t *take_held(struct receiving *receiving) {
+    json_t *held = receiving->held;
+    receiving->held = NULL;
+    receiving->holding = false;
+    receiving->unsettled_bytes -= receiving->held_bytes;
+    receiving->held_bytes = 0;
+    loop_timer_stop(receiving->hold_timer);
+    return held;
 }
 
 /* In the order in which they came; one of them may make the rest wait again. */
 static void release_held(struct delivery *delivery) {
     struct receiving *receiving = &delivery->receiving;
-    json_t *held = receiving->held;
-    receiving->held = NULL;
-    receiving->holding = false;
-    loop_timer_stop(receiving->hold_timer);
+    json_t *held = take_held(receiving);
     size_t index = 0;
     const json_t *frame = NULL;
     json_array_foreach(held, index, frame) {
@@ -302,10 +352,10 @@ void receive_opened(struct delivery *delivery) {
 
 void receive_lost(struct delivery *delivery) {
     struct receiving *receiving = &delivery->receiving;
-    json_decref(receiving->held);
-    receiving->held = NULL;
-    receiving->holding = false;
-    loop_timer_stop(receiving->hold_timer);
+    json_decref(take_held(receiving));
+    free(receiving->stalled_on); /* the next connection begins with the lowest that was not acknowledged */
+    receiving->stalled_on = NULL;
+    receiving->paused = false;
 }
 
 void receive_init(struct delivery *delivery) {

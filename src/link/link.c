@@ -197,13 +197,13 @@ static void socket_open(void *argument, struct websocket *socket, const char *ch
     }
 }
 
-static void receive(struct link *link, const char *type, const json_t *frame) {
+static void receive(struct link *link, const char *type, const json_t *frame, size_t size) {
     switch (link->phase) {
     case PHASE_GREETING:
         hello_receive(link, type, frame);
         break;
     case PHASE_NEGOTIATING:
-        negotiation_receive(link, type, frame);
+        negotiation_receive(link, type, frame, size);
         break;
     case PHASE_OPEN:
         if (!requests_answer(link, type, frame)) {
@@ -234,7 +234,7 @@ static void socket_message(void *argument, struct websocket *socket, const char 
     }
     const char *type = json_string_value(json_object_get(frame, "type"));
     if (type != NULL) {
-        receive(link, type, frame);
+        receive(link, type, frame, size);
     }
     json_decref(frame);
 }
@@ -294,6 +294,7 @@ static void connect_now(struct link *link) {
     link->refusal_code[0] = '\0';
     link->refusal_text[0] = '\0';
     link->refusal_server_time = -1;
+    link->early_bytes = 0;
     struct websocket_connect connect = {
         .url = link->options.broker_url,
         .ca_file = link->options.ca_file,
@@ -472,6 +473,12 @@ int link_send(struct link *link, const char *text, size_t size) {
 
 size_t link_backlog(const struct link *link) {
     return link->socket == NULL || link->socket_closing ? 0 : websocket_backlog(link->socket);
+}
+
+void link_pause(struct link *link, bool paused) {
+    if (link->phase == PHASE_OPEN && link->socket != NULL && !link->socket_closing) {
+        websocket_pause(link->socket, paused);
+    }
 }
 
 void link_reset(struct link *link, const char *reason) {

@@ -68,6 +68,8 @@ size_t link_backlog(const struct link *link);
 /* Adds _reqId, sends, and calls back once with the answer, or NULL (timeout of 15 s, or the link was lost: never silently dropped). The request is borrowed. An `error` frame with the id is an answer too. */
 /* -1 when not open: then there is no callback. */
 int link_request(struct link *link, json_t *request, void (*answer)(void *argument, const json_t *answer), void *argument);
+/* Stops and resumes reading (back pressure). A new connection reads. */
+void link_pause(struct link *link, bool paused);
 /* Closes and reconnects with backoff (a drain whose answers stopped coming). */
 void link_reset(struct link *link, const char *reason);
 /* A verified statement says that we are revoked: closed for good, as after 4002. */

@@ -91,6 +91,7 @@ struct link {
     struct feature_set features;
     char negotiation_id[24];
     json_t *early;               /* frames that came before OPEN */
+    size_t early_bytes;
     char *broker_version;
     int64_t lag_ms;
 
@@ -112,7 +113,7 @@ enum link_event hello_judge_close(struct link *link, int code);
 
 /* negotiation.c */
 void negotiation_send(struct link *link);
-void negotiation_receive(struct link *link, const char *type, const json_t *frame);
+void negotiation_receive(struct link *link, const char *type, const json_t *frame, size_t size /* of its text */);
 void negotiation_give_up(struct link *link); /* no answer in 5 s */
 void negotiation_refused_by_broker(struct link *link, const char *close_reason); /* 4010 from the other side */
 

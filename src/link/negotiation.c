@@ -8,7 +8,7 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-enum { CLOSE_FEATURE_UNAVAILABLE = 4010, EARLY_FRAMES_MAXIMUM = 512, LOGGED_RESPONSE_MAXIMUM = 4096 };
+enum { CLOSE_FEATURE_UNAVAILABLE = 4010, EARLY_FRAMES_MAXIMUM = 512, EARLY_BYTES_MAXIMUM = 4 * 1024 * 1024, LOGGED_RESPONSE_MAXIMUM = 4096 };
 
 void negotiation_send(struct link *link) {
     requests_new_id(link, link->negotiation_id);
@@ -88,7 +88,7 @@ static void judge(struct link *link, const json_t *response) {
     (void)link_move(link, EVENT_AGREED, features.negotiated ? "features agreed" : "without feature negotiation");
 }
 
-void negotiation_receive(struct link *link, const char *type, const json_t *frame) {
+void negotiation_receive(struct link *link, const char *type, const json_t *frame, size_t size) {
     const char *id = json_string_value(json_object_get(frame, "_reqId"));
     bool ours = string_equal(id, link->negotiation_id);
     if (string_equal(type, "feature_negotiation_response") && (id == NULL || ours)) {
@@ -104,7 +104,8 @@ void negotiation_receive(struct link *link, const char *type, const json_t *fram
     if (link->early == NULL) {
         link->early = json_new_array();
     }
-    if (json_array_size(link->early) < EARLY_FRAMES_MAXIMUM) {
+    link->early_bytes += size;
+    if (json_array_size(link->early) < EARLY_FRAMES_MAXIMUM && link->early_bytes <= EARLY_BYTES_MAXIMUM) {
         json_array_append_new(link->early, json_deep_copy(frame));
     }
 }

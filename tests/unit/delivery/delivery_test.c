@@ -5,10 +5,12 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <signal.h>
+#include <sys/resource.h>
 
 #include "../link/stub_broker.h"
 #include "bench_mesh.h"
-#include "delivery/delivery.h"
+#include "delivery/delivery_internal.h"
 #include "json/json.h"
 #include "proto/envelope.h"
 #include "proto/statement.h"
@@ -553,6 +555,78 @@ static void revocations_learnt_at_the_opening_count_for_the_first_push(void **st
     assert_null(event_of(f, "message", 0));
 }
 
+/* Files may grow no further than this; a write past it fails as on a full disk. */
+static void limit_files(rlim_t bytes) {
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = bytes < limit.rlim_max ? bytes : limit.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+static bool is_inbox_degraded(void *argument) {
+    struct fixture *f = argument;
+    return inbox_is_degraded(f->bench.inbox);
+}
+
+static void what_cannot_be_stored_is_not_acknowledged_and_nothing_overtakes_it(void **state) {
+    struct fixture *f = *state;
+    open_link(f);
+    signal(SIGXFSZ, SIG_IGN);
+    char *large = memory_alloc(60001);
+    memset(large, 'x', 60000);
+    large[60000] = '\0';
+    json_t *first = bench_push(&f->bench, &(struct bench_letter){ .id = "first", .body = large }, NULL);
+    json_t *second = bench_push(&f->bench, &(struct bench_letter){ .id = "second", .body = "short" }, NULL);
+    free(large);
+    limit_files(64 * 1024);
+    send_push(f, first);
+    run_until(f->loop, is_inbox_degraded, f, "the full disk");
+    limit_files(RLIM_INFINITY);
+    send_push(f, second); /* there is room now, but it is not its turn */
+    run_for(f->loop, 30);
+    assert_null(acknowledgement(f, text_of(first, "messageId")));
+    assert_null(acknowledgement(f, text_of(second, "messageId")));
+    send_push(f, first);
+    send_push(f, second);
+    wait_acknowledgement(f, second);
+    assert_string_equal(text_of(wait_event(f, "message", 1), "client_message_id"), "first");
+    assert_string_equal(text_of(wait_event(f, "message", 2), "client_message_id"), "second");
+    json_decref(first);
+    json_decref(second);
+}
+
+static bool has_room(void *argument) {
+    struct fixture *f = argument;
+    return websocket_backlog(f->stub.current->socket) < 1024 * 1024;
+}
+
+static void a_flood_is_paused_and_loses_nothing(void **state) {
+    struct fixture *f = *state;
+    open_link(f);
+    char *large = memory_alloc(60001);
+    memset(large, 'x', 60000);
+    large[60000] = '\0';
+    bool was_paused = false;
+    enum { FLOOD = 400 }; /* 24 MB, above what is held at once */
+    f->stub.members = (json_decref(f->stub.members), NULL); /* the list does not come: everything waits for 3 s */
+    for (int i = 0; i < FLOOD; i++) {
+        char id[16];
+        (void)snprintf(id, sizeof(id), "flood-%d", i);
+        json_t *push = bench_push(&f->bench, &(struct bench_letter){ .from = f->bench.stranger, .id = id, .body = large }, NULL);
+        send_push(f, push);
+        json_decref(push);
+        run_until(f->loop, has_room, f, "room in the broker's own backlog");
+        assert_true(f->delivery->receiving.unsettled_bytes < 17 * 1024 * 1024);
+        was_paused = was_paused || f->delivery->receiving.paused;
+    }
+    free(large);
+    assert_true(was_paused);
+    wait_event(f, "message", FLOOD);
+    char last[16];
+    (void)snprintf(last, sizeof(last), "flood-%d", FLOOD - 1);
+    assert_string_equal(text_of(event_of(f, "message", FLOOD - 1), "client_message_id"), last);
+}
+
 /* ---- seen ----------------------------------------------------------------------------------------------------- */
 
 static void rows_listed(void *argument, int status, struct inbox_row **rows, size_t count, bool more) {
@@ -972,6 +1046,8 @@ int main(void) {
         TEST(a_system_push_never_becomes_a_message),
         TEST(an_unknown_senders_first_message_waits_for_the_member_list),
         TEST(revocations_learnt_at_the_opening_count_for_the_first_push),
+        TEST(what_cannot_be_stored_is_not_acknowledged_and_nothing_overtakes_it),
+        TEST(a_flood_is_paused_and_loses_nothing),
         TEST(what_was_seen_is_told_with_a_signed_receipt_now_or_when_the_link_is_back),
         TEST(a_true_receipt_is_told_as_verified_once),
         TEST(a_receipt_after_a_restart_is_checked_against_what_the_outbox_remembers),
