@@ -84,6 +84,8 @@ def memory_of(process):
             if "r" not in fields[1] or (len(fields) > 5 and fields[5] in ("[vvar]", "[vsyscall]", "[vdso]")):
                 continue
             start, end = (int(part, 16) for part in fields[0].split("-"))
+            if end - start > 1 << 30:
+                continue  # a sanitizer's shadow, reserved and empty
             try:
                 memory.seek(start)
                 found.append(memory.read(end - start))
