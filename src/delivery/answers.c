@@ -147,10 +147,10 @@ static int64_t next_delay(const struct drain *drain, struct lane *lane, int64_t 
     } else {
         lane->delay_ms = lane->delay_ms < maximum_ms / 2 ? lane->delay_ms * 2 : maximum_ms;
     }
-    if (retry_after_ms >= 0) {
-        return retry_after_ms < RETRY_AFTER_MAXIMUM_MS ? retry_after_ms : RETRY_AFTER_MAXIMUM_MS;
-    }
-    return with_jitter(drain, lane->delay_ms);
+    /* It can ask for more than the backoff, not for less: a broker that says 0 is not asked again in a loop. */
+    int64_t asked_ms = retry_after_ms < RETRY_AFTER_MAXIMUM_MS ? retry_after_ms : RETRY_AFTER_MAXIMUM_MS;
+    int64_t delay_ms = with_jitter(drain, lane->delay_ms);
+    return asked_ms > delay_ms ? asked_ms : delay_ms;
 }
 
 /* Rows of the lane that are not written yet stay behind the one that was refused, also with a broker that holds nothing (70-broker is an addition). */

@@ -102,6 +102,13 @@ static struct text meta_of(const struct outbox_row *row) {
     return row->meta == NULL || string_equal(row->meta, "{}") ? (struct text){ "", 0 } : text_from(row->meta);
 }
 
+/* Of the accept; never later than now: a clock that was set back since would make the recipient take it for a replay. */
+static int64_t sent_at_of(const struct delivery *delivery, const struct outbox_row *row) {
+    int64_t now_ms = delivery_now_ms(delivery);
+    int64_t accepted_ms = row->enqueued_at + link_clock_skew_ms(delivery->link);
+    return accepted_ms < now_ms ? accepted_ms : now_ms;
+}
+
 static int seal_row(void *argument, const struct outbox_row *row, struct buffer *ret_frame, struct sha256 *ret_content, struct error *error) {
     struct delivery *delivery = argument;
     if (trust_is_revoked(delivery->trust, row->destination_ref)) {
@@ -117,7 +124,7 @@ static int seal_row(void *argument, const struct outbox_row *row, struct buffer 
         .rv = trust_rv(delivery->trust),
         .meta_canonical = meta_of(row),
         .body = { row->payload, row->payload_size },
-        .sent_at = row->enqueued_at + link_clock_skew_ms(delivery->link),
+        .sent_at = sent_at_of(delivery, row),
         .broker_fingerprint = row->broker_fingerprint,
         .sealed = is_to_be_sealed(delivery, trust_member(delivery->trust, row->destination_ref)),
     };

@@ -110,10 +110,11 @@ static void members_listed(void *argument, const json_t *answer) {
     if (is_page && has_next_page(directory, answer) && ask_for_page(delivery)) {
         return;
     }
-    receive_members_listed(delivery);
-    if (directory->list_again) {
+    if (directory->list_again) { /* whoever waits asked after this list was made */
         directory_list_members(delivery);
+        return;
     }
+    receive_members_listed(delivery);
 }
 
 void directory_list_members(struct delivery *delivery) {
