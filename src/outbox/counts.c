@@ -45,11 +45,14 @@ static bool has_delta(const struct mesh_counts *counts) {
     return false;
 }
 
+/* Writes nothing for a transaction without new rows or moves: an id that has a row is answered even when the disk is full. */
 int counts_before_commit(struct outbox *outbox, struct db_connection *connection, struct error *error) {
+    bool changed = false;
     for (struct mesh_counts *counts = atomic_load(&outbox->meshes); counts != NULL; counts = counts->next) {
         if (!has_delta(counts)) {
             continue;
         }
+        changed = true;
         const int64_t *delta = counts->delta;
         int status = db_execute(connection, error, NULL, ADD_COUNTS, "tiiiii", counts->mesh, delta[OUTBOX_PENDING], delta[OUTBOX_INFLIGHT],
                                 delta[OUTBOX_DONE], delta[OUTBOX_DEAD], delta[OUTBOX_ABORTED]);
@@ -58,7 +61,7 @@ int counts_before_commit(struct outbox *outbox, struct db_connection *connection
         }
     }
     int64_t newest = outbox->next_seq - 1;
-    if (newest == outbox->counted_up_to) {
+    if (!changed || newest == outbox->counted_up_to) {
         return 0;
     }
     int status = db_execute(connection, error, NULL, SET_COUNTED, "i", newest);

@@ -95,6 +95,9 @@ static void done_expire(struct db_task *task) {
         outbox_write(outbox, task);
         return;
     }
+    if (task->status < 0) {
+        expire->oldest = expire->before_ms; /* nothing ended: what is too old is there still, and is to be tried again */
+    }
     if (expire->done != NULL) {
         expire->done(expire->argument, expire->expired, expire->oldest);
     }

@@ -77,14 +77,16 @@ struct outbox {
     int pressure_level;     /* 0, 80, 95 */
     bool no_space;          /* a commit failed for want of space and none has succeeded since */
     bool was_degraded;
-    struct move_task *kept_first, *kept_last; /* moves whose commit failed, in order */
-    bool kept_running;      /* the first of them is with the writer */
+    struct move_task *kept_first;   /* moves whose commit failed, in order */
+    struct move_task *kept_running; /* of these, the one that is with the writer again; not in the list */
+    uint64_t moves_submitted;       /* batches of moves, numbered */
     bool pruning, merging, probing;
 
     /* writer */
     struct key_index keys;
     int64_t next_seq;
     int64_t counted_up_to;  /* as stored */
+    uint64_t moves_run, moves_committed; /* the newest batch of moves that was run, and that is on disk */
 };
 /* Loop: to the writer or the reader; once the database is closed `done` is called at once with -ERROR_UNREACHABLE. */
 void outbox_write(struct outbox *outbox, struct db_task *task);

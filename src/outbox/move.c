@@ -129,6 +129,7 @@ struct move_task {
     struct outbox_move *moves;
     struct move_note *notes;
     size_t count;
+    uint64_t number; /* in the order of submission, from 1 */
     void (*done)(void *argument, struct outbox_move *moves, size_t count);
     void *argument;
     struct move_task *next_kept;
@@ -145,8 +146,12 @@ static void move_task_free(struct move_task *batch) {
     free(batch);
 }
 
+/* One that failed goes first when it is tried again: a `sent` that came after its row's `retry` would leave the row inflight with nobody waiting for it. */
 static int run_moves(struct db_connection *connection, struct db_task *task) {
     struct move_task *batch = CONTAINER_OF(task, struct move_task, task);
+    if (batch->number != batch->outbox->moves_run + 1) {
+        return error_set(&task->error, ERROR_BUSY, "an earlier change of the outbox is not committed yet");
+    }
     for (size_t i = 0; i < batch->count; i++) {
         move_note_release(&batch->notes[i]); /* of a run that was undone */
         int status = move_row(batch->outbox, connection, &batch->moves[i], NULL, &batch->notes[i], &task->error);
@@ -154,36 +159,30 @@ static int run_moves(struct db_connection *connection, struct db_task *task) {
             return status;
         }
     }
+    batch->outbox->moves_run = batch->number;
     return 0;
 }
 
 static void keep(struct outbox *outbox, struct move_task *batch) {
-    batch->next_kept = NULL;
-    if (outbox->kept_last == NULL) {
-        outbox->kept_first = batch;
-    } else {
-        outbox->kept_last->next_kept = batch;
+    struct move_task **place = &outbox->kept_first;
+    while (*place != NULL && (*place)->number < batch->number) {
+        place = &(*place)->next_kept;
     }
-    outbox->kept_last = batch;
+    batch->next_kept = *place;
+    *place = batch;
 }
 
 static void done_moves(struct db_task *task) {
     struct move_task *batch = CONTAINER_OF(task, struct move_task, task);
     struct outbox *outbox = batch->outbox;
-    bool was_kept = outbox->kept_running && outbox->kept_first == batch;
+    bool was_kept = outbox->kept_running == batch;
     if (was_kept) {
-        outbox->kept_running = false;
+        outbox->kept_running = NULL;
     }
     if (task->status < 0) {
-        if (!was_kept) {
-            keep(outbox, batch);
-        }
+        keep(outbox, batch);
         outbox_note_result(outbox, task->status, false);
         return;
-    }
-    if (was_kept) {
-        outbox->kept_first = batch->next_kept;
-        outbox->kept_last = outbox->kept_first == NULL ? NULL : outbox->kept_last;
     }
     bool wrote = false;
     for (size_t i = 0; i < batch->count; i++) {
@@ -191,7 +190,7 @@ static void done_moves(struct db_task *task) {
         move_report(outbox, &batch->moves[i], &batch->notes[i]);
     }
     outbox_note_result(outbox, 0, wrote);
-    if (was_kept && !outbox->kept_running) {
+    if (was_kept) {
         move_resubmit(outbox); /* the next of them, whatever this one wrote */
     }
     if (batch->done != NULL) {
@@ -201,9 +200,11 @@ static void done_moves(struct db_task *task) {
 }
 
 void move_resubmit(struct outbox *outbox) {
-    if (outbox->kept_first != NULL && !outbox->kept_running && !atomic_load(&outbox->closed)) {
-        outbox->kept_running = true;
-        outbox_write(outbox, &outbox->kept_first->task);
+    struct move_task *first = outbox->kept_first;
+    if (first != NULL && outbox->kept_running == NULL && !atomic_load(&outbox->closed)) {
+        outbox->kept_first = first->next_kept;
+        outbox->kept_running = first;
+        outbox_write(outbox, &first->task);
     }
 }
 
@@ -213,7 +214,6 @@ void move_free_kept(struct outbox *outbox) {
         outbox->kept_first = batch->next_kept;
         move_task_free(batch);
     }
-    outbox->kept_last = NULL;
 }
 
 void outbox_move_batch(struct outbox *outbox, struct outbox_move *moves, size_t count,
@@ -223,13 +223,14 @@ void outbox_move_batch(struct outbox *outbox, struct outbox_move *moves, size_t 
     batch->moves = moves;
     batch->notes = memory_calloc(count, sizeof(struct move_note));
     batch->count = count;
+    batch->number = ++outbox->moves_submitted;
     batch->done = done;
     batch->argument = argument;
     batch->task = (struct db_task){ .run = run_moves, .done = done_moves };
     for (size_t i = 0; i < count; i++) {
         batch->task.flags |= OUTBOX_EVENT_DURABLE[moves[i].event] ? (unsigned)DB_DURABLE : 0;
     }
-    if (outbox->kept_first != NULL) {
+    if (outbox->kept_first != NULL || outbox->kept_running != NULL) {
         keep(outbox, batch); /* what happened to a row later is not written before what happened earlier */
         move_resubmit(outbox);
         return;

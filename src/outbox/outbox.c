@@ -25,6 +25,7 @@ static int before_commit(void *argument, struct db_connection *connection, struc
 
 static void committed(void *argument) {
     struct outbox *outbox = argument;
+    outbox->moves_committed = outbox->moves_run;
     counts_forget(outbox);
     key_index_committed(&outbox->keys);
     atomic_store(&outbox->idle_work, key_index_is_idle_work(&outbox->keys));
@@ -32,6 +33,7 @@ static void committed(void *argument) {
 
 static void rolled_back(void *argument) {
     struct outbox *outbox = argument;
+    outbox->moves_run = outbox->moves_committed;
     counts_forget(outbox);
     outbox->counted_up_to = -1; /* whatever was stored: it is written again */
     key_index_rolled_back(&outbox->keys);
@@ -217,9 +219,7 @@ void outbox_note_result(struct outbox *outbox, int status, bool wrote) {
         outbox->no_space = true;
     } else if (status == 0 && wrote) {
         outbox->no_space = false;
-        if (!outbox->kept_running) {
-            move_resubmit(outbox);
-        }
+        move_resubmit(outbox);
     }
     report_pressure(outbox);
 }
@@ -284,7 +284,7 @@ static void done_probe(struct db_task *task) {
 
 /* Nothing may be waiting to be written, and health must not say "degraded" for ever. */
 static void probe_space(struct outbox *outbox) {
-    if (!outbox->no_space || outbox->probing || outbox->kept_first != NULL || atomic_load(&outbox->closed)) {
+    if (!outbox->no_space || outbox->probing || outbox->kept_first != NULL || outbox->kept_running != NULL || atomic_load(&outbox->closed)) {
         return;
     }
     struct probe_task *probe = memory_zalloc(sizeof(*probe));
@@ -295,9 +295,7 @@ static void probe_space(struct outbox *outbox) {
 }
 
 void outbox_poke(struct outbox *outbox) {
-    if (!outbox->kept_running) {
-        move_resubmit(outbox);
-    }
+    move_resubmit(outbox);
     probe_space(outbox);
     if (!outbox->merging && may_merge(outbox)) {
         struct merge_task *merge = memory_zalloc(sizeof(*merge));

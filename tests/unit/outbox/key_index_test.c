@@ -169,6 +169,26 @@ static void transactions_that_fail_in_the_middle_of_a_move_lose_no_id(void **sta
     assert_int_equal(vfs->xSetSystemCall(vfs, NULL, NULL), SQLITE_OK);
 }
 
+static void an_id_that_has_a_row_is_answered_when_the_disk_takes_nothing(void **state) {
+    struct test_outbox *test = *state;
+    sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+    assert_int_equal(vfs->xSetSystemCall(vfs, "pwrite", (sqlite3_syscall_ptr)failing_pwrite), SQLITE_OK);
+    assert_int_equal(vfs->xSetSystemCall(vfs, "pwrite64", (sqlite3_syscall_ptr)failing_pwrite64), SQLITE_OK);
+    (void)accept_new(test, "old", "body");
+    atomic_store(&refuse_every, 1);
+    struct outbox_accept *refused = accept_row(test, make_row("new", "body"));
+    assert_int_equal(refused->status, -ERROR_FULL);
+    outbox_accept_free(refused);
+    assert_int_equal(accept_outcome_of(test, "old", "body"), ACCEPT_DUPLICATE_QUEUED);
+    assert_int_equal(accept_outcome_of(test, "old", "other"), ACCEPT_CONFLICT_MISMATCH);
+    atomic_store(&refuse_every, 0);
+    assert_int_equal(accept_outcome_of(test, "new", "body"), ACCEPT_STORED);
+    assert_counts_exact(test);
+    outbox_again(test);
+    assert_counts_exact(test);
+    assert_int_equal(vfs->xSetSystemCall(vfs, NULL, NULL), SQLITE_OK);
+}
+
 /* Killed while ids are on their way, with a move under way in most of the rounds: every id that was answered is known, none twice. */
 static void after_kill_9_every_answered_id_is_known_and_none_is_there_twice(void **state) {
     struct test_outbox *test = *state;
@@ -258,6 +278,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(ids_are_found_in_memory_while_they_move_and_on_disk),
         TEST(an_idle_outbox_moves_its_ids_to_disk),
+        TEST(an_id_that_has_a_row_is_answered_when_the_disk_takes_nothing),
         TEST(transactions_that_fail_in_the_middle_of_a_move_lose_no_id),
         TEST(after_kill_9_every_answered_id_is_known_and_none_is_there_twice),
         TEST(ids_whose_hashes_collide_are_told_apart),

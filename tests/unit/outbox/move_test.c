@@ -148,6 +148,41 @@ static void a_batch_that_cannot_be_committed_is_tried_again_in_order_until_it_is
     assert_counts_exact(test);
 }
 
+/* A row whose `sent` was written after its `retry` would be inflight for ever: nobody waits for its answer any more. */
+static void what_follows_a_failed_batch_waits_for_it_even_when_there_is_room_again(void **state) {
+    struct test_outbox *test = *state;
+    for (int i = 0; i < 400; i++) {
+        char id[32];
+        (void)snprintf(id, sizeof(id), "n-%d", i);
+        (void)accept_new(test, id, "body");
+    }
+    char *limit = memory_printf("PRAGMA max_page_count = %" PRId64, read_number(test->db, "PRAGMA page_count"));
+    write_sql(test->db, limit);
+    free(limit);
+    struct batch_wait sent = { .finished = false };
+    struct batch_wait retried = { .finished = false };
+    struct batch_wait again = { .finished = false };
+    submit_batch(test, 1, 400, OUTBOX_EVENT_SENT, &sent);
+    write_sql(test->db, "PRAGMA max_page_count = 1000000"); /* the batch has failed, and nobody has been told */
+    submit_batch(test, 1, 400, OUTBOX_EVENT_RETRY, &retried);
+    submit_batch(test, 1, 400, OUTBOX_EVENT_SENT, &again);
+    int64_t deadline_ms = clock_monotonic_ms() + 30000;
+    while (!again.finished) {
+        bool closed;
+        for (struct message *message = mailbox_wait_all(&test->place.completions, 10, &closed), *next; message != NULL; message = next) {
+            next = message->next;
+            message->handle(message);
+        }
+        outbox_poke(test->outbox);
+        assert_true(clock_monotonic_ms() < deadline_ms);
+    }
+    assert_int_equal(sent.moved, 400);
+    assert_int_equal(retried.moved, 400);
+    assert_int_equal(again.moved, 400);
+    assert_false(outbox_is_degraded(test->outbox));
+    assert_counts_exact(test);
+}
+
 static void kept_batches_are_freed_when_the_outbox_stops_before_there_is_room(void **state) {
     struct test_outbox *test = *state;
     for (int i = 0; i < 400; i++) {
@@ -270,6 +305,7 @@ int main(void) {
         TEST(each_event_leaves_its_traces),
         TEST(a_batch_moves_each_row_that_it_may),
         TEST(a_batch_that_cannot_be_committed_is_tried_again_in_order_until_it_is),
+        TEST(what_follows_a_failed_batch_waits_for_it_even_when_there_is_room_again),
         TEST(kept_batches_are_freed_when_the_outbox_stops_before_there_is_room),
         TEST(a_receipt_is_stored_once_and_shown_with_its_row),
         TEST(a_receipt_for_what_was_not_sent_from_here_is_not_stored),
