@@ -143,7 +143,9 @@ static struct inbox_row *make_row(const struct delivery *delivery, const struct 
     row->broker_message_id = memory_strdup(push->message_id);
     row->kind = memory_strdup("dm");
     fill_sender(delivery, received, row);
-    row->body = memory_strndup(body.data, body.length);
+    row->body = memory_alloc(body.length + 1); /* it may hold NULs */
+    memcpy(row->body, body.data, body.length);
+    row->body[body.length] = '\0';
     row->body_size = body.length;
     row->meta = sealed ? copy_meta(envelope->meta) : NULL;
     row->priority = memory_strdup(sealed ? envelope->priority : push->priority);

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from harness import SLOW, Broker, Node, create_mesh, join, messages, wait_for
+from harness import SHARED, SLOW, Broker, Node, create_mesh, join, messages, wait_for
 
 COUNT = None if SLOW == 1 else 300
 
@@ -410,3 +410,17 @@ def test_receipts_tell_the_sender_that_it_was_stored_and_seen(pair):
     assert len(receipts) == 1 and receipts[0]["by"] == bob.pubkey and receipts[0]["stored_at"] and receipts[0]["seen_at"]
     assert bob.inbox()[0]["seen_at"] is not None
     assert bob.inbox(unread="true") == []
+
+
+def test_bodies_of_every_kind_arrive_as_they_were(pair):
+    _broker, alice, bob = pair
+    bodies = ["a\0b\0\0c", "\0", " ", "\n", "\u2028\u2029\ufeff", "\U0001f680" * 1000, "\ufffe\uffff", "x" * 65536, '{"json":"in json"}', "\x7f\x01\x1f", "e\u0301 \u00e9"]
+    path = SHARED / "vectors" / "naughty-strings.json"
+    if path.exists():
+        bodies += [text for text in json.loads(path.read_text(encoding="utf-8")) if text]
+    for number, body in enumerate(bodies):
+        answer = alice.send("bob", body, client_message_id=f"kind-{number}", meta={"again": body[:1000]} if "\ud800" not in body else {})
+        assert answer.status == 202, (body[:50], answer)
+    items = bob.wait_inbox(len(bodies))
+    assert [item["body"] for item in items] == bodies
+    assert [item["meta"]["again"] for item in items] == [body[:1000] for body in bodies]
