@@ -42,6 +42,8 @@ static const char SELECT_LEGACY[] = "SELECT 1 FROM inbox_legacy WHERE mesh = ?1 
 static const char INSERT_LEGACY[] = "INSERT INTO inbox_legacy (mesh, content) VALUES (?1, ?2)";
 static const char SELECT_PRUNED[] = "SELECT 1 FROM inbox_pruned WHERE mesh = ?1 AND sender_pubkey = ?2 AND client_message_id = ?3";
 static const char SELECT_FLOOR[] = "SELECT 1 FROM inbox_floor WHERE mesh = ?1 AND sent_at >= ?2";
+/* A legacy id is only what the broker said: it takes nothing from the message whose signed id it is. */
+static const char SELECT_SIGNED[] = "SELECT 1 FROM inbox WHERE mesh = ?1 AND sender_pubkey = ?2 AND client_message_id = ?3 AND verified <> 2";
 static const char SELECT_STORED[] = "SELECT 1 FROM inbox WHERE mesh = ?1 AND sender_pubkey = ?2 AND client_message_id = ?3";
 static const char INSERT_ROW[] =
     "INSERT INTO inbox (id, client_message_id, mesh, broker_message_id, history_id, kind, topic, sender_pubkey, sender_name, body, meta,"
@@ -183,9 +185,10 @@ static int below_floor(struct db_connection *connection, const struct inbox_row 
     return status;
 }
 
-/* 1 when this content was stored before; else it is remembered. */
-static int legacy_was_seen(struct db_connection *connection, const struct inbox_row *row, struct error *error)
+/* 1 when this content was stored before, or its id, which nobody signed, is another message's; else it is remembered. */
+static int legacy_was_seen(struct db_connection *connection, struct inbox_insert *insert, struct error *error)
 {
+    const struct inbox_row *row = insert->row;
     sqlite3_stmt *statement = db_prepare(connection, SELECT_LEGACY, error);
     if (statement == NULL)
         return -(int)error->code;
@@ -193,6 +196,10 @@ static int legacy_was_seen(struct db_connection *connection, const struct inbox_
     if (status == 0)
         status = db_step(statement, error);
     db_reset(statement);
+    if (status == 0) {
+        status = key_exists(connection, SELECT_STORED, row, error);
+        insert->replay_suspected = status == 1;
+    }
     if (status != 0)
         return status;
     return db_execute(connection, error, NULL, INSERT_LEGACY, "tb", row->mesh, (const void *)row->content.bytes, (size_t)SHA256_BYTES);
@@ -215,9 +222,13 @@ static int insert_row(struct db_connection *connection, struct inbox_insert *ins
     if (status < 0)
         return status;
     insert->is_new = sqlite3_changes(db_handle(connection)) == 1;
-    if (insert->is_new)
+    if (insert->is_new) {
         row->seq = sqlite3_last_insert_rowid(db_handle(connection));
-    return 0;
+    } else if (!insert->legacy_once) {
+        status = key_exists(connection, SELECT_SIGNED, row, error);
+        insert->replay_suspected = status == 0;
+    }
+    return status < 0 ? status : 0;
 }
 
 static int run_insert(struct db_connection *connection, struct db_task *task)
@@ -234,7 +245,7 @@ static int run_insert(struct db_connection *connection, struct db_task *task)
         return found < 0 ? found : 0;
     }
     if (found == 0 && insert->legacy_once) {
-        found = legacy_was_seen(connection, insert->row, &task->error);
+        found = legacy_was_seen(connection, insert, &task->error);
         if (found == 1)
             return 0;
     }

@@ -40,7 +40,8 @@ struct inbox_insert {
     /* results: */
     int status;                /* 0; negative: not stored, do not acknowledge */
     bool is_new;
-    bool replay_suspected;     /* sent_at at or below the floor of pruned dedupe keys, and not stored before: not stored as a message */
+    bool replay_suspected;     /* sent_at at or below the floor of pruned dedupe keys, and not stored before; or its id is another message's,
+                                  which only bodyVersion 1 makes possible: not stored as a message */
     void *argument;
 };
 /* Insert-or-ignore by (mesh, sender_pubkey, client_message_id) and by the pruned keys; durable; messages that arrive together share a commit.

@@ -62,19 +62,20 @@ static int64_t doubled(int64_t current_ms, int64_t initial_ms, int64_t maximum_m
 
 static void enter_waiting(struct link *link) {
     int64_t delay_ms = 0;
-    if (link->replaced) {
+    if (link->replaced) { /* from 30 s, not from what jitter leaves of it */
         link->replaced = false;
         link->replaced_backoff_ms =
             doubled(link->replaced_backoff_ms, link->times.replaced_initial, link->times.replaced_maximum);
-        delay_ms = link->replaced_backoff_ms;
+        delay_ms = with_jitter(link->replaced_backoff_ms);
+        delay_ms = delay_ms < link->replaced_backoff_ms ? link->replaced_backoff_ms : delay_ms;
     } else {
         link->backoff_ms = doubled(link->backoff_ms, link->options.reconnect_initial_ms, link->options.reconnect_max_ms);
-        delay_ms = link->backoff_ms;
+        delay_ms = with_jitter(link->backoff_ms);
     }
     /* The next attempt may correct its hello again: the clocks may be other ones by then. */
     link->skew_tried = false;
     link->replays = 0;
-    loop_timer_start(link->retry_timer, with_jitter(delay_ms));
+    loop_timer_start(link->retry_timer, delay_ms);
 }
 
 static void enter_open(struct link *link) {

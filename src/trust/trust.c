@@ -115,6 +115,10 @@ bool trust_expect_rv(struct trust *trust, const char *rv) {
     return true;
 }
 
+void trust_list_failed(struct trust *trust) {
+    trust->fork = trust->expected_revocations > trust->counted_revocations;
+}
+
 bool trust_membership_fork(const struct trust *trust) {
     return trust->fork;
 }

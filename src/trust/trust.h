@@ -60,6 +60,8 @@ int64_t trust_revocation_count(const struct trust *trust);
 /* A verified peer's envelope said this rv. True: it knows more revocations than we do, fetch members_list; a merge after which we still know fewer sets
  * changes.fork and trust_membership_fork until a later one brings them. */
 bool trust_expect_rv(struct trust *trust, const char *rv);
+/* The broker gave no list when it was asked: what it was to bring, it cannot produce. */
+void trust_list_failed(struct trust *trust);
 bool trust_membership_fork(const struct trust *trust);
 bool trust_is_revoked(const struct trust *trust, const char *pubkey_hex);
 bool trust_self_revoked(const struct trust *trust);

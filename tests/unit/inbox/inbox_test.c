@@ -218,6 +218,24 @@ static void a_legacy_message_is_known_by_its_content_for_ever(void **state)
     assert_true(insert_now(fixture, make_row("aa", "l3", "other"), true).is_new);
 }
 
+/* Who chooses its id is the broker: it must not make us say `stored` of what we did not store. */
+static void an_id_that_nobody_signed_swallows_no_message(void **state)
+{
+    struct fixture *fixture = *state;
+    struct inbox_row *legacy = make_row("aa", "id", "legacy");
+    legacy->verified = INBOX_LEGACY;
+    assert_true(insert_now(fixture, legacy, true).is_new);
+    for (int round = 0; round < 2; round++) {
+        struct outcome sealed = insert_now(fixture, make_row("aa", "id", "sealed"), false);
+        assert_false(sealed.is_new);
+        assert_true(sealed.replay);
+        struct outcome other = insert_now(fixture, make_row("aa", "id", "another legacy"), true);
+        assert_false(other.is_new);
+        assert_true(other.replay);
+        assert_false(insert_now(fixture, make_row("aa", "id", "legacy"), true).replay);
+    }
+}
+
 static void paging_neither_repeats_nor_skips_while_messages_arrive(void **state)
 {
     struct fixture *fixture = *state;
@@ -434,6 +452,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_message_is_stored_once_for_each_sender_and_id, setup, teardown),
         cmocka_unit_test_setup_teardown(a_body_with_a_nul_comes_back_whole, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_id_that_nobody_signed_swallows_no_message, setup, teardown),
         cmocka_unit_test_setup_teardown(a_legacy_message_is_known_by_its_content_for_ever, setup, teardown),
         cmocka_unit_test_setup_teardown(paging_neither_repeats_nor_skips_while_messages_arrive, setup, teardown),
         cmocka_unit_test_setup_teardown(a_page_stops_before_its_maximum_of_bytes_but_holds_one_row, setup, teardown),
