@@ -20,7 +20,7 @@ enum { READY_MS = 3000, STOP_DEFAULT_S = 5, STOP_POLL_MS = 5 };
 
 #define UP_OPTIONS                                                                                                       \
     { "no-tcp", 0, OPTION_FLAG, NULL, "serve the Unix socket only" },                                                    \
-    { "tcp-port", 0, OPTION_VALUE, "N", "TCP port on 127.0.0.1 (47823; another when it is taken)" },      \
+    { "tcp-port", 0, OPTION_VALUE, "N", "TCP port on 127.0.0.1 (47823; any free one when it is taken, or 0)" }, \
     { "public-health", 0, OPTION_FLAG, NULL, "GET /v1/health needs no token" },                                          \
     { "name", 0, OPTION_VALUE, "N", "display name at the brokers" },                                                     \
     { "persistent", 0, OPTION_FLAG, NULL, "keep this identity (the default)" },                                          \
@@ -56,7 +56,7 @@ static int read_up_options(struct cli *cli, struct daemon_options *ret_options)
         .mesh = cli->mesh,
         .display_name = cli_value(cli, "name"),
         .tcp = cli_has(cli, "no-tcp") ? 0 : port >= 0 ? 1 : -1,
-        .tcp_port = port > 0 ? (int)port : 0,
+        .tcp_port = (int)port,
         .public_health = cli_has(cli, "public-health"),
         .exit_on_refused = cli_has(cli, "exit-on-refused"),
         .ready_fd = -1,

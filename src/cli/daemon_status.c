@@ -50,14 +50,19 @@ static void print_meshes(const struct cli *cli, const json_t *meshes)
     }
 }
 
-static int not_running(struct cli *cli)
+/* The lock says whether one runs, not whether it answers. */
+static int no_answer(struct cli *cli)
 {
     int64_t pid = 0;
     struct error error = { 0 };
     bool locked = identity_running_pid(&cli->paths, &pid, &error) == 0;
     if (cli->json) {
         json_t *document = json_new_object();
-        json_put_bool(document, "running", false);
+        json_put_bool(document, "running", locked);
+        if (locked) {
+            json_put_integer(document, "pid", pid);
+            json_put_bool(document, "answers", false);
+        }
         cli_print_json(document);
         json_decref(document);
     } else if (locked) {
@@ -65,7 +70,7 @@ static int not_running(struct cli *cli)
     } else {
         cli_say(cli, "no daemon is running; start it with 'claudemesh daemon up'");
     }
-    return EXIT_FAILED;
+    return locked ? EXIT_UNREACHABLE : EXIT_FAILED;
 }
 
 static int run_status(struct cli *cli)
@@ -77,12 +82,12 @@ static int run_status(struct cli *cli)
     char uptime[24];
 
     if (api_open(cli, API_BUDGET_MS, &api, &error) != 0) {
-        return not_running(cli);
+        return no_answer(cli);
     }
     int status = api_request(&api, "GET", "/v1/health", NULL, API_ANSWER_MS, &http_status, &health, &error);
     api_close(&api);
     if (status != 0) {
-        return not_running(cli);
+        return no_answer(cli);
     }
     if (http_status != 200 || !json_is_object(health)) {
         status = api_fail(cli, http_status, health);

@@ -57,6 +57,16 @@ int cli_fail(struct cli *cli, enum exit_code code, const char *format, ...)
     return fail_text(cli, code, EXIT_NAMES[code], text);
 }
 
+int cli_fail_named(struct cli *cli, enum exit_code code, const char *name, const char *format, ...)
+{
+    char text[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    (void)vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    return fail_text(cli, code, name, text);
+}
+
 int cli_fail_error(struct cli *cli, const struct error *error)
 {
     return fail_text(cli, exit_code_of_error(error->code), error_code_name(error->code), error->message);

@@ -10,6 +10,8 @@
 
 /* "claudemesh: …" on stderr (and, with --json unless it is a stream, {"error","detail"} on stdout). Returns `code`. */
 int cli_fail(struct cli *cli, enum exit_code code, const char *format, ...) ATTRIBUTE_PRINTF(3, 4);
+/* With the API's own name for it, where the same failure may come from a daemon. */
+int cli_fail_named(struct cli *cli, enum exit_code code, const char *name, const char *format, ...) ATTRIBUTE_PRINTF(4, 5);
 /* The same for an error of a lower room. */
 int cli_fail_error(struct cli *cli, const struct error *error);
 /* A usage error found by a command: exit 2. */

@@ -122,7 +122,7 @@ bool send_is_own_key(const char *to, const char *own_pubkey)
 
 int send_refuse_self(struct cli *cli)
 {
-    return cli_fail(cli, EXIT_FAILED, "that is your own key; add --self if you mean it");
+    return cli_fail_named(cli, EXIT_FAILED, "destination_is_self", "that is your own key; add --self if you mean it");
 }
 
 static int find_way(struct cli *cli, const struct send_request *request, const struct config_file *file)

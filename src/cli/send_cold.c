@@ -96,7 +96,7 @@ static int report(struct cli *cli, const struct send_request *request, const str
     enum ack_verdict verdict = frame_ack_verdict(ack);
     const char *reason = ack->error == NULL ? "no reason given" : ack->error;
     if (verdict == ACK_KEY_REUSED) {
-        return cli_fail(cli, EXIT_CONFLICT, "the idempotency key was used for another message (%s)", reason);
+        return cli_fail_named(cli, EXIT_CONFLICT, "idempotency_key_reused", "the idempotency key was used for another message (%s)", reason);
     }
     if (verdict == ACK_RETRY) {
         return cli_fail(cli, EXIT_FAILED, "the broker cannot take it now (%s); try again with --idempotency-key %s", reason, request->client_message_id);
@@ -137,8 +137,13 @@ static int send_over(struct cli *cli, const struct send_request *request, const 
     int64_t wait_ms = request->wait_s > 0 ? request->wait_s * 1000 : BROKER_LINK_ANSWER_MS;
 
     buffer_init(&frame, LIMIT_FRAME);
-    if (list_members(link, mesh, &members, &error) != 0 || cold_members_resolve(&members, request->to, &member, &error) != 0) {
+    if (list_members(link, mesh, &members, &error) != 0) {
         status = cli_fail_error(cli, &error);
+        goto out;
+    }
+    if (cold_members_resolve(&members, request->to, &member, &error) != 0) {
+        const char *name = error.code == ERROR_AMBIGUOUS ? "destination_ambiguous" : "destination_not_found";
+        status = cli_fail_named(cli, EXIT_FAILED, name, "%s", error.message);
         goto out;
     }
     if (!request->allow_self && string_equal(member->pubkey, mesh->pubkey)) {
@@ -146,7 +151,7 @@ static int send_over(struct cli *cli, const struct send_request *request, const 
         goto out;
     }
     if (seal(request, mesh, keys, &members, member, broker_link_features(link), &frame, &error) != 0) {
-        status = cli_fail_error(cli, &error);
+        status = error.code == ERROR_TOO_LARGE ? cli_fail_named(cli, EXIT_FAILED, "payload_too_large", "%s", error.message) : cli_fail_error(cli, &error);
         goto out;
     }
     if (broker_link_send(link, frame.data, frame.length, request->client_message_id, wait_ms, &answer, &error) != 0) {
@@ -174,7 +179,7 @@ int send_cold(struct cli *cli, const struct send_request *request, const struct 
     int status;
 
     if (strchr("#@*", request->to[0]) != NULL) {
-        return cli_fail(cli, EXIT_FAILED, "topics, groups and broadcasts are not there yet; send to a member");
+        return cli_fail_named(cli, EXIT_FAILED, "not_implemented", "topics, groups and broadcasts are not there yet; send to a member");
     }
     status = meshes_settings(cli, &settings);
     if (status == EXIT_DONE) {

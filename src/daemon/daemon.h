@@ -14,7 +14,7 @@ struct daemon_options {
     const char *mesh;         /* --mesh: serve that one only; NULL: all joined */
     const char *display_name; /* --name; NULL */
     int tcp;                  /* -1 as configured or by environment (container, CI: off); 0 --no-tcp; 1 on */
-    int tcp_port;             /* 0: as configured */
+    int tcp_port;             /* -1: as configured; 0: any free one */
     bool public_health;
     bool exit_on_refused;
     bool log_to_stderr; /* --foreground */

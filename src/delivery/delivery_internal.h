@@ -44,6 +44,8 @@ struct acks {
 
 struct directory {
     json_t *presences;             /* array, as peers_list has them; the last known */
+    json_t *departures;            /* object: a member's key, and when it was last present */
+    int64_t lost_at;               /* when the link was lost; -1 before */
     bool listing;                  /* a list_members is on its way */
     bool list_again;               /* and was asked for again meanwhile */
     int64_t after;                 /* the page asked for; 0: the first */

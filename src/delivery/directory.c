@@ -3,6 +3,7 @@
 #include "delivery/delivery_internal.h"
 
 #include "json/json.h"
+#include "util/clock.h"
 #include "util/log.h"
 #include "util/memory.h"
 #include "util/text.h"
@@ -106,6 +107,10 @@ static void members_listed(void *argument, const json_t *answer) {
     bool is_page = string_equal(string_of(answer, "type"), "members_list") && merge(delivery, answer) == 0;
     if (!delivery->open) {
         return; /* lost, or closed by what the list said: we are revoked */
+    }
+    if (!is_page) {
+        trust_list_failed(delivery->trust);
+        tell_changes(delivery, &(struct trust_changes){ 0 });
     }
     if (is_page && has_next_page(directory, answer) && ask_for_page(delivery)) {
         return;
@@ -268,6 +273,9 @@ static void presence_changed(struct delivery *delivery, bool joined, const json_
         json_array_append_new(delivery->directory.presences, json_deep_copy(data));
     }
     const struct trust_member *member = trust_member(delivery->trust, pubkey);
+    if (!joined && member != NULL) {
+        json_put_integer(delivery->directory.departures, pubkey, clock_wall_ms());
+    }
     json_t *event = json_new_object();
     json_put_string(event, "pubkey", pubkey);
     json_put_string(event, "name", member == NULL ? string_of(data, "displayName") : member->name);
@@ -300,9 +308,14 @@ static json_t *copy_or_null(const json_t *object, const char *name) {
 }
 
 static json_t *session_json(const json_t *presence) {
+    int64_t connected_at = -1;
+    struct error error;
+    if (json_read_integer(presence, "connectedAt", JSON_OPTIONAL, 0, INT64_C(1) << 53, &connected_at, &error) < 0) {
+        connected_at = -1;
+    }
     json_t *session = json_new_object();
     json_put(session, "session_id", copy_or_null(presence, "sessionId"));
-    json_put(session, "connected_at", copy_or_null(presence, "connectedAt"));
+    json_put_time(session, "connected_at", connected_at);
     json_put(session, "peer_type", copy_or_null(presence, "peerType"));
     json_put(session, "channel", copy_or_null(presence, "channel"));
     json_put(session, "hostname", copy_or_null(presence, "hostname"));
@@ -325,6 +338,17 @@ static void put_presence(json_t *peer, const json_t *presence) {
     json_put(peer, "profile", json_is_object(profile) ? json_deep_copy(profile) : json_new_object());
 }
 
+/* Who is there is seen now, or was when the link was lost; who left was seen until then. */
+static int64_t last_seen_at(const struct delivery *delivery, const char *pubkey, const struct trust_member *member, bool online) {
+    if (online) {
+        return delivery->open ? clock_wall_ms() : delivery->directory.lost_at;
+    }
+    int64_t listed = member != NULL ? member->last_seen_at : -1;
+    const json_t *departure = json_object_get(delivery->directory.departures, pubkey);
+    int64_t departed = departure != NULL ? (int64_t)json_integer_value(departure) : -1;
+    return departed > listed ? departed : listed;
+}
+
 static json_t *peer_json(const struct delivery *delivery, const char *pubkey, const struct trust_member *member) {
     json_t *sessions = json_new_array();
     const json_t *newest = NULL;
@@ -342,7 +366,7 @@ static json_t *peer_json(const struct delivery *delivery, const char *pubkey, co
     json_put_bool(peer, "verified", member != NULL && member->verified);
     json_put_string(peer, "role", member != NULL && member->role == ROLE_ADMIN ? "admin" : "member");
     put_presence(peer, newest);
-    json_put_time(peer, "last_seen", member != NULL ? member->last_seen_at : -1);
+    json_put_time(peer, "last_seen", last_seen_at(delivery, pubkey, member, newest != NULL));
     json_put(peer, "sessions", sessions);
     return peer;
 }
@@ -425,13 +449,18 @@ void directory_opened(struct delivery *delivery) {
 void directory_lost(struct delivery *delivery) {
     trust_mark_stale(delivery->trust);
     delivery->directory.list_again = false;
+    delivery->directory.lost_at = clock_wall_ms();
 }
 
 void directory_init(struct delivery *delivery) {
     delivery->directory.presences = json_new_array();
+    delivery->directory.departures = json_new_object();
+    delivery->directory.lost_at = -1;
 }
 
 void directory_release(struct delivery *delivery) {
     json_decref(delivery->directory.presences);
     delivery->directory.presences = NULL;
+    json_decref(delivery->directory.departures);
+    delivery->directory.departures = NULL;
 }

@@ -99,7 +99,7 @@ static bool read_body(struct exchange *exchange)
     }
     struct error error;
     if (json_parse_strict(body.data, body.length, &exchange->body, &error) != 0) {
-        exchange_fail(exchange, 400, "invalid_json", "The body is not strict JSON: %s", error.message);
+        exchange_fail(exchange, 400, "invalid_json", "The body cannot be read: %s", error.message);
         return false;
     }
     return true;

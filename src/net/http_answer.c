@@ -30,6 +30,7 @@ static const struct status_line status_lines[] = {
     { 426, "HTTP/1.1 426 Upgrade Required\r\n" },
     { 429, "HTTP/1.1 429 Too Many Requests\r\n" },
     { 500, "HTTP/1.1 500 Internal Server Error\r\n" },
+    { 501, "HTTP/1.1 501 Not Implemented\r\n" },
     { 502, "HTTP/1.1 502 Bad Gateway\r\n" },
     { 503, "HTTP/1.1 503 Service Unavailable\r\n" },
     { 504, "HTTP/1.1 504 Gateway Timeout\r\n" },
