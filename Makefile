@@ -4,7 +4,7 @@ PYTHON ?= /usr/bin/python3
 # Two workers a core: system tests mostly wait for other processes.
 TEST_WORKERS ?= 4
 
-.PHONY: all help bootstrap demo check unit system bench sanitize clang format-check clean install
+.PHONY: all help bootstrap demo check unit system bench release sanitize fuzz clean install
 
 all: $(BUILD)/build.ninja ## build $(BUILD)/claudemesh
 	@ninja -C $(BUILD) --quiet
@@ -48,8 +48,17 @@ sanitize: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer, t
 	@script/bootstrap
 	@script/sanitize
 
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS = http_head http_server websocket
+
+fuzz: ## fuzz the network parsers, FUZZ_SECONDS each
+	@script/bootstrap
+	@test -f build-fuzz/build.ninja || CC=clang meson setup build-fuzz -Db_sanitize=address,undefined -Db_lundef=false -Dc_args=-fsanitize=fuzzer-no-link >/dev/null
+	@ninja -C build-fuzz --quiet $(FUZZ_TARGETS:%=tests/fuzz/fuzz_%)
+	@for target in $(FUZZ_TARGETS); do echo "== $$target =="; build-fuzz/tests/fuzz/fuzz_$$target -dict=tests/fuzz/http.dict -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 2>&1 | tail -8; done
+
 install: all ## install under the prefix (PREFIX with meson setup)
 	@ninja -C $(BUILD) install
 
 clean: ## remove build directories
-	@rm -rf build build-release build-clang build-asan build-tsan
+	@rm -rf build build-release build-clang build-asan build-tsan build-fuzz
