@@ -45,14 +45,14 @@ release:
 	@ln -sf src/claudemesh $(BUILD)/claudemesh
 
 sanitize: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer, the threaded ones under ThreadSanitizer
-	@script/bootstrap
+	@script/bootstrap sanitize
 	@script/sanitize
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS = http_head http_server websocket
 
 fuzz: ## fuzz the network parsers, FUZZ_SECONDS each
-	@script/bootstrap
+	@script/bootstrap sanitize
 	@test -f build-fuzz/build.ninja || CC=clang meson setup build-fuzz -Db_sanitize=address,undefined -Db_lundef=false -Dc_args=-fsanitize=fuzzer-no-link >/dev/null
 	@ninja -C build-fuzz --quiet $(FUZZ_TARGETS:%=tests/fuzz/fuzz_%)
 	@for target in $(FUZZ_TARGETS); do echo "== $$target =="; build-fuzz/tests/fuzz/fuzz_$$target -dict=tests/fuzz/http.dict -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 2>&1 | tail -8; done
