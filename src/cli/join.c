@@ -298,7 +298,7 @@ const struct cli_command COMMAND_JOIN = {
     .minimum = 1,
     .maximum = 1,
     .summary = "Join a mesh with an invite link ('-' reads it from standard input)",
-    .example = "claudemesh join - --name ci-runner < invite.txt",
+    .example = "claudemesh join - --name ci-runner --yes < invite.txt",
     .options = OPTIONS,
     .run = run,
 };

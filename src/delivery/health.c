@@ -19,7 +19,7 @@ json_t *delivery_health(const struct delivery *delivery) {
     json_put_bool(health, "connected", delivery->open);
     json_put_string(health, "status", link_state_name(link_state(delivery->link)));
     json_put_string(health, "reason", link_reason(delivery->link));
-    if (link_lag_ms(delivery->link) >= 0) {
+    if (delivery->open && link_lag_ms(delivery->link) >= 0) {
         json_put_integer(health, "lag_ms", link_lag_ms(delivery->link));
     } else {
         json_put_null(health, "lag_ms");

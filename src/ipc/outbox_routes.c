@@ -66,13 +66,13 @@ static void on_rows(void *argument, int status, struct outbox_row **rows, size_t
     struct page page;
     page_init(&page);
     for (size_t i = 0; i < count; i++) {
-        if (exchange->http != NULL)
+        if (exchange->http != NULL && i < limit)
             page_add(&page, outbox_row_to_json(exchange->ipc, rows[i]), rows[i]->seq);
         outbox_row_free(rows[i]);
     }
     free(rows);
     if (status == 0) {
-        page_answer(&page, exchange, CURSOR_OUTBOX, count == limit);
+        page_answer(&page, exchange, CURSOR_OUTBOX, count > limit);
         return;
     }
     page_release(&page);
@@ -85,7 +85,7 @@ static int read_list(const struct exchange *exchange, struct outbox_list *list, 
     const char *status = http_query(exchange->http, "status"), *cursor = http_query(exchange->http, "cursor");
     if (exchange_query_integer(exchange, "limit", 1, LIST_MAX, &limit, error) != 0)
         return -(int)error->code;
-    list->limit = (size_t)limit;
+    list->limit = (size_t)limit + 1; /* one more tells whether there is a next page */
     list->has_state = status != NULL;
     if (status != NULL && !outbox_state_parse(status, &list->state))
         return error_set(error, ERROR_INVALID, "Parameter 'status' must be pending, inflight, done, dead or aborted.");
@@ -105,7 +105,7 @@ void route_outbox_list(struct exchange *exchange)
         exchange_fail_shape(exchange, &error);
         return;
     }
-    exchange->state = (void *)(uintptr_t)list.limit;
+    exchange->state = (void *)(uintptr_t)(list.limit - 1);
     outbox_list(exchange->ipc->outbox, &list, on_rows, exchange);
 }
 

@@ -3,7 +3,7 @@
 import re
 import signal
 
-from harness import Broker, Node, create_mesh, join, wait_for
+from harness import Broker, Node, Stub, acknowledge, create_mesh, fake_mesh, join, stub_answer, stub_handshake, wait_for
 
 RFC3339 = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
 
@@ -67,3 +67,58 @@ def test_the_cold_path_names_its_failures_as_the_daemon_does(world):
             assert alice.json("send", to, "-", input=message.encode(), check=status)["error"] == code, (daemon, to)
         assert alice.json("send", bob.pubkey, "one", "--idempotency-key", f"key-{daemon}", "--wait")["via"] == ("daemon" if daemon else "cold")
         assert alice.json("send", bob.pubkey, "two", "--idempotency-key", f"key-{daemon}", check=6)["error"] == "idempotency_key_reused"
+
+
+def stub_of_answers(world, status, error):
+    """A daemon whose broker answers every send so."""
+    node = Node(world, "alice")
+
+    def handler(connection, _):
+        stub_handshake(connection)
+        while (frame := connection.receive()) is not None:
+            if not stub_answer(connection, frame) and frame["type"] == "send":
+                connection.send(acknowledge(frame, status, error=error))
+    stub = Stub(world, handler)
+    fake_mesh(node, stub.url)
+    node.up().wait_connected()
+    return node
+
+
+def test_a_wait_for_what_the_broker_refuses_for_good_is_502_with_the_reason(world):
+    node = stub_of_answers(world, 403, "unauthorized: no")
+    answer = node.api.post("/v1/send?wait=10", {"to": node.pubkey, "message": "hi", "client_message_id": "m1"})
+    assert answer.status == 502 and answer.json["error"] == "delivery_failed"
+    assert answer.json["client_message_id"] == "m1" and "unauthorized" in answer.json["reason"]
+    again = node.api.post("/v1/send?wait=10", {"to": node.pubkey, "message": "hi", "client_message_id": "m1"})
+    assert again.status == 409 and again.json["conflict"] == "outbox_dead_fingerprint_match" and again.json["reason"] == answer.json["reason"]
+    assert node.json("send", node.pubkey, "hi", "--self", "--wait", check=1)["error"] == "delivery_failed"
+
+
+def test_a_wait_ends_with_202_when_time_is_up_and_the_command_exits_7(world):
+    node = stub_of_answers(world, 503, "unavailable: later")
+    answer = node.api.post("/v1/send?wait=1", {"to": node.pubkey, "message": "hi"})
+    assert answer.status == 202 and answer.json["status"] in ("queued", "inflight")
+    assert node.json("send", node.pubkey, "hi", "--self", "--wait=1", check=7)["status"] in ("queued", "inflight")
+
+
+def test_no_lag_is_claimed_of_a_link_that_is_down(world):
+    broker, alice = Broker(world), Node(world, "alice")
+    create_mesh(broker, alice)
+    alice.up().wait_connected()
+    assert isinstance(alice.health()["meshes"][0]["lag_ms"], int)
+    broker.stop()
+    alice.wait_connected(False)
+    assert alice.health()["meshes"][0]["lag_ms"] is None
+
+
+def test_lists_end_where_the_rows_end(pair):
+    _, alice, bob = pair
+    for i in range(4):
+        assert alice.api.post("/v1/send?wait=10", {"to": "bob", "message": f"m{i}"}).status == 200
+    bob.wait_inbox(4)
+    for api, path in ((alice.api, "/v1/outbox"), (bob.api, "/v1/inbox")):
+        first = api.get(path + "?limit=2").json
+        last = api.get(f"{path}?limit=2&cursor={first['next_cursor']}").json
+        assert last["next_cursor"] is None, path
+        assert len({row["id"] for row in first["items"] + last["items"]}) == 4
+        assert api.get(path + "?limit=4").json["next_cursor"] is None
