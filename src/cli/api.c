@@ -181,6 +181,11 @@ void api_target_add(struct buffer *target, const char *name, const char *value)
         return;
     }
     (void)buffer_printf(target, "%c%s=", strchr(target->data, '?') == NULL ? '?' : '&', name);
+    api_target_escape(target, value);
+}
+
+void api_target_escape(struct buffer *target, const char *value)
+{
     for (const unsigned char *at = (const unsigned char *)value; *at != '\0'; at++) {
         bool plain = (*at >= 'a' && *at <= 'z') || (*at >= 'A' && *at <= 'Z') || (*at >= '0' && *at <= '9') || strchr("-._~", *at) != NULL;
         if (plain) {

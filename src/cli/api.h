@@ -42,5 +42,7 @@ int api_fail(struct cli *cli, int status, const json_t *answer);
 
 /* target + ("?" or "&") + name=value, percent-encoded, into the buffer; value NULL adds nothing. */
 void api_target_add(struct buffer *target, const char *name, const char *value);
+/* Percent-encoded, as a part of the path. */
+void api_target_escape(struct buffer *target, const char *value);
 
 #endif

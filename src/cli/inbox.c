@@ -160,6 +160,15 @@ static bool filter_wants(const struct inbox_filter *filter, const json_t *item)
            strcasecmp(filter->from, answer_text(item, "sender_name")) == 0;
 }
 
+/* Whether the event is of another inbox than the last one: a damaged one was moved aside, and counting began anew. */
+static bool is_other_inbox(char *epoch, size_t size, const char *event_id)
+{
+    size_t length = strcspn(event_id, "-");
+    bool other = epoch[0] != '\0' && (strlen(epoch) != length || strncmp(epoch, event_id, length) != 0);
+    (void)snprintf(epoch, size, "%.*s", (int)length, event_id);
+    return other;
+}
+
 /* The stream is opened before the list is read, so that nothing falls between them; what is in both is printed once. */
 static int follow(struct cli *cli, const struct inbox_filter *filter)
 {
@@ -167,6 +176,7 @@ static int follow(struct cli *cli, const struct inbox_filter *filter)
     struct stream_event event;
     json_t *document = NULL;
     bool gap;
+    char epoch[64] = "";
     int64_t seq = 0;
     int status = stream_open(cli, "/v1/events?types=message", &stream);
 
@@ -185,6 +195,9 @@ static int follow(struct cli *cli, const struct inbox_filter *filter)
         status = cli_flush(cli);
         if (status == EXIT_DONE) {
             status = stream_next(&stream, &event, &gap);
+        }
+        if (status == EXIT_DONE && !gap && is_other_inbox(epoch, sizeof epoch, event.id)) {
+            seq = 0;
         }
         if (status == EXIT_DONE && gap) {
             status = fetch(cli, filter, &document);

@@ -179,11 +179,12 @@ static int run_show(struct cli *cli)
 {
     struct buffer target;
     json_t *answer = NULL;
-    if (cli->arguments[0][0] == '\0' || strpbrk(cli->arguments[0], "/?#% ") != NULL) {
+    if (!client_message_id_is_valid(cli->arguments[0], strlen(cli->arguments[0]))) {
         return cli_fail_usage(cli, "a row is named by its row id or its client_message_id; 'claudemesh daemon outbox list' shows them");
     }
     buffer_init(&target, LIMIT_HTTP_HEAD);
-    (void)buffer_printf(&target, "/v1/outbox/%s", cli->arguments[0]);
+    (void)buffer_append_text(&target, "/v1/outbox/");
+    api_target_escape(&target, cli->arguments[0]);
     int status = api_call(cli, "GET", target.data, NULL, &answer);
     buffer_release(&target);
     if (status != EXIT_DONE) {

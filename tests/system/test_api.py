@@ -1,9 +1,12 @@
 """20-ipc and 10-cli: the names and types of what is answered, where no other file looks."""
 
+import json
 import re
+import select
 import signal
+import subprocess
 
-from harness import Broker, Node, Stub, acknowledge, create_mesh, fake_mesh, join, stub_answer, stub_handshake, wait_for
+from harness import BINARY, SLOW, Broker, Node, Stub, acknowledge, create_mesh, fake_mesh, join, stub_answer, stub_handshake, wait_for
 
 RFC3339 = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
 
@@ -122,3 +125,27 @@ def test_lists_end_where_the_rows_end(pair):
         assert last["next_cursor"] is None, path
         assert len({row["id"] for row in first["items"] + last["items"]}) == 4
         assert api.get(path + "?limit=4").json["next_cursor"] is None
+
+
+def test_a_row_is_shown_by_any_id_that_is_allowed(pair):
+    _, alice, _ = pair
+    for key in ("job/7", "50%25", "a?b#c+d", "..", "\"quoted\""):
+        assert alice.api.post("/v1/send", {"to": "bob", "message": "m", "client_message_id": key}).status == 202
+        assert alice.json("daemon", "outbox", "show", key)["client_message_id"] == key
+
+
+def test_inbox_follow_goes_on_after_the_inbox_was_replaced(pair):
+    _, alice, bob = pair
+    follower = subprocess.Popen([BINARY, "--config-dir", str(bob.config), "--json", "inbox", "--follow"], stdout=subprocess.PIPE, text=True,
+                                env=bob.world.environment())
+    bob.world.processes.append(follower)
+    for body in ("one", "two", "three"):
+        assert alice.api.post("/v1/send?wait=10", {"to": "bob", "message": body}).status == 200
+        assert json.loads(follower.stdout.readline())["body"] == body
+    bob.down()
+    for path in bob.path(".").glob("inbox.db*"):
+        path.unlink()
+    bob.up().wait_connected()
+    alice.send("bob", "four")
+    assert select.select([follower.stdout], [], [], 20 * SLOW)[0], "the new inbox counts from 1"
+    assert json.loads(follower.stdout.readline())["body"] == "four"
