@@ -34,7 +34,7 @@ static const struct verdict VERDICTS[STORE_OUTCOMES] = {
     [STORE_HELD] = { 503, "held: an earlier message to this destination waits to be sent again" },
     [STORE_SENDER_GONE] = { 403, "unauthorized: the sender is no longer a member" },
     [STORE_UNKNOWN_MEMBER] = { 404, "unknown_member: nobody in this mesh has this key" },
-    [STORE_MEMBER_REVOKED] = { 403, "member_revoked: the recipient was revoked" },
+    [STORE_MEMBER_REVOKED] = { 404, "unknown_member: the recipient was revoked" },
     [STORE_RECIPIENT_FULL] = { 507, "recipient_full: as many messages as may be wait for this recipient" },
 };
 
@@ -42,6 +42,7 @@ struct send_request {
     struct store_accept store;
     struct broker *broker;
     const struct verdict *refused; /* B1's; NULL none */
+    struct verdict malformed;      /* what refused may point to; its text is in `text` */
     struct member *sender;         /* referenced */
     int64_t started_us;
     size_t size;
@@ -135,21 +136,6 @@ static void write_ack(struct session *session, const struct frame_ack *ack) {
     if (frame_ack_build(ack, &frame) == 0)
         session_send(session, frame.data, frame.length);
     buffer_release(&frame);
-}
-
-/* Of the wrong shape: refused for good when it says which send it is, so that its sender does not wait for an answer. */
-static void refuse_shape(struct session *session, const json_t *frame, const char *detail) {
-    const char *id = json_string_value(json_object_get(frame, "client_message_id"));
-    if (id == NULL)
-        id = json_string_value(json_object_get(frame, "id"));
-    if (id == NULL || !client_message_id_is_valid(id, strlen(id))) {
-        session_error(session, session_request_id(frame), "invalid_request", detail, NULL);
-        return;
-    }
-    char *error = memory_printf("invalid_request: %s", detail);
-    write_ack(session, &(struct frame_ack){ .client_message_id = id, .message_id = "", .status = 400, .history_id = -1, .history_available = -1,
-                                            .first_seen_at = -1, .error = error, .retry_after_ms = -1 });
-    free(error);
 }
 
 static void send_ack(struct session *session, const struct send_request *request, const struct verdict *verdict) {
@@ -267,6 +253,16 @@ static bool has_other_connection(const struct session *session) {
     return false;
 }
 
+/* Only the id, and the way that it may hold, are looked at any more. */
+static void keep_what_identifies(struct frame_send *send) {
+    send->nonce = "";
+    send->ciphertext = "";
+    send->ciphertext_length = 0;
+    send->reply_to_id = NULL;
+    if (strlen(send->target_spec) > KEY_HEX_SIZE)
+        send->target_spec = "";
+}
+
 static void submit(struct session *session, struct send_request *request) {
     struct broker *broker = session->broker;
     struct store_accept *store = &request->store;
@@ -290,6 +286,32 @@ static void submit(struct session *session, struct send_request *request) {
     broker->store->operations->accept(broker->store, store);
 }
 
+/* Of the wrong shape: refused for good when it says which send it is, in its turn and after B0, so that its sender does not wait for an answer. */
+static void refuse_shape(struct session *session, const json_t *frame, const char *detail) {
+    const char *id = json_string_value(json_object_get(frame, "client_message_id"));
+    const char *fingerprint = json_string_value(json_object_get(frame, "request_fingerprint"));
+    const char *target = json_string_value(json_object_get(frame, "targetSpec"));
+    if (id == NULL)
+        id = json_string_value(json_object_get(frame, "id"));
+    if (id == NULL || !client_message_id_is_valid(id, strlen(id))) {
+        session_error(session, session_request_id(frame), "invalid_request", detail, NULL);
+        return;
+    }
+    struct frame_send send = {
+        .id = id, .target_spec = target == NULL ? "" : target, .priority = "next", .body_version = 1, .key_epoch = -1,
+        .request_fingerprint = fingerprint != NULL && hex_is_key(fingerprint) ? fingerprint : NULL,
+    };
+    keep_what_identifies(&send);
+    char *error = memory_printf("invalid_request: %s", detail);
+    struct send_request *request = make_request(session, &send, error, strlen(error));
+    free(error);
+    request->malformed = (struct verdict){ 400, request->store.mentions };
+    request->refused = &request->malformed;
+    request->store.mentions = NULL;
+    request->store.refused = true;
+    submit(session, request);
+}
+
 void accept_handle_send(struct session *session, const json_t *frame) {
     struct frame_send send;
     struct error error;
@@ -303,12 +325,7 @@ void accept_handle_send(struct session *session, const json_t *frame) {
         (void)json_print(send.mentions, &mentions);
     const struct verdict *refused = judge(session->broker, &send, mentions.length);
     if (refused != NULL) {
-        /* Only the id is looked at any more. */
-        send.nonce = "";
-        send.ciphertext = "";
-        send.ciphertext_length = 0;
-        send.reply_to_id = NULL;
-        send.target_spec = "";
+        keep_what_identifies(&send);
         buffer_reset(&mentions);
     }
     struct send_request *request = make_request(session, &send, mentions.data, mentions.length);

@@ -26,7 +26,7 @@ struct lane { /* a destination and priority of a connection, held until `holder`
     struct table_node node;
     LIST_ENTRY(lane) of_connection;
     uint64_t holder;
-    int64_t refused_ms;
+    int64_t refused_ms, number; /* number: of the holder's first refusal */
 };
 
 struct holding { /* a connection with held lanes */
@@ -51,7 +51,7 @@ struct bucket {
 
 struct accepted { /* in the transaction that is under way */
     uint64_t connection, lane, id;
-    int64_t member;
+    int64_t member, number;
 };
 
 struct admission {
@@ -98,11 +98,15 @@ static void free_holding(struct admission *admission, struct holding *holding) {
     free(holding);
 }
 
-static void hold(struct admission *admission, uint64_t connection, uint64_t hash, uint64_t id) {
+static void hold(struct admission *admission, uint64_t connection, uint64_t hash, uint64_t id, int64_t number) {
     struct lane *lane = find_lane(admission, hash);
     if (lane != NULL) {
-        if (lane->holder == id)
-            lane->refused_ms = admission->options.now_ms();
+        if (lane->holder != id && lane->number < number)
+            return;
+        lane->refused_ms = admission->options.now_ms();
+        lane->holder = id;
+        if (number < lane->number)
+            lane->number = number;
         return;
     }
     struct holding *holding = find_holding(admission, connection);
@@ -118,6 +122,7 @@ static void hold(struct admission *admission, uint64_t connection, uint64_t hash
     }
     lane = memory_zalloc(sizeof(*lane));
     lane->holder = id;
+    lane->number = number;
     lane->refused_ms = admission->options.now_ms();
     LIST_INSERT_HEAD(&holding->lanes, lane, of_connection);
     table_insert(&admission->lanes, &lane->node, hash);
@@ -247,7 +252,7 @@ static void decided(void *argument, const struct store_accept *request, bool ref
     struct admission *admission = argument;
     uint64_t hash = lane_hash(request), id = id_hash(request);
     if (refused_in_passing) {
-        hold(admission, request->connection, hash, id);
+        hold(admission, request->connection, hash, id, request->number);
         return;
     }
     struct lane *lane = find_lane(admission, hash);
@@ -259,7 +264,9 @@ static void decided(void *argument, const struct store_accept *request, bool ref
         admission->accepted_capacity = admission->accepted_capacity == 0 ? 64 : admission->accepted_capacity * 2;
         admission->accepted = memory_realloc(admission->accepted, admission->accepted_capacity * sizeof(*admission->accepted));
     }
-    admission->accepted[admission->accepted_count++] = (struct accepted){ request->connection, hash, id, request->sender };
+    admission->accepted[admission->accepted_count++] = (struct accepted){
+        request->connection, hash, id, request->sender, request->number,
+    };
 }
 
 /* An id that is committed needs no memory of its charge: from now on it is a duplicate, and those are free. */
@@ -281,7 +288,7 @@ static void committed(void *argument) {
 static void rolled_back(void *argument) {
     struct admission *admission = argument;
     for (size_t i = 0; i < admission->accepted_count; i++)
-        hold(admission, admission->accepted[i].connection, admission->accepted[i].lane, admission->accepted[i].id);
+        hold(admission, admission->accepted[i].connection, admission->accepted[i].lane, admission->accepted[i].id, admission->accepted[i].number);
     admission->accepted_count = 0;
 }
 

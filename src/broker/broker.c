@@ -326,7 +326,8 @@ static void release(struct broker *broker) {
         acks_flush(broker);
         loop_defer_cancel(broker->loop, acks_flush, broker);
         broker->store->operations->close(broker->store);
-        loop_run_mailbox(broker->loop);
+        while (mailbox_count(loop_mailbox(broker->loop)) > 0)
+            loop_run_mailbox(broker->loop);
     }
     http_server_free(broker->server);
     if (broker->store != NULL)
@@ -359,7 +360,7 @@ int broker_run(const struct broker_options *options) {
     if (log_level_parse(settings_text(options->settings, "log.level"), &level) == 0)
         log_set_level(level);
     if (crypto_start(&error) != 0 || start(&broker, options, &error) != 0) {
-        log_event(LOG_LEVEL_ERROR, "broker_not_started", LOG_TEXT("detail", error.message), LOG_END);
+        fprintf(stderr, "claudemesh: the broker did not start: %s\n", error.message); /* for whoever started it; no log is kept yet */
         release(&broker);
         return error.code == ERROR_INVALID ? EXIT_STATUS_USAGE : EXIT_STATUS_FAILED;
     }

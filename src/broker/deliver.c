@@ -218,10 +218,11 @@ static void take_fetched(struct session *session, const struct fetch_request *re
     struct buffer frame;
     buffer_init(&frame, LIMIT_FRAME);
     for (const struct store_message *message = request->store.first; message != NULL; message = message->next)
-        push_fetched(session, message, &frame);
+        if (wants(session, message->priority)) /* still: dnd may have been said meanwhile */
+            push_fetched(session, message, &frame);
     buffer_release(&frame);
     for (int priority = 0; priority < STORE_PRIORITIES; priority++) {
-        if (request->store.wanted[priority])
+        if (request->store.wanted[priority] && wants(session, priority))
             out->waiting[priority] = request->store.more[priority] || out->arrived[priority];
         out->arrived[priority] = false;
     }

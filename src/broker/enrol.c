@@ -287,6 +287,7 @@ void enrol_handle_join(struct broker *broker, struct http_request *request, cons
     join->store.mesh_id = certificate->invite.mesh_id;
     join->store.invite_id = certificate->invite.invite_id;
     join->store.owner_pubkey = certificate->invite.owner_pubkey;
+    join->store.signer_pubkey = certificate->invite.signer_pubkey;
     join->store.pubkey = certificate->pubkey;
     join->store.name = certificate->name;
     join->store.role = certificate->role;

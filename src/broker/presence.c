@@ -256,8 +256,8 @@ bool presence_enter(struct session *session, const json_t *state, const struct f
         if (presence != NULL)
             TAILQ_REMOVE(&session->broker->leaving, presence, of_leaving);
     }
-    bool restored = presence != NULL;
-    if (presence == NULL)
+    bool survived = presence != NULL;
+    if (!survived)
         presence = make(session, state);
     presence->session = session;
     session->presence = presence;
@@ -272,12 +272,12 @@ bool presence_enter(struct session *session, const json_t *state, const struct f
         json_decref(presence->groups);
         presence->groups = json_deep_copy(hello->groups);
     }
-    if (restored && presence->session_key != session->key) {
+    if (survived && presence->session_key != session->key) {
         presence->session_key = session->key;
         presence_save(session);
     }
     presence->session_key = session->key;
-    return restored;
+    return survived || state != NULL;
 }
 
 struct presence *presence_take(struct session *session) {

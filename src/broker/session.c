@@ -296,8 +296,9 @@ static void forgotten(struct store_request *request) {
     free(CONTAINER_OF(request, struct store_forget_connection, request));
 }
 
+/* Also when sends are under way that may yet be refused: they are decided before this is read. */
 static void tell_admission(struct session *session) {
-    if (!session->refused_in_passing)
+    if (!session->refused_in_passing && session->undecided == 0)
         return;
     struct store_forget_connection *forget = memory_zalloc(sizeof(*forget));
     forget->request.done = forgotten;

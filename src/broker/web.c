@@ -349,7 +349,7 @@ static bool read_body(struct http_request *request, json_t **ret_body) {
     struct text text = http_body(request);
     struct error error;
     if (json_parse_strict(text.data, text.length, ret_body, &error) != 0) {
-        http_respond_error(request, 400, "invalid_json", error.message);
+        http_respond_error(request, 400, "malformed", error.message);
         return false;
     }
     return true;

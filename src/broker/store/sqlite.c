@@ -57,19 +57,14 @@ static void finish_task(struct db_task *base) {
     request->error = &base->error;
     if (options->measured != NULL)
         options->measured(options->argument, task->op, clock_monotonic_us() - request->submitted_us);
+    if (task->run == sqlite_run_accept)
+        sqlite_accept_finished(task->store, CONTAINER_OF(request, struct store_accept, request));
     request->done(request);
     free(task);
 }
 
 void sqlite_submit(struct store *store, struct store_request *request, enum store_measure op, enum sqlite_way way, sqlite_run *run) {
-    static const struct error CLOSED = { .code = ERROR_UNREACHABLE, .message = "the store is closed" };
     struct sqlite_store *sqlite = CONTAINER_OF(store, struct sqlite_store, store);
-    if (sqlite->db == NULL) { /* at shutdown: what the last answers still want */
-        request->status = -(int)CLOSED.code;
-        request->error = &CLOSED;
-        request->done(request);
-        return;
-    }
     struct sqlite_task *task = memory_zalloc(sizeof(*task));
     task->store = sqlite;
     task->request = request;
@@ -156,13 +151,12 @@ void sqlite_count(struct store *store, struct store_count *request) {
 
 static void sqlite_close(struct store *store) {
     struct sqlite_store *sqlite = CONTAINER_OF(store, struct sqlite_store, store);
-    db_close(sqlite->db);
-    sqlite->db = NULL;
+    db_stop(sqlite->db);
 }
 
-/* After the completions were run: requests that finish look into the store until then. */
 static void sqlite_free(struct store *store) {
     struct sqlite_store *sqlite = CONTAINER_OF(store, struct sqlite_store, store);
+    db_close(sqlite->db);
     waiting_clear(sqlite);
     table_release(&sqlite->waiting);
     free(sqlite);

@@ -10,7 +10,9 @@ struct sqlite_store {
     struct store store;
     struct db *db;
     struct store_options options;
+    int64_t submitted, finished; /* numbers of accepts; the loop thread's */
     /* The writer thread's. */
+    int64_t newest_run, gap_end;
     struct table waiting; /* struct waiting: how much waits for a session, counted once */
 };
 
@@ -44,6 +46,10 @@ int session_forget_all(struct sqlite_store *store, struct db_connection *connect
     "m.id, m.history_id, m.created_at, m.body_version, m.key_epoch, m.priority, m.sender_member_id, m.broker_message_id, m.client_message_id, " \
     "m.sender_pubkey, s.pubkey, s.member_id, s.display_name, m.target_spec, m.nonce, m.reply_to_id, m.mentions, m.ciphertext"
 struct store_message *message_of_row(sqlite3_stmt *statement) MUST_CHECK;
+
+/* sqlite_accept.c */
+sqlite_run sqlite_run_accept;
+void sqlite_accept_finished(struct sqlite_store *store, const struct store_accept *accept); /* the loop thread, before its done */
 
 /* sqlite_check.c: one step; stages 0 to CHECK_STAGES - 1. Findings are appended, one a line. */
 enum { CHECK_STAGES = 3 };

@@ -1,6 +1,7 @@
 /* Accepting a send (70-broker): B0 to B3 in one task of the writer, in the order of arrival. A dedupe record exists if and only if its message was
  * committed, because one transaction holds both and nothing else ever inserts either. */
 #include "broker/store/sqlite.h"
+#include "util/memory.h"
 #include "util/text.h"
 
 static const char FIND_DEDUPE[] =
@@ -225,18 +226,75 @@ static int decide(struct sqlite_store *store, struct db_connection *connection, 
     return 0;
 }
 
-static int run_accept(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+/* ---- accepts that the writer never saw -------------------------------------------------------------------------------------
+ *
+ * When a transaction cannot begin (an operator's tool holds the lock for long), its tasks fail without being run, and the admission never hears of them. What
+ * was submitted behind them, before anybody knew, must not be accepted ahead of them: a hole in the numbers shows that there were such, and everything that was under way with
+ * them is refused too. Their own destinations are held from then on by a task that follows. */
+
+static bool was_under_way_with_the_lost(struct sqlite_store *store, const struct store_accept *accept) {
+    if (accept->number > store->newest_run + 1)
+        store->gap_end = accept->number - 1;
+    if (accept->number > store->newest_run)
+        store->newest_run = accept->number;
+    return accept->finished_before < store->gap_end;
+}
+
+struct hold_lost {
+    struct store_request request;
+    struct store_accept accept; /* with its strings after it */
+};
+
+static int run_hold_lost(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+    (void)connection;
+    (void)error;
+    const struct hold_lost *hold = CONTAINER_OF(request, struct hold_lost, request);
+    store->options.admission.decided(store->options.admission.argument, &hold->accept, true);
+    return 0;
+}
+
+static void forget_hold(struct store_request *request) {
+    free(CONTAINER_OF(request, struct hold_lost, request));
+}
+
+static void hold_lost(struct sqlite_store *store, const struct store_accept *accept) {
+    size_t id = strlen(accept->client_message_id) + 1, ref = strlen(accept->destination_ref) + 1;
+    struct hold_lost *hold = memory_zalloc(sizeof(*hold) + id + ref);
+    char *text = (char *)(hold + 1);
+    hold->request.done = forget_hold;
+    hold->accept.connection = accept->connection;
+    hold->accept.priority = accept->priority;
+    hold->accept.number = accept->number;
+    hold->accept.client_message_id = memcpy(text, accept->client_message_id, id);
+    hold->accept.destination_ref = memcpy(text + id, accept->destination_ref, ref);
+    sqlite_submit(&store->store, &hold->request, STORE_OP_ACCEPT, RUN_WRITING, run_hold_lost);
+}
+
+void sqlite_accept_finished(struct sqlite_store *store, const struct store_accept *accept) {
+    store->finished = accept->number;
+    if (!accept->ran)
+        hold_lost(store, accept);
+}
+
+int sqlite_run_accept(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
     struct store_accept *accept = CONTAINER_OF(request, struct store_accept, request);
+    accept->ran = true;
     accept->recipient_session_count = 0;
     accept->broker_message_id[0] = '\0';
     accept->retry_after_ms = -1;
-    int status = decide(store, connection, accept, error);
+    int status = was_under_way_with_the_lost(store, accept)
+        ? error_set(error, ERROR_BUSY, "an earlier message could not be decided")
+        : decide(store, connection, accept, error);
     bool refused_in_passing = status < 0 || accept->outcome == STORE_RATE_LIMITED || accept->outcome == STORE_HELD ||
                               accept->outcome == STORE_RECIPIENT_FULL;
     store->options.admission.decided(store->options.admission.argument, accept, refused_in_passing);
     return status;
 }
 
-void sqlite_accept(struct store *store, struct store_accept *request) {
-    sqlite_submit(store, &request->request, STORE_OP_ACCEPT, RUN_WRITING_DURABLY, run_accept);
+void sqlite_accept(struct store *base, struct store_accept *accept) {
+    struct sqlite_store *store = CONTAINER_OF(base, struct sqlite_store, store);
+    accept->number = ++store->submitted;
+    accept->finished_before = store->finished;
+    accept->ran = false;
+    sqlite_submit(base, &accept->request, STORE_OP_ACCEPT, RUN_WRITING_DURABLY, sqlite_run_accept);
 }

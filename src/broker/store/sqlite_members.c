@@ -10,6 +10,7 @@ static const char INSERT_MEMBER[] =
     "INSERT INTO member (mesh_id, member_id, pubkey, display_name, role, state, certificate, joined_at) VALUES (?, ?, ?, ?, ?, 'active', ?, ?)";
 static const char RETURN_MEMBER[] = "UPDATE member SET state = 'active', display_name = ?, role = ?, certificate = ?, joined_at = ? WHERE id = ?";
 static const char FIND_MEMBER[] = "SELECT id, member_id, role = 'admin', state = 'active', state = 'revoked' FROM member WHERE mesh_id = ? AND pubkey = ?";
+static const char SIGNER_IS_VOID[] = "SELECT 1 FROM member WHERE mesh_id = ? AND pubkey = ? AND (state = 'revoked' OR role <> 'admin')";
 static const char FIND_INVITE[] = "SELECT uses, revoked_at FROM invite WHERE mesh_id = ? AND invite_id = ?";
 static const char USE_INVITE[] =
     "INSERT INTO invite (mesh_id, invite_id, expires_at, uses) VALUES (?, ?, ?, 1)"
@@ -173,6 +174,20 @@ static int judge_invite(struct db_connection *connection, struct store_join *joi
     return status < 0 ? status : 0;
 }
 
+/* An admin's invites are void with the admin (45-trust, Members). 1: they are. */
+static int signer_is_void(struct db_connection *connection, const struct store_join *join, struct error *error) {
+    if (join->signer_pubkey == NULL)
+        return 0;
+    sqlite3_stmt *statement = db_prepare(connection, SIGNER_IS_VOID, error);
+    if (statement == NULL)
+        return -(int)error->code;
+    int status = db_bind(statement, error, "it", join->mesh, join->signer_pubkey);
+    if (status == 0)
+        status = db_step(statement, error);
+    db_reset(statement);
+    return status;
+}
+
 static int run_join(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
     (void)store;
     struct store_join *join = CONTAINER_OF(request, struct store_join, request);
@@ -194,6 +209,11 @@ static int run_join(struct sqlite_store *store, struct db_connection *connection
         join->member = member.key;
         memcpy(join->member_id, member.member_id, sizeof join->member_id);
         return 0;
+    }
+    status = signer_is_void(connection, join, error);
+    if (status != 0) {
+        join->outcome = STORE_JOIN_REVOKED;
+        return status < 0 ? status : 0;
     }
     status = judge_invite(connection, join, error);
     if (status != 0 || join->outcome != STORE_JOINED)

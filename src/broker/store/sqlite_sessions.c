@@ -7,7 +7,9 @@ static const char FIND_CALLER[] =
     " FROM mesh JOIN member m ON m.mesh_id = mesh.id WHERE mesh.mesh_id = ? AND m.pubkey = ?";
 static const char CLAIM_HELLO[] = "INSERT INTO hello_seen (member_id, timestamp, seen_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
 static const char SEE_CALLER[] = "UPDATE member SET last_seen_at = ?, hello_v2 = max(hello_v2, ?) WHERE id = ?";
-static const char KEY_IS_TAKEN[] = "SELECT 1 FROM member WHERE mesh_id = ? AND pubkey = ? AND id <> ?";
+static const char KEY_IS_TAKEN[] =
+    "SELECT 1 FROM member WHERE mesh_id = ?1 AND pubkey = ?2 AND id <> ?3"
+    " UNION ALL SELECT 1 FROM session s JOIN member m ON m.id = s.member_id WHERE s.session_pubkey = ?2 AND m.mesh_id = ?1 AND m.id <> ?3";
 static const char FIND_SESSION[] = "SELECT id, presence FROM session WHERE member_id = ? AND session_uid = ?";
 static const char SEE_SESSION[] = "UPDATE session SET last_seen_at = ?, session_pubkey = ? WHERE id = ?";
 static const char INSERT_SESSION[] = "INSERT INTO session (member_id, session_uid, session_pubkey, last_seen_at) VALUES (?, ?, ?, ?)";

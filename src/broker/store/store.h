@@ -72,6 +72,9 @@ struct store_accept {
     const char *reply_to_id, *mentions; /* NULL none; mentions as JSON */
     int64_t now_ms;
     int64_t dedupe_expires_at;  /* -1: never */
+    int64_t number;             /* the store's, in the order of submission */
+    int64_t finished_before;    /* the store's: the newest number that was done by then */
+    bool ran;                   /* the store's: false when its transaction could not even begin */
     char claimed_message_id[ULID_SIZE]; /* the new message's id, if there will be one */
     /* returned */
     enum store_outcome outcome;
@@ -91,7 +94,8 @@ struct store_admission {
     void *argument;
     /* After B0 and B1: 0 goes on, 429 (with *ret_retry_after_ms) or 503 refuses. May be asked again for the same request when a commit failed. */
     int (*admit)(void *argument, const struct store_accept *request, int64_t *ret_retry_after_ms);
-    /* What became of it, unless the commit fails; refused_in_passing: 429, 503, 507 or a failure here. */
+    /* What became of it, unless the commit fails; refused_in_passing: 429, 503, 507 or a failure. Of two that were refused on one way, the one with the
+     * smaller number holds the other, in whatever order they are told. */
     void (*decided)(void *argument, const struct store_accept *request, bool refused_in_passing);
     /* The transaction that holds what was decided since the last of these calls is on disk; it was undone, and its requests are asked about again. */
     void (*committed)(void *argument);
@@ -196,7 +200,7 @@ struct store_create_mesh {
 };
 struct store_join {
     struct store_request request;
-    const char *mesh_id, *invite_id, *owner_pubkey, *pubkey, *name, *role, *certificate /* JSON */;
+    const char *mesh_id, *invite_id, *owner_pubkey, *signer_pubkey /* NULL: the owner */, *pubkey, *name, *role, *certificate /* JSON */;
     int64_t invite_expires_at /* ms */, max_uses, now_ms;
     char member_id[ULID_SIZE]; /* for the newcomer; returned: the one it has */
     /* returned */
@@ -331,7 +335,8 @@ struct store_count { /* reads; also how readiness is asked */
 };
 
 struct store_operations {
-    void (*close)(struct store *store); /* runs what is queued; the completions stay in the mailbox: run them, then free */
+    /* Runs what is queued; the completions stay in the mailbox: run them until there are none (what they ask for in turn fails through the mailbox), then free. */
+    void (*close)(struct store *store);
     void (*free)(struct store *store);
     void (*create_mesh)(struct store *store, struct store_create_mesh *request);
     void (*join)(struct store *store, struct store_join *request);

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <sqlite3.h>
 
 #include "store_fixture.h"
 #include "util/attributes.h"
@@ -221,6 +222,46 @@ static void a_failure_in_the_middle_leaves_nothing_of_that_send_and_all_of_the_o
     assert_int_equal(fixture_send_simply(fixture, fixture->alice, BOB, "another priority"), STORE_ACCEPTED);
 }
 
+/* An operator's tool holds the lock for longer than the writer waits: what it could not begin is refused in passing, and nothing behind it on its way gets ahead. */
+static void what_could_not_even_begin_is_not_overtaken(void **state) {
+    struct fixture *fixture = begin(state);
+    enum { FILLERS = 1023 };
+    static struct store_accept fillers[FILLERS];
+    static bool filled[FILLERS];
+    struct store_accept lost, behind;
+    bool lost_done = false, behind_done = false;
+    sqlite3 *tool = NULL;
+    assert_int_equal(sqlite3_open_v2(fixture->path, &tool, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(tool, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+    fixture_message(fixture, &lost, fixture->alice, BOB, "lost");
+    lost.request.done = fixture_done;
+    lost.request.argument = &lost_done;
+    fixture->store->operations->accept(fixture->store, &lost);
+    for (size_t i = 0; i < FILLERS; i++) { /* so many that what follows cannot share its batch */
+        fixture_message(fixture, &fillers[i], fixture->bob, ALICE, "filler");
+        fillers[i].connection = 9;
+        fillers[i].request.done = fixture_done;
+        fillers[i].request.argument = &filled[i];
+        fixture->store->operations->accept(fixture->store, &fillers[i]);
+    }
+    fixture_message(fixture, &behind, fixture->alice, BOB, "behind");
+    behind.request.done = fixture_done;
+    behind.request.argument = &behind_done;
+    fixture->store->operations->accept(fixture->store, &behind);
+    fixture_wait(fixture, &lost_done);
+    assert_int_equal(sqlite3_exec(tool, "COMMIT", NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_close(tool), SQLITE_OK);
+    fixture_wait(fixture, &behind_done);
+    for (size_t i = 0; i < FILLERS; i++)
+        fixture_wait(fixture, &filled[i]);
+    assert_true(lost.request.status < 0);
+    assert_true(behind.request.status < 0);
+    assert_int_equal(fixture_send_simply(fixture, fixture->alice, BOB, "further behind"), STORE_HELD);
+    assert_int_equal(fixture_send_simply(fixture, fixture->alice, BOB, "behind"), STORE_HELD);
+    assert_int_equal(fixture_send_simply(fixture, fixture->alice, BOB, "lost"), STORE_ACCEPTED);
+    assert_int_equal(fixture_send_simply(fixture, fixture->alice, BOB, "behind"), STORE_ACCEPTED);
+}
+
 /* ---- rate and held destinations ------------------------------------------------------------------------------------------------ */
 
 static void the_rate_is_charged_once_for_an_id_and_a_duplicate_is_free(void **state) {
@@ -303,6 +344,7 @@ int main(void) {
         TEST(a_full_session_does_not_silence_the_others),
         TEST(racing_requests_with_one_id_agree),
         TEST(a_failure_in_the_middle_leaves_nothing_of_that_send_and_all_of_the_others),
+        TEST(what_could_not_even_begin_is_not_overtaken),
         TEST(the_rate_is_charged_once_for_an_id_and_a_duplicate_is_free),
         TEST(what_follows_a_refusal_on_its_way_is_held_until_that_id_is_decided),
         TEST(a_message_to_oneself_goes_to_the_other_sessions_or_back),
