@@ -150,7 +150,7 @@ def refused_as_http(answer):
     return answer[0] == 400 and b'"error":"bad_request"' in answer[2]
 
 
-@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: f"{CASES[number][0]}-{number}")
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{name}-{number}" for number, (name, _) in enumerate(CASES)])
 def test_no_request_comes_out_of_another(port, number):
     case = CASES[number][1]
     tier = case["expected"]["tier"]
