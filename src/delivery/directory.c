@@ -132,6 +132,17 @@ void directory_list_members(struct delivery *delivery) {
     }
 }
 
+/* Who is there is seen now, or was when the link was lost; who left was seen until then. `listed` is what the member list says. */
+static int64_t last_seen_at(const struct delivery *delivery, const char *pubkey, int64_t listed) {
+    const struct directory *directory = &delivery->directory;
+    if (json_object_get(directory->of_member, pubkey) != NULL) {
+        return delivery->open ? clock_wall_ms() : directory->lost_at;
+    }
+    const json_t *departure = json_object_get(directory->departures, pubkey);
+    int64_t departed = departure != NULL ? (int64_t)json_integer_value(departure) : -1;
+    return departed > listed ? departed : listed;
+}
+
 json_t *delivery_members(const struct delivery *delivery) {
     json_t *members = json_new_array();
     for (size_t i = 0; i < trust_member_count(delivery->trust); i++) {
@@ -143,7 +154,7 @@ json_t *delivery_members(const struct delivery *delivery) {
         json_put_string(object, "role", member->role == ROLE_ADMIN ? "admin" : "member");
         json_put_bool(object, "revoked", member->revoked);
         json_put_time(object, "joined_at", member->joined_at);
-        json_put_time(object, "last_seen_at", member->last_seen_at);
+        json_put_time(object, "last_seen_at", last_seen_at(delivery, member->pubkey, member->last_seen_at));
         json_array_append_new(members, object);
     }
     return members;
@@ -175,6 +186,25 @@ static void gather_presences(json_t *presences, const json_t *peers_list) {
     }
 }
 
+static void index_presence(struct directory *directory, json_t *presence) {
+    const char *member = member_of(presence);
+    json_t *own = json_object_get(directory->of_member, member);
+    if (own == NULL) {
+        own = json_new_array();
+        json_put(directory->of_member, member, own);
+    }
+    json_array_append_new(own, json_incref(presence));
+}
+
+static void index_presences(struct directory *directory) {
+    json_object_clear(directory->of_member);
+    size_t index = 0;
+    json_t *presence = NULL;
+    json_array_foreach(directory->presences, index, presence) {
+        index_presence(directory, presence);
+    }
+}
+
 static void keep_presences(struct delivery *delivery, json_t *presences /* given */) {
     bool stranger = false;
     size_t index = 0;
@@ -184,6 +214,7 @@ static void keep_presences(struct delivery *delivery, json_t *presences /* given
     }
     json_decref(delivery->directory.presences);
     delivery->directory.presences = presences;
+    index_presences(&delivery->directory);
     if (stranger) {
         directory_list_members(delivery);
     }
@@ -256,10 +287,14 @@ static bool is_same_presence(const json_t *a, const json_t *b) {
 
 static void remove_presence(struct delivery *delivery, const json_t *data) {
     json_t *presences = delivery->directory.presences;
-    for (size_t i = json_array_size(presences); i > 0; i--) {
+    size_t before = json_array_size(presences);
+    for (size_t i = before; i > 0; i--) {
         if (is_same_presence(json_array_get(presences, i - 1), data)) {
             json_array_remove(presences, i - 1);
         }
+    }
+    if (json_array_size(presences) < before) {
+        index_presences(&delivery->directory);
     }
 }
 
@@ -270,7 +305,9 @@ static void presence_changed(struct delivery *delivery, bool joined, const json_
     }
     remove_presence(delivery, data);
     if (joined) {
-        json_array_append_new(delivery->directory.presences, json_deep_copy(data));
+        json_t *presence = json_deep_copy(data);
+        json_array_append_new(delivery->directory.presences, presence);
+        index_presence(&delivery->directory, presence);
     }
     const struct trust_member *member = trust_member(delivery->trust, pubkey);
     if (!joined && member != NULL) {
@@ -287,17 +324,7 @@ static void presence_changed(struct delivery *delivery, bool joined, const json_
 }
 
 bool delivery_peer_is_online(const struct delivery *delivery, const char *pubkey_hex) {
-    if (!delivery->open) {
-        return false;
-    }
-    size_t index = 0;
-    const json_t *presence = NULL;
-    json_array_foreach(delivery->directory.presences, index, presence) {
-        if (string_equal(member_of(presence), pubkey_hex)) {
-            return true;
-        }
-    }
-    return false;
+    return delivery->open && json_object_get(delivery->directory.of_member, pubkey_hex) != NULL;
 }
 
 /* ---- GET /v1/peers -------------------------------------------------------------------------------------------- */
@@ -338,27 +365,14 @@ static void put_presence(json_t *peer, const json_t *presence) {
     json_put(peer, "profile", json_is_object(profile) ? json_deep_copy(profile) : json_new_object());
 }
 
-/* Who is there is seen now, or was when the link was lost; who left was seen until then. */
-static int64_t last_seen_at(const struct delivery *delivery, const char *pubkey, const struct trust_member *member, bool online) {
-    if (online) {
-        return delivery->open ? clock_wall_ms() : delivery->directory.lost_at;
-    }
-    int64_t listed = member != NULL ? member->last_seen_at : -1;
-    const json_t *departure = json_object_get(delivery->directory.departures, pubkey);
-    int64_t departed = departure != NULL ? (int64_t)json_integer_value(departure) : -1;
-    return departed > listed ? departed : listed;
-}
-
 static json_t *peer_json(const struct delivery *delivery, const char *pubkey, const struct trust_member *member) {
     json_t *sessions = json_new_array();
     const json_t *newest = NULL;
     size_t index = 0;
     const json_t *presence = NULL;
-    json_array_foreach(delivery->directory.presences, index, presence) {
-        if (string_equal(member_of(presence), pubkey)) {
-            json_array_append_new(sessions, session_json(presence));
-            newest = presence;
-        }
+    json_array_foreach(json_object_get(delivery->directory.of_member, pubkey), index, presence) {
+        json_array_append_new(sessions, session_json(presence));
+        newest = presence;
     }
     json_t *peer = json_new_object();
     json_put_string(peer, "pubkey", pubkey);
@@ -366,18 +380,9 @@ static json_t *peer_json(const struct delivery *delivery, const char *pubkey, co
     json_put_bool(peer, "verified", member != NULL && member->verified);
     json_put_string(peer, "role", member != NULL && member->role == ROLE_ADMIN ? "admin" : "member");
     put_presence(peer, newest);
-    json_put_time(peer, "last_seen", last_seen_at(delivery, pubkey, member, newest != NULL));
+    json_put_time(peer, "last_seen", last_seen_at(delivery, pubkey, member != NULL ? member->last_seen_at : -1));
     json_put(peer, "sessions", sessions);
     return peer;
-}
-
-static bool is_present_before(const json_t *presences, size_t index, const char *pubkey) {
-    for (size_t i = 0; i < index; i++) {
-        if (string_equal(member_of(json_array_get(presences, i)), pubkey)) {
-            return true;
-        }
-    }
-    return false;
 }
 
 static json_t *peers_json(const struct delivery *delivery) {
@@ -388,12 +393,10 @@ static json_t *peers_json(const struct delivery *delivery) {
             json_array_append_new(peers, peer_json(delivery, member->pubkey, member));
         }
     }
-    const json_t *presences = delivery->directory.presences; /* and who is there without being a member that we know */
-    size_t index = 0;
-    const json_t *presence = NULL;
-    json_array_foreach(presences, index, presence) {
-        const char *pubkey = member_of(presence);
-        if (trust_member(delivery->trust, pubkey) == NULL && !is_present_before(presences, index, pubkey)) {
+    const char *pubkey = NULL; /* and who is there without being a member that we know */
+    json_t *own = NULL;
+    json_object_foreach(delivery->directory.of_member, pubkey, own) {
+        if (trust_member(delivery->trust, pubkey) == NULL) {
             json_array_append_new(peers, peer_json(delivery, pubkey, NULL));
         }
     }
@@ -454,6 +457,7 @@ void directory_lost(struct delivery *delivery) {
 
 void directory_init(struct delivery *delivery) {
     delivery->directory.presences = json_new_array();
+    delivery->directory.of_member = json_new_object();
     delivery->directory.departures = json_new_object();
     delivery->directory.lost_at = -1;
 }
@@ -461,6 +465,8 @@ void directory_init(struct delivery *delivery) {
 void directory_release(struct delivery *delivery) {
     json_decref(delivery->directory.presences);
     delivery->directory.presences = NULL;
+    json_decref(delivery->directory.of_member);
+    delivery->directory.of_member = NULL;
     json_decref(delivery->directory.departures);
     delivery->directory.departures = NULL;
 }

@@ -20,6 +20,8 @@ def test_a_peer_has_every_field_and_its_times_are_rfc_3339(pair):
     peer = wait_for(lambda: peer_of(alice, "bob")["online"] and peer_of(alice, "bob"), 10, "bob to be seen")
     assert set(peer) == {"pubkey", "name", "verified", "role", "online", "status", "summary", "groups", "visible", "last_seen", "sessions", "profile"}
     assert RFC3339.match(peer["last_seen"]), "who is online was seen"
+    member = next(member for member in alice.api.get("/v1/members").json["members"] if member["name"] == "bob")
+    assert RFC3339.match(member["last_seen_at"])
     (session,) = peer["sessions"]
     assert RFC3339.match(session["connected_at"])
     broker.stop()
