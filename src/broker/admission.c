@@ -23,9 +23,9 @@ enum {
 enum { TOKEN = WINDOW_MS };
 
 struct lane { /* a destination and priority of a connection, held until `holder` is decided */
-    struct table_node node;
+    struct table_node node, by_holder;
     LIST_ENTRY(lane) of_connection;
-    uint64_t holder;
+    uint64_t connection, holder;
     int64_t refused_ms, number; /* number: of the holder's first refusal */
 };
 
@@ -56,7 +56,7 @@ struct accepted { /* in the transaction that is under way */
 
 struct admission {
     struct admission_options options;
-    struct table lanes, holdings, buckets;
+    struct table lanes, lanes_by_holder, holdings, buckets;
     struct accepted *accepted;
     size_t accepted_count, accepted_capacity;
 };
@@ -69,8 +69,10 @@ static bool any(const struct table_node *node, const void *key) {
 
 /* ---- held destinations ---------------------------------------------------------------------------------------------- */
 
+/* Of the id and whose it is. */
 static uint64_t id_hash(const struct store_accept *request) {
-    return table_hash_bytes(request->client_message_id, strlen(request->client_message_id));
+    uint64_t parts[2] = { (uint64_t)request->sender, table_hash_bytes(request->client_message_id, strlen(request->client_message_id)) };
+    return table_hash_bytes(parts, sizeof parts);
 }
 
 static uint64_t lane_hash(const struct store_accept *request) {
@@ -87,13 +89,21 @@ static struct holding *find_holding(const struct admission *admission, uint64_t 
     return (struct holding *)(void *)table_find(&admission->holdings, table_hash_number(connection), any, NULL);
 }
 
+static struct lane *find_lane_held_by(const struct admission *admission, uint64_t holder) {
+    struct table_node *node = table_find(&admission->lanes_by_holder, holder, any, NULL);
+    return node == NULL ? NULL : CONTAINER_OF(node, struct lane, by_holder);
+}
+
+static void free_lane(struct admission *admission, struct lane *lane) {
+    LIST_REMOVE(lane, of_connection);
+    table_remove(&admission->lanes, &lane->node);
+    table_remove(&admission->lanes_by_holder, &lane->by_holder);
+    free(lane);
+}
+
 static void free_holding(struct admission *admission, struct holding *holding) {
-    while (!LIST_EMPTY(&holding->lanes)) {
-        struct lane *lane = LIST_FIRST(&holding->lanes);
-        LIST_REMOVE(lane, of_connection);
-        table_remove(&admission->lanes, &lane->node);
-        free(lane);
-    }
+    while (!LIST_EMPTY(&holding->lanes))
+        free_lane(admission, LIST_FIRST(&holding->lanes));
     table_remove(&admission->holdings, &holding->node);
     free(holding);
 }
@@ -104,6 +114,8 @@ static void hold(struct admission *admission, uint64_t connection, uint64_t hash
         if (lane->holder != id && lane->number < number)
             return;
         lane->refused_ms = admission->options.now_ms();
+        table_remove(&admission->lanes_by_holder, &lane->by_holder);
+        table_insert(&admission->lanes_by_holder, &lane->by_holder, id);
         lane->holder = id;
         if (number < lane->number)
             lane->number = number;
@@ -121,19 +133,19 @@ static void hold(struct admission *admission, uint64_t connection, uint64_t hash
         return;
     }
     lane = memory_zalloc(sizeof(*lane));
+    lane->connection = connection;
     lane->holder = id;
     lane->number = number;
     lane->refused_ms = admission->options.now_ms();
     LIST_INSERT_HEAD(&holding->lanes, lane, of_connection);
     table_insert(&admission->lanes, &lane->node, hash);
+    table_insert(&admission->lanes_by_holder, &lane->by_holder, id);
     holding->count++;
 }
 
-static void release_lane(struct admission *admission, uint64_t connection, struct lane *lane) {
-    struct holding *holding = find_holding(admission, connection);
-    LIST_REMOVE(lane, of_connection);
-    table_remove(&admission->lanes, &lane->node);
-    free(lane);
+static void release_lane(struct admission *admission, struct lane *lane) {
+    struct holding *holding = find_holding(admission, lane->connection);
+    free_lane(admission, lane);
     holding->count--;
     if (holding->count <= HELD_MAXIMUM / 2)
         holding->overflowing = false;
@@ -144,7 +156,7 @@ static void release_lane(struct admission *admission, uint64_t connection, struc
 static bool is_held(struct admission *admission, const struct store_accept *request) {
     struct lane *lane = find_lane(admission, lane_hash(request));
     if (lane != NULL && lane->holder != id_hash(request) && admission->options.now_ms() - lane->refused_ms > HOLD_MS) {
-        release_lane(admission, request->connection, lane);
+        release_lane(admission, lane);
         lane = NULL;
     }
     if (lane != NULL)
@@ -255,9 +267,9 @@ static void decided(void *argument, const struct store_accept *request, bool ref
         hold(admission, request->connection, hash, id, request->number);
         return;
     }
-    struct lane *lane = find_lane(admission, hash);
-    if (lane != NULL && lane->holder == id)
-        release_lane(admission, request->connection, lane);
+    /* On whatever way and connection it was decided, it holds nothing any more. */
+    for (struct lane *lane; (lane = find_lane_held_by(admission, id)) != NULL;)
+        release_lane(admission, lane);
     if (request->outcome != STORE_ACCEPTED)
         return;
     if (admission->accepted_count == admission->accepted_capacity) {
@@ -332,6 +344,7 @@ void admission_free(struct admission *admission) {
     table_release(&admission->buckets);
     table_release(&admission->holdings);
     table_release(&admission->lanes);
+    table_release(&admission->lanes_by_holder);
     free(admission->accepted);
     free(admission);
 }

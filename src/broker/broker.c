@@ -86,7 +86,6 @@ static int add_url(struct broker *broker, const char *url, struct error *error) 
     bool is_ipv6 = strchr(parts.host, ':') != NULL;
     const char *open = is_ipv6 ? "[" : "", *close = is_ipv6 ? "]" : "";
     add_text(&broker->public_urls, &broker->public_url_count, memory_strdup(url));
-    add_text(&broker->authorities, &broker->authority_count, memory_printf("%s%s%s", open, parts.host, close));
     add_text(&broker->authorities, &broker->authority_count, memory_printf("%s%s%s:%u", open, parts.host, close, (unsigned)parts.port));
     url_parts_release(&parts);
     return 0;

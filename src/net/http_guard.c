@@ -53,7 +53,7 @@ bool http_host_is_allowed(const char *host, uint16_t local_port, const char *con
         return true;
     for (size_t i = 0; i < allowed_count; i++) {
         if (parse_authority(allowed[i], &listed) == 0 && host_equal(asked.host, listed.host) &&
-            (!listed.has_port || (asked.has_port && asked.port == listed.port)))
+            (!asked.has_port || !listed.has_port || asked.port == listed.port))
             return true;
     }
     return false;

@@ -101,7 +101,7 @@ struct channel *http_upgrade(struct http_request *request, const void *head, siz
 
 /* ---- guards of 20-ipc "Before any route", shared by the daemon's API and the broker ------------------------------- */
 /* Host parsed as host and port, brackets included; true for localhost, 127.0.0.1, [::1] with local_port or none, and for allowed
- * authorities ("host" or "host:port"). */
+ * authorities: "host:port" with that port or none, "host" with any. */
 bool http_host_is_allowed(const char *host, uint16_t local_port, const char *const *allowed, size_t allowed_count);
 /* Origin absent and Sec-Fetch-Site absent or "none": true. Origin in the allowlist: true and *ret_allowlisted. */
 bool http_origin_is_allowed(const char *origin, const char *sec_fetch_site, const char *const *allowed, size_t allowed_count,

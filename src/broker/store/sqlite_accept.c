@@ -263,6 +263,7 @@ static void hold_lost(struct sqlite_store *store, const struct store_accept *acc
     char *text = (char *)(hold + 1);
     hold->request.done = forget_hold;
     hold->accept.connection = accept->connection;
+    hold->accept.sender = accept->sender;
     hold->accept.priority = accept->priority;
     hold->accept.number = accept->number;
     hold->accept.client_message_id = memcpy(text, accept->client_message_id, id);

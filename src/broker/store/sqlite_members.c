@@ -10,7 +10,8 @@ static const char INSERT_MEMBER[] =
     "INSERT INTO member (mesh_id, member_id, pubkey, display_name, role, state, certificate, joined_at) VALUES (?, ?, ?, ?, ?, 'active', ?, ?)";
 static const char RETURN_MEMBER[] = "UPDATE member SET state = 'active', display_name = ?, role = ?, certificate = ?, joined_at = ? WHERE id = ?";
 static const char FIND_MEMBER[] = "SELECT id, member_id, role = 'admin', state = 'active', state = 'revoked' FROM member WHERE mesh_id = ? AND pubkey = ?";
-static const char SIGNER_IS_VOID[] = "SELECT 1 FROM member WHERE mesh_id = ? AND pubkey = ? AND (state = 'revoked' OR role <> 'admin')";
+static const char SIGNER_IS_VOID[] = "SELECT 1 FROM member WHERE mesh_id = ? AND pubkey = ? AND (state = 'revoked' OR (role <> 'admin' AND"
+    " EXISTS (SELECT 1 FROM statement g WHERE g.mesh_id = member.mesh_id AND g.kind = 'grant' AND g.subject = member.pubkey)))";
 static const char FIND_INVITE[] = "SELECT uses, revoked_at FROM invite WHERE mesh_id = ? AND invite_id = ?";
 static const char USE_INVITE[] =
     "INSERT INTO invite (mesh_id, invite_id, expires_at, uses) VALUES (?, ?, ?, 1)"

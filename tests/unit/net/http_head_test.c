@@ -491,7 +491,7 @@ static void only_local_hosts_with_the_right_port_pass(void **state)
         { "broker.example.com", true },
         { "Broker.Example.Com:443", true },
         { "other.example.com:8443", true },
-        { "other.example.com", false },
+        { "other.example.com", true },
         { "other.example.com:1", false },
     };
 
