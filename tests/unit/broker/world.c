@@ -137,10 +137,9 @@ int http_ask(uint16_t port, const char *method, const char *path, const char *he
         continue;
     (void)close(fd);
     const char *end = strstr(answer.data, "\r\n\r\n");
-    assert_non_null(end);
-    if (ret_body != NULL)
+    if (ret_body != NULL && end != NULL)
         buffer_append_text(ret_body, end + 4);
-    int status = (answer.data[9] - '0') * 100 + (answer.data[10] - '0') * 10 + (answer.data[11] - '0');
+    int status = end == NULL ? 0 : (answer.data[9] - '0') * 100 + (answer.data[10] - '0') * 10 + (answer.data[11] - '0');
     buffer_release(&head);
     buffer_release(&answer);
     return status;

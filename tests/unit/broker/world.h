@@ -32,7 +32,7 @@ void world_stop(struct world *world, int signal_number); /* SIGTERM: demands exi
 void world_end(struct world *world);
 int64_t world_metric(const struct world *world, const char *line_start); /* the value after it */
 
-/* Status of the answer; the body in ret_body (may be NULL). headers: "Name: value\r\n"…; Host is added unless they have one. */
+/* Status of the answer, 0 when it was closed without one; the body in ret_body (may be NULL). headers: "Name: value\r\n"…; Host is added unless they have one. */
 int http_ask(uint16_t port, const char *method, const char *path, const char *headers, const char *body, struct buffer *ret_body);
 
 struct client {
