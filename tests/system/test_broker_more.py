@@ -850,10 +850,12 @@ def test_what_keeps_it_from_starting_is_said_in_one_line_for_a_person(world):
     store = lambda name: f"sqlite:{directory / name / 'broker.db'}"
     (directory / "garbage").mkdir(mode=0o700)
     (directory / "garbage" / "broker.db").write_bytes(b"this is no database at all, but it is long enough to look at\n" * 100)
+    (directory / "broker.toml").write_text("[broker]\nno_such_thing = 1\n")
+    (directory / "broker.toml").chmod(0o600)
     broker = Broker(world)
     broker.stop()
     connection = sqlite3.connect(broker.store)
-    connection.execute("PRAGMA user_version = 999")
+    connection.execute("UPDATE schema SET version = 999")
     connection.commit()
     connection.close()
     cases = [
@@ -864,8 +866,8 @@ def test_what_keeps_it_from_starting_is_said_in_one_line_for_a_person(world):
         (("--listen", "127.0.0.1:0", "--store", "mysql://x"), None, "sqlite"),
         (("--listen", "127.0.0.1:0", "--store", store("garbage")), None, "broker.db"),
         (("--listen", "127.0.0.1:0", "--store", f"sqlite:{broker.store}"), None, "newer"),
-        (("--listen", "127.0.0.1:0", "--store", store("c")), {ENVIRONMENT + "NO_SUCH_THING": "1"}, "NO_SUCH_THING"),
-        (("--listen", "127.0.0.1:0", "--store", store("c")), settings(lease_s="soon"), "lease_s"),
+        (("--listen", "127.0.0.1:0", "--store", store("c"), "--config", str(directory / "broker.toml")), None, "no_such_thing"),
+        (("--listen", "127.0.0.1:0", "--store", store("c")), settings(lease_s="soon"), "LEASE_S"),
         (("--listen", "127.0.0.1:0", "--store", store("c"), "--tls-cert", str(directory / "none.pem"), "--tls-key", str(directory / "none.pem")), None, "none.pem"),
     ]
     for arguments, environment, word in cases:
