@@ -25,11 +25,12 @@ enum {
     /* Gathered while replaying; together well below LIMIT_STREAM_BACKLOG, so that what is written when the stream goes live does not make it lag. */
     GATHERED_MESSAGES_MAX = 256 * 1024,
     GATHERED_OTHERS_MAX = 512 * 1024,
-    /* A reader that lags is cut off when it takes nothing while events come in so many turns of the loop and for so long, or at all for STALL_MAX_MS. Between two turns what was
-     * queued is handed to the kernel; a burst within one turn says nothing of the reader. */
-    STALL_TURNS = 6,
-    STALL_MIN_MS = 15,
-    STALL_MAX_MS = 250,
+    /* A reader that lags is cut off when it takes nothing while so many bytes of events come, in so many turns of the loop and for so long, or at all for STALL_MAX_MS. Between two
+     * turns what was queued is handed to the kernel; a burst within one turn says nothing of the reader, and on a busy host a reader may well not run for some 20 ms. */
+    STALL_BYTES = 2 * LIMIT_STREAM_BACKLOG,
+    STALL_TURNS = 4,
+    STALL_MIN_MS = 30,
+    STALL_MAX_MS = 1000,
     STALL_TICK_MS = 50,
 };
 
@@ -155,6 +156,7 @@ void event_stream_write(struct event_stream *stream, const struct stream_event *
     int length = snprintf(line, sizeof(line), "id: %s\n", id);
     http_stream_write(stream->exchange->http, line, (size_t)length);
     http_stream_write(stream->exchange->http, event->text.data, event->text.length);
+    stream->queued += length + (int64_t)event->text.length;
 }
 
 /* Too much of what no page brings again: the stream is cut. */
@@ -195,10 +197,6 @@ static void start_lagging(struct event_stream *stream)
 {
     struct events *events = stream->events;
     stream->lagging = stream->replaying = stream->more = true;
-    stream->least_backlog = http_stream_backlog(stream->exchange->http);
-    stream->progress_at_ms = clock_monotonic_ms();
-    stream->looked_at_turn = events->turn;
-    stream->still_turns = 0;
     if (!loop_timer_is_running(events->stall_tick))
         loop_timer_start(events->stall_tick, STALL_TICK_MS);
 }
@@ -207,11 +205,13 @@ static void start_lagging(struct event_stream *stream)
 static int64_t look_at_progress(struct event_stream *stream)
 {
     int64_t now_ms = clock_monotonic_ms();
-    size_t backlog = http_stream_backlog(stream->exchange->http);
-    if (backlog < stream->least_backlog) {
-        stream->least_backlog = backlog;
+    int64_t backlog = (int64_t)http_stream_backlog(stream->exchange->http);
+    int64_t taken = stream->queued - backlog;
+    if (taken > stream->taken || backlog == 0) {
+        stream->taken = taken;
         stream->progress_at_ms = now_ms;
         stream->still_turns = 0;
+        stream->offered = 0;
     }
     return now_ms - stream->progress_at_ms;
 }
@@ -223,7 +223,7 @@ static void end_turn(void *argument)
     events->turn++;
 }
 
-/* With each event, once a turn. */
+/* With each event; looked at once a turn. */
 static bool is_stalled(struct event_stream *stream)
 {
     struct events *events = stream->events;
@@ -234,14 +234,17 @@ static bool is_stalled(struct event_stream *stream)
         return false;
     stream->looked_at_turn = events->turn;
     stream->still_turns++;
-    return look_at_progress(stream) >= STALL_MIN_MS && stream->still_turns >= STALL_TURNS;
+    return look_at_progress(stream) >= STALL_MIN_MS && stream->still_turns >= STALL_TURNS && stream->offered >= STALL_BYTES;
 }
 
 void event_stream_offer(struct event_stream *stream, struct stream_event *event)
 {
     if (!stream->replaying && http_stream_backlog(stream->exchange->http) > LIMIT_STREAM_BACKLOG)
         start_lagging(stream);
-    if (stream->lagging && is_stalled(stream))
+    bool stalled = is_stalled(stream);
+    if (stream_wants(stream, event))
+        stream->offered += event->text.length;
+    if (stalled && stream->lagging)
         stream_cut(stream);
     else if (stream->replaying)
         stream_gather(stream, event);

@@ -25,9 +25,10 @@ struct event_stream {
     int64_t seq, n;             /* the newest message it has had; events since */
     bool replaying, reading, more, dropped;
     bool lagging;           /* the backlog passed its limit: replaying, once it is taken */
-    size_t least_backlog;   /* while lagging */
-    int64_t progress_at_ms; /* when it shrank last */
+    int64_t queued, taken;  /* bytes of events: written to the stream, and gone from its backlog */
+    int64_t progress_at_ms; /* when `taken` grew last */
     unsigned looked_at_turn, still_turns;
+    uint64_t offered; /* bytes of events since the reader last took anything */
     struct gathered *first, *last;
     size_t gathered_messages, gathered_others; /* bytes */
 };
@@ -41,7 +42,7 @@ struct events {
 
     /* event_stream.c's, for readers that lag */
     struct loop_timer *stall_tick;
-    unsigned turn; /* of the loop, counted while a stream lags */
+    unsigned turn; /* of the loop, in which something was published */
     bool turn_is_counted;
 };
 
