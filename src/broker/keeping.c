@@ -7,7 +7,11 @@
 #include "util/log.h"
 #include "util/memory.h"
 
-enum { KEEP_EVERY_MS = 60 * 1000, TOUCH_EVERY_MS = 6 * 60 * 60 * 1000, CHECK_EVERY_MS = 24 * 60 * 60 * 1000 };
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+enum { TICK_MS = 5 * 1000, KEEP_EVERY_MS = 60 * 1000, TOUCH_EVERY_MS = 6 * 60 * 60 * 1000, CHECK_EVERY_MS = 24 * 60 * 60 * 1000 };
 static const int64_t DAY_MS = INT64_C(24) * 60 * 60 * 1000;
 enum { SESSION_RETENTION_DAYS = 30, AUDIT_RETENTION_DAYS = 90 };
 
@@ -103,13 +107,26 @@ static void begin_check(struct broker *broker) {
     broker->store->operations->check(broker->store, check);
 }
 
+/* ---- memory -------------------------------------------------------------------------------------------------------------------------- */
+
+/* A thousand clients that connect at once make buffers that nobody needs a second later; the allocator keeps what is free between what is not, for ever, unless it is told. */
+static void give_memory_back(void) {
+#ifdef __GLIBC__
+    enum { WORTH_IT = 8 * 1024 * 1024 };
+    if (mallinfo2().fordblks > WORTH_IT)
+        (void)malloc_trim(0);
+#endif
+}
+
 /* ---- the timer ------------------------------------------------------------------------------------------------------------------------- */
 
 static void fired(void *argument) {
     struct broker *broker = argument;
     int64_t now = clock_monotonic_ms();
-    if (!broker->keeping) {
+    give_memory_back();
+    if (!broker->keeping && now - broker->kept_at_ms >= KEEP_EVERY_MS) {
         broker->keeping = true;
+        broker->kept_at_ms = now;
         step(broker, memory_zalloc(sizeof(struct store_keep)), 0);
     }
     if (now - broker->touched_at_ms >= TOUCH_EVERY_MS) {
@@ -120,13 +137,13 @@ static void fired(void *argument) {
         broker->checked_at_ms = now;
         begin_check(broker);
     }
-    loop_timer_start(broker->keep_timer, KEEP_EVERY_MS);
+    loop_timer_start(broker->keep_timer, TICK_MS);
 }
 
 void keeping_start(struct broker *broker) {
-    broker->touched_at_ms = broker->checked_at_ms = clock_monotonic_ms();
+    broker->kept_at_ms = broker->touched_at_ms = broker->checked_at_ms = clock_monotonic_ms();
     broker->keep_timer = loop_timer_new(broker->loop, fired, broker);
-    loop_timer_start(broker->keep_timer, KEEP_EVERY_MS);
+    loop_timer_start(broker->keep_timer, TICK_MS);
 }
 
 void keeping_stop(struct broker *broker) {

@@ -106,7 +106,7 @@ struct broker {
     TAILQ_HEAD(, presence) leaving; /* in grace, the first to end first */
     struct loop_timer *grace_timer;
     struct loop_timer *keep_timer, *stop_timer;
-    int64_t checked_at_ms, touched_at_ms; /* wall; monotonic */
+    int64_t kept_at_ms, checked_at_ms, touched_at_ms; /* monotonic */
     bool keeping, checking;
 
     struct store_acknowledge *acks; /* gathered in this turn of the loop; NULL none */
