@@ -176,6 +176,9 @@ static void retry(struct drain *drain, struct flight *flight, const struct frame
     struct lane *lane = flight->lane;
     int64_t now_ms = clock_monotonic_ms();
     lanes_skip(lane, flight->seq);
+    if (lane->holder_seq < 0) {
+        lane->holder_seq = flight->seq;
+    }
     if (lane->state != LANE_WAITING) {
         lanes_wait(&drain->lanes, lane, next_delay(drain, lane, ack->retry_after_ms), now_ms);
         call_back_unwritten(drain, lane);
@@ -215,7 +218,11 @@ static void note_acceptance(struct drain *drain, const struct frame_ack *ack) {
 }
 
 static void answer_flight(struct drain *drain, struct flight *flight, const struct frame_ack *ack) {
-    switch (frame_ack_verdict(ack)) {
+    enum ack_verdict verdict = frame_ack_verdict(ack);
+    if (verdict != ACK_RETRY && flight->lane->holder_seq == flight->seq) {
+        flight->lane->holder_seq = -1;
+    }
+    switch (verdict) {
     case ACK_ACCEPTED:
     case ACK_DUPLICATE:
         flight->lane->delay_ms = 0;
@@ -259,6 +266,10 @@ static void late_found(void *argument, int status, struct outbox_found *found) {
                   flights_find(&drain->flights, late->client_message_id) == NULL;
     if (counts) {
         struct frame_ack ack = { .message_id = late->message_id, .history_id = late->history_id };
+        struct lane *lane = lanes_find(&drain->lanes, row->priority, row->destination_ref);
+        if (lane != NULL && lane->holder_seq == row->seq) {
+            lane->holder_seq = -1; /* decided after all */
+        }
         drain->figures.late++;
         accepted(drain, row->seq, &ack);
     } else if (!drain->freed) {

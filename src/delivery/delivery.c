@@ -146,6 +146,11 @@ static void answers_stopped(void *argument) {
     link_reset(delivery->link, "no answer in 15 s");
 }
 
+static void refused_row_given_up(void *argument) {
+    struct delivery *delivery = argument;
+    link_reset(delivery->link, "a message that the broker waits for was given up");
+}
+
 static void row_accepted(void *argument, const char *client_message_id, const char *broker_message_id, const char *destination_ref,
                          const struct sha256 *content) {
     receipts_accepted(argument, client_message_id, broker_message_id, destination_ref, content);
@@ -337,6 +342,7 @@ static void make_drain(struct delivery *delivery, const struct delivery_options 
         .write = write_frame,
         .backlog = backlog,
         .silent = answers_stopped,
+        .given_up = refused_row_given_up,
         .accepted = row_accepted,
         .aged = row_aged,
         .idle = drain_became_idle,

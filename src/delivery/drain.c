@@ -315,6 +315,11 @@ static void take_lane_page(struct drain *drain, const struct page *page, struct 
     if (lane == NULL || lane->state != LANE_CATCHING) {
         return; /* it waits again, and remembers these rows */
     }
+    bool given_up = lane->holder_seq > lane->resume_after && (count == 0 || rows[0]->seq > lane->holder_seq);
+    if (given_up && drain->options.given_up != NULL) {
+        drain->options.given_up(drain->options.argument);
+        return; /* the next connection reads them again */
+    }
     for (size_t i = 0; i < count; i++) {
         take_row(drain, rows[i], false);
         lane->resume_after = rows[i]->seq;

@@ -32,6 +32,8 @@ struct drain_options {
     int (*write)(void *argument, const char *text, size_t size); /* -1: the link is gone, drain_lost follows */
     size_t (*backlog)(void *argument);                           /* bytes that the link has not yet got rid of */
     void (*silent)(void *argument);                              /* answers stopped coming: reset the link (drain_lost follows) */
+    /* A row that the broker refused for now was given up here (dropped, too old), and the broker, who cannot know, holds back what follows it (70-broker): reset the link. NULL: nothing. */
+    void (*given_up)(void *argument);
     void (*aged)(void *argument);                                /* a row past the maximum age was met: expire */
     /* The broker has it: content is the hash that seal gave. May be NULL. */
     void (*accepted)(void *argument, const char *client_message_id, const char *broker_message_id, const char *destination_ref, const struct sha256 *content);

@@ -25,6 +25,7 @@ struct lane {
     int64_t due_ms;          /* monotonic */
     int64_t resume_after;    /* its rows up to here are dealt with; INT64_MAX: none was skipped */
     int64_t last_skipped;    /* -1 none */
+    int64_t holder_seq;      /* refused for now on this connection and not decided since: the broker holds the others for it. -1 none */
 };
 LIST_HEAD(lane_bucket, lane);
 TAILQ_HEAD(lane_queue, lane);

@@ -86,6 +86,7 @@ struct lane *lanes_get(struct lanes *lanes, enum outbox_priority priority, const
         lane->priority = priority;
         lane->resume_after = INT64_MAX;
         lane->last_skipped = -1;
+        lane->holder_seq = -1;
         LIST_INSERT_HEAD(bucket_of(lanes, priority, destination_ref), lane, bucket);
     }
     return lane;
@@ -145,6 +146,7 @@ void lanes_rewind(struct lanes *lanes) {
             struct lane *following = LIST_NEXT(lane, bucket);
             lane->resume_after = INT64_MAX;
             lane->last_skipped = -1;
+            lane->holder_seq = -1; /* what was held was held for that connection */
             if (lane->state == LANE_CATCHING) {
                 set_state(lanes, lane, LANE_FREE);
             }

@@ -263,6 +263,9 @@ static void socket_closed(void *argument, struct websocket *socket, int code, co
     } else {
         sentence = memory_printf("the broker closed the connection (%d)", code);
     }
+    if (link->refusal_code[0] == '\0') { /* the reason of the close is the code, too (40-wire) */
+        (void)snprintf(link->refusal_code, sizeof(link->refusal_code), "%s", reason);
+    }
     enum link_event event = hello_judge_close(link, code);
     if (event == EVENT_REFUSED) {
         negotiation_refused_by_broker(link, reason);

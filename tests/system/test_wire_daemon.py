@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import random
 import sqlite3
 import subprocess
 import threading
@@ -221,6 +222,32 @@ def test_nothing_overtakes_a_refused_row_and_other_lanes_go_on(far):
     assert lane[-5:] == ["c0", "c1", "c2", "c3", "c4"], lane
 
 
+@pytest.mark.parametrize("how", ["drop", "requeue"])
+def test_a_refused_row_that_is_given_up_holds_nothing_back(far, how):
+    """70-broker: the broker holds the destination until the refused id is decided, which it will never be."""
+    held = {}
+
+    def hold(connection, frame):
+        if frame["id"] == "c0":
+            held[id(connection)] = True
+            connection.send(acknowledge(frame, 500, error="internal: sorry"))
+        elif held.get(id(connection)) and frame["targetSpec"] == far.carol.hex:
+            connection.send(acknowledge(frame, 503, error="held: an earlier one waits"))
+        else:
+            connection.send(acknowledge(frame))
+
+    far.on_send = hold
+    far.post("c0")
+    wait_for(lambda: far.state("c0") == "pending" and far.row("c0")["attempts"] >= 1)
+    far.post("c1")
+    wait_for(lambda: far.node.api.post(f"/v1/outbox/{how}", {"id": "c0"}).status == 200, what="the row to be pending")
+    far.post("c2")
+    far.wait_state("c2", "done", 20)
+    assert far.state("c1") == "done" and far.state("c0") == "aborted"
+    lane = [frame["id"] for frame in far.sends if frame["id"] in ("c1", "c2")]
+    assert lane[-2:] == ["c1", "c2"]
+
+
 def test_after_a_lost_link_everything_goes_out_again_by_priority_then_in_order(far):
     far.on_send = lambda connection, frame: None
     names = []
@@ -315,6 +342,94 @@ def test_an_inflight_row_is_dropped_and_requeued_only_with_force(far):
     assert len(far.sent("a")) == 1 and len(far.sent("b")) == 1 and len(far.hellos) == 1
 
 
+def test_a_killed_daemon_sends_what_was_inflight_again_the_same_to_the_byte(far):
+    far.script["a"] = [None]
+    far.post("a")
+    wait_for(lambda: far.sent("a"))
+    wait_for(lambda: far.state("a") == "inflight")
+    far.node.kill()
+    far.node.up()
+    row = far.wait_state("a", "done")
+    assert len(far.sent("a")) == 2 and far.sent("a")[0] == far.sent("a")[1] and row["attempts"] == 2
+
+
+class Moody(Far):
+    """An honest broker in a bad mood: dedupe, holding (70-broker), lost answers, lost links, passing refusals, all by chance."""
+
+    def __init__(self, world, seed):
+        self.random, self.calm, self.accepted = random.Random(seed), False, []
+        self.known, self.refused, self.gone = set(), {}, set()
+        super().__init__(world)
+        self.on_send = self.decide
+
+    def abort(self, connection):
+        self.gone.add(id(connection))
+        connection.abort()
+
+    def decide(self, connection, frame):
+        if id(connection) in self.gone:
+            return  # it had read further than it got
+        lane = (id(connection), frame["targetSpec"], frame["priority"])
+        identifier = frame["id"]
+        if identifier in self.known:
+            connection.send(acknowledge(frame, 200))
+            return
+        waiting = self.refused.get(lane)
+        chance = 1.0 if self.calm else self.random.random()
+        if waiting is not None and waiting != identifier:
+            connection.send(acknowledge(frame, 503, error="held: an earlier one waits"))
+        elif chance < 0.10:
+            self.refused[lane] = identifier
+            connection.send(acknowledge(frame, self.random.choice([429, 500, 503]), error="moody: not now", retry_after_ms=5))
+        elif chance < 0.12:
+            self.abort(connection)  # before it was accepted
+        else:
+            self.refused.pop(lane, None)
+            self.known.add(identifier)
+            self.accepted.append((lane[1:], identifier))
+            if chance < 0.15:
+                self.abort(connection)  # after: the answer is lost
+            else:
+                connection.send(acknowledge(frame))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_the_broker_does_each_row_is_accepted_once_in_the_order_of_its_lane(world, seed):
+    far = Moody(world, seed)
+    far.node.kill()
+    far.node.settings("[drain]\nbackoff_initial_ms = 10\nbackoff_max_ms = 40\nwindow = 16\n")
+    far.node.up()
+    far.node.wait_connected()
+    chance = random.Random(1000 + seed)
+    wanted, dropped = {}, set()
+    for number in range(240):
+        to, priority = chance.choice([far.carol, far.owner]), chance.choice(["now", "next", "low"])
+        identifier = f"m{number:03d}"
+        far.post(identifier, to=to, priority=priority)
+        wanted.setdefault((to.hex, priority), []).append(identifier)
+        if number % 7 == 6:
+            victim = chance.choice(wanted[(to.hex, priority)])
+            answer = far.node.api.post("/v1/outbox/drop", {"id": victim})
+            if answer.status == 200:
+                dropped.add(victim)
+            else:
+                assert answer.json["error"] in ("outbox_inflight", "outbox_final"), answer
+        if number in (90, 170):
+            far.node.kill()
+            far.node.up()
+    far.calm = True
+    wait_for(lambda: far.node.outbox_counts() == (0, 0, 0), 120, "everything done")
+    accepted = [identifier for _, identifier in far.accepted]
+    assert len(accepted) == len(set(accepted))
+    everything = {identifier for lane in wanted.values() for identifier in lane}
+    assert everything - dropped <= set(accepted), everything - dropped - set(accepted)
+    for lane, identifiers in wanted.items():
+        assert [identifier for place, identifier in far.accepted if place == lane] == [i for i in identifiers if i in far.known], lane
+    for identifier in everything:
+        assert far.state(identifier) == ("aborted" if identifier in dropped else "done")
+    assert not far.stub.errors, far.stub.errors
+
+
 # ---- age, clocks -------------------------------------------------------------------------------------------------------------
 
 
@@ -406,9 +521,12 @@ def test_a_clock_that_is_days_off_is_not_corrected(world):
     assert mesh["connected"] is False and "timestamp_skew" in json.dumps(mesh)
 
 
-def test_a_hello_that_was_seen_is_signed_again_with_a_later_timestamp(world):
+@pytest.mark.parametrize("with_frame", [True, False])
+def test_a_hello_that_was_seen_is_signed_again_with_a_later_timestamp(world, with_frame):
     def greet(connection, hello, index):
-        return True if index > 0 else refuse_hello(connection, "replay")
+        if index > 0:
+            return True
+        return refuse_hello(connection, "replay") if with_frame else connection.close(1008, "replay")
 
     far = Far(world, greet=greet)
     assert far.hellos[1]["timestamp"] > far.hellos[0]["timestamp"]
@@ -581,6 +699,39 @@ def test_a_peer_that_knows_more_revocations_than_the_broker_brings_shows_a_fork(
     assert far.mesh_health()["membership_fork"] is True and far.mesh_health()["degraded"] is True
     far.post("direct")  # direct messages go on
     far.wait_state("direct", "done")
+
+
+def test_a_broker_that_lists_no_members_delays_messages_a_little_and_loses_none(world):
+    far = Far(world)
+    far.node.kill()
+    silent = threading.Event()
+
+    def serve(connection, index):
+        stub_handshake(connection)
+        far.connection = connection
+        silent.set()
+        while (frame := connection.receive()) is not None:
+            with far.condition:
+                far.received.append(frame)
+
+    far.stub.handler = serve
+    far.node.up()
+    far.node.wait_connected()
+    assert silent.wait(10)
+    names = [far.honest(f"word {number}") for number in range(5)]
+    assert [item["body"] for item in far.node.wait_inbox(5)] == [f"word {number}" for number in range(5)]
+    far.acknowledgement(names[-1])
+
+
+def test_what_was_not_acknowledged_before_a_lost_link_is_stored_once(far):
+    sealed = far.seal(far.carol, "once", "once")
+    far.push(far.carol, "once", sealed, messageId="REDELIVERED")
+    far.connection.abort()
+    wait_for(lambda: len(far.hellos) == 2 and far.mesh_health()["connected"], 20)
+    far.received.clear()
+    far.push(far.carol, "once", sealed, messageId="REDELIVERED")
+    ack = far.acknowledgement("REDELIVERED")
+    assert ack.get("state") != "quarantined" and far.bodies() == ["once"]
 
 
 def test_an_unverified_peers_count_of_revocations_means_nothing(far):
