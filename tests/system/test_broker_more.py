@@ -616,6 +616,37 @@ def test_a_session_key_of_another_member_cannot_be_taken(world):
     assert client.push()["client_message_id"] == "to-the-session"
 
 
+def test_connections_with_keys_of_their_own_are_no_rivals(world):
+    mesh = Mesh(world)
+    bob = mesh.join("bob")
+    one, two = (mesh.client(bob, session=name, hello={"sessionPubkey": Key().hex}) for name in ("one", "two"))
+    alice = mesh.client(mesh.owner_entry)
+    assert alice.send(bob["pubkey"], "to-both")["status"] == 201
+    assert one.push()["client_message_id"] == two.push()["client_message_id"] == "to-both"
+    assert alice.send([p["pubkey"] for p in settle(two) if p["sessionId"] == "two"][0], "to-two")["status"] == 201
+    assert two.push()["targetSpec"] != bob["pubkey"]
+    silent(one, 0.3)
+    three = mesh.client(bob, session="three")  # under the member's own key: nobody's rival either
+    settle(one), settle(two), settle(three)
+    assert rows(mesh.broker, "SELECT count(*) FROM audit WHERE event = 'concurrent_connection'") == [(0,)]
+    four = mesh.client(bob, session="four")
+    assert closed(three)[0] == 4003
+    settle(four)
+    wait_for(lambda: rows(mesh.broker, "SELECT count(*) FROM audit WHERE event = 'concurrent_connection'") == [(1,)], 5, "the audit line")
+
+
+def test_a_send_to_oneself_goes_to_the_others_or_else_to_itself(world):
+    mesh = Mesh(world, settings(connection_policy="allow_concurrent"))
+    one, two = (mesh.client(mesh.owner_entry, session=name) for name in ("one", "two"))
+    assert one.send(mesh.owner.hex, "to-the-other")["status"] == 201
+    assert two.push()["client_message_id"] == "to-the-other"
+    silent(one, 0.3)
+    two.close()
+    time.sleep(0.2)
+    assert one.send(mesh.owner.hex, "to-itself")["status"] == 201
+    assert one.push()["client_message_id"] == "to-itself"
+
+
 # ---- members and the web ---------------------------------------------------------------------------------------------------
 
 
@@ -638,6 +669,18 @@ def test_every_refusal_of_post_mesh(world):
     assert post(mesh.broker, "/mesh", mesh.mesh_body(mesh_id=str(uuid.uuid4())), token)[0] == 409, "the slug is taken"
     assert post(mesh.broker, "/mesh", mesh.mesh_body(), token)[2]["memberId"] == mesh.owner_id, "the same again is the same"
     assert rows(mesh.broker, "SELECT count(*) FROM mesh") == [(1,)]
+
+
+def test_the_admin_token_stands_where_it_is_said(world):
+    place = world.directory / "secrets"
+    place.mkdir(mode=0o700)
+    broker = Broker(world, arguments=["--admin-token-file", place / "token"])
+    assert oct((place / "token").stat().st_mode & 0o777) == "0o600" and not broker.admin_token_file.exists()
+    token = (place / "token").read_text().strip()
+    assert broker.get("/", {"Authorization": f"Bearer {token}"}).status == 200
+    broker.stop()
+    broker.start()
+    assert (place / "token").read_text().strip() == token and broker.get("/", {"Authorization": f"Bearer {token}"}).status == 200
 
 
 def test_every_refusal_of_post_join_and_what_a_place_is(world):
