@@ -27,10 +27,10 @@ enum {
     GATHERED_OTHERS_MAX = 512 * 1024,
     /* A reader that lags is cut off when it takes nothing while so many bytes of events come, in so many turns of the loop and for so long, or at all for STALL_MAX_MS. Between two
      * turns what was queued is handed to the kernel; a burst within one turn says nothing of the reader, and on a busy host a reader may well not run for some 20 ms. */
-    STALL_BYTES = 2 * LIMIT_STREAM_BACKLOG,
+    STALL_BYTES = LIMIT_STREAM_BACKLOG,
     STALL_TURNS = 4,
     STALL_MIN_MS = 30,
-    STALL_MAX_MS = 1000,
+    STALL_MAX_MS = 250,
     STALL_TICK_MS = 50,
 };
 
