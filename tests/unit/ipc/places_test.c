@@ -27,17 +27,10 @@ static void what_is_no_cursor_is_refused(void **state)
 {
     (void)state;
     /* "", not base64url, "d", "x5", "d-1", "d5 ", "d" and a NUL, a number beyond 2^63, far too long */
-    static const char *const BAD[] = { "",
-                                       "!!",
-                                       "ZA",
-                                       "eDU",
-                                       "ZC0x",
-                                       "ZDUg",
-                                       "ZAAx",
-                                       "ZDkyMjMzNzIwMzY4NTQ3NzU4MDg",
-                                       "ZDU=",
-                                       "ZDU ",
-                                       "ZDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMQ" };
+    static const char *const BAD[] = { "",     "!!",   "ZA",
+                                       "eDU",  "ZC0x", "ZDUg",
+                                       "ZDUA", "ZAAx", "ZDkyMjMzNzIwMzY4NTQ3NzU4MDg",
+                                       "ZDU=", "ZDU ", "ZDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMQ" };
     for (size_t i = 0; i < ARRAY_LENGTH(BAD); i++) {
         enum cursor_kind kind;
         int64_t seq;
