@@ -1,6 +1,7 @@
 /* Hello (40-wire, 45-trust): signatures, skew, the challenge, the store's word, the concurrency policy, the answer; then the negotiation of features. Refuses with a reason
  * and closes; a connection that passes is open. */
 #include "broker/handlers.h"
+#include "broker/keeping.h"
 #include "broker/session.h"
 #include "json/json.h"
 #include "proto/frames.h"
@@ -284,6 +285,36 @@ static bool mesh_has_room(const struct broker *broker, int64_t key, const struct
     return mesh == NULL || mesh->session_count - goes < broker->figures.max_connections_per_mesh;
 }
 
+/* The store knows so many sessions of a member: what is connected must be among them, or it would get nothing and not know it. */
+static bool member_has_room(const struct session *session, const struct hello_request *request, const struct rivalry *rivalry) {
+    const struct member *member = state_find_member_by_pubkey(session->broker, request->hello.mesh_id, request->hello.pubkey);
+    const struct session *other;
+    size_t count = 0;
+    if (member == NULL || !request->hello.receive)
+        return true;
+    LIST_FOREACH(other, &member->sessions, of_member) {
+        bool goes = other == rivalry->rival && rivalry->policy == POLICY_PREFER_NEWEST;
+        count += other->presence != NULL && !goes;
+    }
+    return count < STORE_SESSIONS_MAXIMUM;
+}
+
+/* The store forgets the session that was not seen for longest when there are too many: those that are connected are seen now. */
+static void touch_others(const struct session *session, const struct hello_request *request) {
+    const struct member *member = state_find_member_by_pubkey(session->broker, request->hello.mesh_id, request->hello.pubkey);
+    const struct session *other;
+    if (member == NULL || !request->hello.receive)
+        return;
+    LIST_FOREACH(other, &member->sessions, of_member) {
+        if (other->presence != NULL)
+            keeping_touch(other);
+    }
+}
+
+static void refuse_member_full(struct session *session) {
+    refuse(session, CLOSE_POLICY, "capacity", "this member has as many connections as it may", NULL);
+}
+
 static void hello_decided(struct store_request *base) {
     struct hello_request *request = CONTAINER_OF(CONTAINER_OF(base, struct store_hello, request), struct hello_request, store);
     struct broker *broker = request->broker;
@@ -296,6 +327,10 @@ static void hello_decided(struct store_request *base) {
         goto out;
     if (!mesh_has_room(broker, request->store.mesh, &rivalry)) {
         refuse(session, CLOSE_POLICY, "capacity", "this mesh has as many connections as it may", NULL);
+        goto out;
+    }
+    if (!member_has_room(session, request, &rivalry)) {
+        refuse_member_full(session);
         goto out;
     }
     const char *told;
@@ -326,6 +361,12 @@ void hello_handle(struct session *session, const json_t *frame) {
         free_request(request);
         return;
     }
+    if (!member_has_room(session, request, &rivalry)) {
+        refuse_member_full(session);
+        free_request(request);
+        return;
+    }
+    touch_others(session, request);
     loop_timer_stop(session->timer);
     session->state = SESSION_ADMITTING;
     request->store.request.done = hello_decided;

@@ -59,15 +59,18 @@ static void touched(struct store_request *base) {
     free(CONTAINER_OF(base, struct store_save_session, request));
 }
 
-static void touch(void *argument, struct table_node *node) {
-    struct broker *broker = argument;
-    const struct session *session = CONTAINER_OF(node, struct session, by_key);
+void keeping_touch(const struct session *session) {
     struct store_save_session *save = memory_zalloc(sizeof(*save));
     save->request.done = touched;
     save->session = session->key;
     save->member = session->member->key;
     save->now_ms = clock_wall_ms();
-    broker->store->operations->save_session(broker->store, save);
+    session->broker->store->operations->save_session(session->broker->store, save);
+}
+
+static void touch(void *argument, struct table_node *node) {
+    (void)argument;
+    keeping_touch(CONTAINER_OF(node, struct session, by_key));
 }
 
 /* ---- the consistency check ----------------------------------------------------------------------------------------------------------- */

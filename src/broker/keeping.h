@@ -6,5 +6,6 @@
 
 void keeping_start(struct broker *broker);
 void keeping_stop(struct broker *broker);
+void keeping_touch(const struct session *session); /* its store session is seen now */
 
 #endif

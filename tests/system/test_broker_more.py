@@ -635,6 +635,29 @@ def test_connections_with_keys_of_their_own_are_no_rivals(world):
     wait_for(lambda: rows(mesh.broker, "SELECT count(*) FROM audit WHERE event = 'concurrent_connection'") == [(1,)], 5, "the audit line")
 
 
+def test_a_connected_session_is_never_forgotten_for_newer_ones(world):
+    mesh = Mesh(world, settings(connection_policy="allow_concurrent"))
+    bob = mesh.join("bob")
+    daemon = mesh.client(bob, session="daemon")
+    for number in range(20):
+        time.sleep(0.002)
+        mesh.client(bob, session=f"passing-{number}").close()
+    alice = mesh.client(mesh.owner_entry)
+    assert alice.send(bob["pubkey"], "still-there")["status"] == 201
+    assert daemon.push()["client_message_id"] == "still-there"
+    held = [daemon]
+    while len(held) < 16:
+        held.append(mesh.client(bob, session=f"held-{len(held)}"))
+    assert refusal(mesh, bob, sessionId="one-more") == (1008, "capacity")
+    again = mesh.client(bob, session="held-3")
+    assert closed(held[3])[0] == 4003
+    held[3] = again
+    assert alice.send(bob["pubkey"], "to-all-16")["status"] == 201
+    for client in held:
+        while client.push()["client_message_id"] != "to-all-16":
+            pass
+
+
 def test_a_send_to_oneself_goes_to_the_others_or_else_to_itself(world):
     mesh = Mesh(world, settings(connection_policy="allow_concurrent"))
     one, two = (mesh.client(mesh.owner_entry, session=name) for name in ("one", "two"))
