@@ -240,7 +240,7 @@ static int open_server(struct broker *broker, const struct broker_options *optio
     const char *listen = options->listen == NULL ? "127.0.0.1:7900" : options->listen;
     const struct http_callbacks callbacks = web_callbacks(broker);
     char *host = NULL;
-    uint16_t port;
+    uint16_t port = 0;
     int status = split_listen(listen, &host, &port, error);
     if (status == 0 && options->tls_cert != NULL)
         status = tls_server_context_new(options->tls_cert, options->tls_key, &broker->tls, error);

@@ -45,7 +45,7 @@ static void send_members(struct session *session, const struct list_request *req
 
 static void listed(struct store_request *base) {
     struct list_request *request = CONTAINER_OF(CONTAINER_OF(base, struct store_list_members, request), struct list_request, store);
-    struct session *session = session_find(request->broker, request->store.connection);
+    struct session *session = session_find_asker(request->broker, request->store.connection);
     if (base->status != 0)
         log_event(LOG_LEVEL_ERROR, "store_failed", LOG_TEXT("op", "list_members"), LOG_TEXT("detail", base->error->message), LOG_END);
     if (session != NULL && base->status == 0)
@@ -74,6 +74,7 @@ void members_handle_list(struct session *session, const json_t *frame) {
     request->store.after = after;
     request->store.byte_limit = BROKER_LIST_BYTES;
     buffer_init(&request->store.text, BUFFER_UNLIMITED);
+    session_ask(session);
     session->broker->store->operations->list_members(session->broker->store, &request->store);
 }
 
@@ -215,7 +216,7 @@ static void answer_statement(struct session *session, const struct statement_req
 static void stated(struct store_request *base) {
     struct statement_request *request = CONTAINER_OF(CONTAINER_OF(base, struct store_statement, request), struct statement_request, store);
     struct broker *broker = request->broker;
-    struct session *session = session_find(broker, request->store.connection);
+    struct session *session = session_find_asker(broker, request->store.connection);
     if (base->status != 0)
         log_event(LOG_LEVEL_ERROR, "store_failed", LOG_TEXT("op", "statement"), LOG_TEXT("detail", base->error->message), LOG_END);
     if (session != NULL)
@@ -301,6 +302,7 @@ static void handle(struct session *session, const json_t *frame, const struct st
     request->store.kind = form->store_kind;
     request->store.document = request->text;
     request->store.now_ms = clock_wall_ms();
+    session_ask(session);
     session->broker->store->operations->state(session->broker->store, &request->store);
 }
 

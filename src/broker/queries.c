@@ -75,7 +75,7 @@ static void free_history(struct history_request *request) {
 static void history_read(struct store_request *base) {
     struct history_request *request = CONTAINER_OF(CONTAINER_OF(base, struct store_history, request), struct history_request, store);
     struct store *store = request->broker->store;
-    struct session *session = session_find(request->broker, request->store.connection);
+    struct session *session = session_find_asker(request->broker, request->store.connection);
     if (base->status != 0)
         log_event(LOG_LEVEL_ERROR, "store_failed", LOG_TEXT("op", "history"), LOG_TEXT("detail", base->error->message), LOG_END);
     if (session != NULL && base->status != 0) {
@@ -83,6 +83,7 @@ static void history_read(struct store_request *base) {
     } else if (session != NULL && request->store.count == 0 && !request->store.end) {
         /* A stretch in which nothing is this member's: on to the next one, behind whoever else waits for the reader. */
         request->store.after = request->store.scanned_to;
+        session_ask(session);
         store->operations->history(store, &request->store);
         return;
     } else if (session != NULL) {
@@ -112,6 +113,7 @@ void queries_handle_history(struct session *session, const json_t *frame) {
     request->store.limit = (size_t)limit;
     request->store.byte_limit = BROKER_FETCH_BYTES; /* with what surrounds them, and the last one beyond it, below LIMIT_FRAME but for the largest */
     request->store.scan_limit = HISTORY_SCAN;
+    session_ask(session);
     session->broker->store->operations->history(session->broker->store, &request->store);
 }
 
@@ -158,7 +160,7 @@ static void send_status(struct session *session, const struct status_request *re
 
 static void status_read(struct store_request *base) {
     struct status_request *request = CONTAINER_OF(CONTAINER_OF(base, struct store_message_status, request), struct status_request, store);
-    struct session *session = session_find(request->broker, request->store.connection);
+    struct session *session = session_find_asker(request->broker, request->store.connection);
     if (base->status != 0)
         log_event(LOG_LEVEL_ERROR, "store_failed", LOG_TEXT("op", "message_status"), LOG_TEXT("detail", base->error->message), LOG_END);
     if (session != NULL && base->status != 0)
@@ -191,5 +193,6 @@ void queries_handle_message_status(struct session *session, const json_t *frame)
     request->store.connection = session->connection;
     request->store.mesh = session->member->mesh->key;
     request->store.member = session->member->key;
+    session_ask(session);
     session->broker->store->operations->message_status(session->broker->store, &request->store);
 }

@@ -195,13 +195,26 @@ void session_broadcast_event(struct mesh *mesh, const struct session *except, co
 void session_balance(struct session *session) {
     if (session->state == SESSION_CLOSING)
         return;
-    bool pause = session->broker->stopping || session->undecided >= BROKER_UNDECIDED_SENDS ||
+    bool pause = session->broker->stopping || session->undecided >= BROKER_UNDECIDED_SENDS || session->questions >= BROKER_QUESTIONS ||
                  (session->undecided > 0 && session->broker->reading_stopped) ||
                  websocket_backlog(session->socket) > BROKER_ANSWER_BACKLOG;
     if (pause == session->paused)
         return;
     session->paused = pause;
     websocket_pause(session->socket, pause);
+}
+
+void session_ask(struct session *session) {
+    session->questions++;
+}
+
+struct session *session_find_asker(const struct broker *broker, uint64_t connection) {
+    struct session *session = session_find(broker, connection);
+    if (session != NULL) {
+        session->questions--;
+        session_balance(session);
+    }
+    return session;
 }
 
 /* ---- from the socket ------------------------------------------------------------------------------------------------------------ */

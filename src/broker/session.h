@@ -36,6 +36,10 @@ void session_broadcast(struct mesh *mesh, const struct session *except, const ch
 void session_broadcast_event(struct mesh *mesh, const struct session *except, const char *event, const json_t *data);
 int session_event_frame(const struct mesh *mesh, const char *event, const json_t *data, struct buffer *ret_frame);
 
+/* A question went to the store; its answer came (NULL: who asked is gone). */
+void session_ask(struct session *session);
+struct session *session_find_asker(const struct broker *broker, uint64_t connection);
+
 /* Stops or goes on reading, as what is undecided and unsent says. */
 void session_balance(struct session *session);
 

@@ -24,6 +24,8 @@ enum broker_limit { /* bytes unless the name says otherwise; each with its reaso
     /* Sends of one connection, and bytes of all, that the store has not decided; then reading waits. */
     BROKER_UNDECIDED_SENDS = 512,
     BROKER_UNDECIDED_BYTES = 24 * 1024 * 1024,
+    /* Questions of one connection that the store has not answered; then reading waits, so that nobody fills the reader's queue for the others. Count. */
+    BROKER_QUESTIONS = 16,
     /* A page of a fetch. */
     BROKER_FETCH_BYTES = 256 * 1024,
     /* A list in one frame leaves room for its last entry below LIMIT_FRAME. */
@@ -172,6 +174,7 @@ struct session { /* one WebSocket */
     bool refused_in_passing;       /* the admission remembers this connection */
     bool paused, saving, save_again;
     size_t undecided;              /* sends in the store */
+    size_t questions;              /* lists, history, statements in the store */
     bool receipts_fetching, receipts_again;
     int64_t receipts_after;        /* -1: nothing to fetch */
     struct outgoing out;

@@ -196,7 +196,7 @@ static int path_of(const char *where, const char **ret_path, struct error *error
 }
 
 int store_open(const char *where, const struct store_options *options, struct store **ret_store, struct error *error) {
-    const char *path;
+    const char *path = NULL;
     int status = path_of(where, &path, error);
     if (status != 0)
         return status;
@@ -241,7 +241,7 @@ static size_t report(struct buffer *findings, void (*found)(void *argument, cons
 }
 
 int64_t store_check_file(const char *where, void (*found)(void *argument, const char *finding), void *argument, struct error *error) {
-    const char *path;
+    const char *path = NULL;
     int status = path_of(where, &path, error);
     if (status != 0)
         return status;

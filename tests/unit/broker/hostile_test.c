@@ -118,6 +118,21 @@ static void junk_closes_at_most_its_own_connection(void **state) {
     world_end(&world);
 }
 
+static void a_flood_of_questions_is_answered_in_turn(void **state) {
+    (void)state;
+    enum { QUESTIONS = 500 };
+    struct world world;
+    struct client client;
+    world_begin(&world, NULL);
+    client_connect(&client, &world, 0, NULL);
+    for (int i = 0; i < QUESTIONS; i++)
+        client_send_text(&client, i % 2 == 0 ? "{\"type\":\"list_members\"}" : "{\"type\":\"history\"}");
+    for (int i = 0; i < QUESTIONS; i++)
+        json_decref(client_expect(&client, i % 2 == 0 ? "members_list" : "history_result", NULL));
+    client_close(&client);
+    world_end(&world);
+}
+
 static void a_send_says_what_is_wrong_with_it_for_good(void **state) {
     (void)state;
     static const struct {
@@ -247,6 +262,7 @@ int main(void) {
         cmocka_unit_test(wrong_types_anywhere_are_survived),
         cmocka_unit_test(a_wrong_hello_of_any_kind_is_refused),
         cmocka_unit_test(junk_closes_at_most_its_own_connection),
+        cmocka_unit_test(a_flood_of_questions_is_answered_in_turn),
         cmocka_unit_test(a_send_says_what_is_wrong_with_it_for_good),
         cmocka_unit_test(the_largest_message_passes_and_one_byte_more_does_not),
         cmocka_unit_test(every_route_applies_the_checks_in_their_order),

@@ -200,6 +200,10 @@ static void only_the_owner_revokes_an_admin_and_nobody_the_owner(void **state) {
     assert_int_equal(fixture_state(fixture, STORE_GRANT, BOB, ALICE, "admin", 1), STORE_STATED);
     assert_int_equal(fixture_state(fixture, STORE_GRANT, CAROL, BOB, "admin", 1), STORE_STATEMENT_FORBIDDEN);
     assert_int_equal(fixture_state(fixture, STORE_REVOCATION, ALICE, BOB, NULL, 2), STORE_STATEMENT_FORBIDDEN);
+    assert_int_equal(fixture_state(fixture, STORE_GRANT, CAROL, ALICE, "admin", 2), STORE_STATED);
+    assert_int_equal(fixture_state(fixture, STORE_REVOCATION, CAROL, BOB, NULL, 2), STORE_STATEMENT_FORBIDDEN);
+    assert_int_equal(fixture_state(fixture, STORE_GRANT, CAROL, BOB, "member", 3), STORE_STATEMENT_FORBIDDEN);
+    assert_int_equal(fixture_state(fixture, STORE_GRANT, CAROL, ALICE, "member", 3), STORE_STATED);
     assert_int_equal(fixture_state(fixture, STORE_REVOCATION, CAROL, BOB, NULL, 2), STORE_STATED);
     assert_int_equal(fixture_state(fixture, STORE_REVOCATION, CAROL, BOB, NULL, 2), STORE_STATED_BEFORE);
     assert_int_equal(fixture_state(fixture, STORE_REVOCATION, BOB, CAROL, NULL, 3), STORE_STATEMENT_FORBIDDEN);
