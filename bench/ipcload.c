@@ -116,7 +116,8 @@ static void request_fill(struct connection *connection)
 static void request_write(struct connection *connection)
 {
     while (connection->request_sent < connection->request_length) {
-        ssize_t wrote = send(connection->fd, connection->request + connection->request_sent, connection->request_length - connection->request_sent, MSG_NOSIGNAL);
+        ssize_t wrote = send(connection->fd, connection->request + connection->request_sent,
+                             connection->request_length - connection->request_sent, MSG_NOSIGNAL);
         if (wrote < 0) {
             if (errno == EAGAIN)
                 return;
@@ -176,25 +177,44 @@ static double percentile(double part)
 
 static void parse_options(int argc, char **argv)
 {
-    static const struct option table[] = {
-        { "socket", 1, 0, 's' }, { "tcp", 1, 0, 't' }, { "token", 1, 0, 'k' }, { "to", 1, 0, 'o' }, { "connections", 1, 0, 'c' },
-        { "seconds", 1, 0, 'd' }, { "count", 1, 0, 'n' }, { "size", 1, 0, 'b' }, { 0, 0, 0, 0 } };
+    static const struct option table[] = { { "socket", 1, 0, 's' }, { "tcp", 1, 0, 't' },         { "token", 1, 0, 'k' },
+                                           { "to", 1, 0, 'o' },     { "connections", 1, 0, 'c' }, { "seconds", 1, 0, 'd' },
+                                           { "count", 1, 0, 'n' },  { "size", 1, 0, 'b' },        { 0, 0, 0, 0 } };
     int found, bad = 0;
     while ((found = getopt_long(argc, argv, "", table, NULL)) != -1) {
         switch (found) {
-        case 's': options.socket_path = optarg; break;
-        case 'k': options.token = optarg; break;
-        case 'o': options.to = optarg; break;
-        case 't': bad |= parse_uint64(optarg, &options.tcp_port); break;
-        case 'c': bad |= parse_uint64(optarg, &options.connections); break;
-        case 'd': bad |= parse_uint64(optarg, &options.seconds); break;
-        case 'n': bad |= parse_uint64(optarg, &options.count); break;
-        case 'b': bad |= parse_uint64(optarg, &options.size); break;
-        default: bad = 1;
+        case 's':
+            options.socket_path = optarg;
+            break;
+        case 'k':
+            options.token = optarg;
+            break;
+        case 'o':
+            options.to = optarg;
+            break;
+        case 't':
+            bad |= parse_uint64(optarg, &options.tcp_port);
+            break;
+        case 'c':
+            bad |= parse_uint64(optarg, &options.connections);
+            break;
+        case 'd':
+            bad |= parse_uint64(optarg, &options.seconds);
+            break;
+        case 'n':
+            bad |= parse_uint64(optarg, &options.count);
+            break;
+        case 'b':
+            bad |= parse_uint64(optarg, &options.size);
+            break;
+        default:
+            bad = 1;
         }
     }
-    if (bad || !options.to || (!options.socket_path && !options.tcp_port) || options.size + 1024 > REQUEST_MAXIMUM || options.connections == 0) {
-        fprintf(stderr, "usage: ipcload --socket PATH|--tcp PORT --token T --to KEY [--connections N] [--seconds S] [--count N] [--size BYTES]\n");
+    if (bad || !options.to || (!options.socket_path && !options.tcp_port) || options.size + 1024 > REQUEST_MAXIMUM ||
+        options.connections == 0) {
+        fprintf(stderr,
+                "usage: ipcload --socket PATH|--tcp PORT --token T --to KEY [--connections N] [--seconds S] [--count N] [--size BYTES]\n");
         exit(2);
     }
 }
@@ -255,8 +275,9 @@ int main(int argc, char **argv)
     }
     double seconds = (double)(now_us() - begin) / 1e6;
     qsort(samples_us, sample_count, sizeof(*samples_us), compare);
-    printf("{\"connections\":%llu,\"accepted\":%llu,\"refused\":%llu,\"last_refusal\":%d,\"seconds\":%.3f,\"per_second\":%.0f,\"p50_ms\":%.3f,\"p90_ms\":%.3f,\"p99_ms\":%.3f,\"max_ms\":%.3f}\n",
-           (unsigned long long)options.connections, (unsigned long long)accepted, (unsigned long long)refused, last_refusal, seconds, (double)accepted / seconds,
-           percentile(0.5), percentile(0.9), percentile(0.99), percentile(1.0));
+    printf("{\"connections\":%llu,\"accepted\":%llu,\"refused\":%llu,\"last_refusal\":%d,\"seconds\":%.3f,\"per_second\":%.0f,\"p50_ms\":%."
+           "3f,\"p90_ms\":%.3f,\"p99_ms\":%.3f,\"max_ms\":%.3f}\n",
+           (unsigned long long)options.connections, (unsigned long long)accepted, (unsigned long long)refused, last_refusal, seconds,
+           (double)accepted / seconds, percentile(0.5), percentile(0.9), percentile(0.99), percentile(1.0));
     return refused ? 1 : 0;
 }

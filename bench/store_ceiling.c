@@ -55,7 +55,8 @@ struct request {
 };
 
 /* xorshift128+: ids and fingerprints that no index can order, at no cost worth measuring. */
-static uint64_t next_random(struct bench *bench) {
+static uint64_t next_random(struct bench *bench)
+{
     uint64_t a = bench->random[0];
     const uint64_t b = bench->random[1];
     bench->random[0] = b;
@@ -64,14 +65,16 @@ static uint64_t next_random(struct bench *bench) {
     return bench->random[1] + b;
 }
 
-static void fill_random(struct bench *bench, uint8_t *bytes, size_t size) {
+static void fill_random(struct bench *bench, uint8_t *bytes, size_t size)
+{
     for (size_t i = 0; i + sizeof(uint64_t) <= size; i += sizeof(uint64_t)) {
         uint64_t value = next_random(bench);
         memcpy(bytes + i, &value, sizeof(value));
     }
 }
 
-static struct outbox_row *make_row(struct bench *bench) {
+static struct outbox_row *make_row(struct bench *bench)
+{
     struct outbox_row *row = memory_zalloc(sizeof(*row));
     ulid_generate(row->id);
     row->client_message_id = memory_printf("%016" PRIx64 "%016" PRIx64, next_random(bench), next_random(bench));
@@ -92,13 +95,15 @@ static struct outbox_row *make_row(struct bench *bench) {
 
 /* ---- requests ------------------------------------------------------------------------------------------------- */
 
-static void moved(void *argument, struct outbox_move *moves, size_t count) {
+static void moved(void *argument, struct outbox_move *moves, size_t count)
+{
     (void)moves;
     (void)count;
     ((struct bench *)argument)->open_batches--;
 }
 
-static void flush_moves(struct bench *bench) {
+static void flush_moves(struct bench *bench)
+{
     if (bench->move_count > 0) {
         bench->open_batches++;
         outbox_move_batch(bench->outbox, bench->moves, bench->move_count, moved, bench);
@@ -107,7 +112,8 @@ static void flush_moves(struct bench *bench) {
     }
 }
 
-static void finish_row(struct bench *bench, int64_t seq) {
+static void finish_row(struct bench *bench, int64_t seq)
+{
     if (bench->moves == NULL) {
         bench->moves = memory_calloc(PREFILL_MOVES, sizeof(*bench->moves));
     }
@@ -121,14 +127,16 @@ static void finish_row(struct bench *bench, int64_t seq) {
     }
 }
 
-static void note_latency(struct bench *bench, int64_t elapsed_us) {
+static void note_latency(struct bench *bench, int64_t elapsed_us)
+{
     int64_t step = elapsed_us / LATENCY_STEP_US;
     bench->latencies[step < LATENCY_STEPS ? step : LATENCY_STEPS - 1]++;
 }
 
 static void submit(struct request *request);
 
-static void answered(struct outbox_accept *accept) {
+static void answered(struct outbox_accept *accept)
+{
     struct request *request = accept->argument;
     struct bench *bench = request->bench;
     int64_t now_us = clock_monotonic_us();
@@ -151,7 +159,8 @@ static void answered(struct outbox_accept *accept) {
     free(request);
 }
 
-static void submit(struct request *request) {
+static void submit(struct request *request)
+{
     struct bench *bench = request->bench;
     bench->submitted++;
     request->accept = outbox_accept_new(bench->outbox);
@@ -162,7 +171,8 @@ static void submit(struct request *request) {
     outbox_accept(request->accept);
 }
 
-static void start_requests(struct bench *bench, int64_t count) {
+static void start_requests(struct bench *bench, int64_t count)
+{
     for (int64_t i = 0; i < count; i++) {
         struct request *request = memory_zalloc(sizeof(*request));
         request->bench = bench;
@@ -171,7 +181,8 @@ static void start_requests(struct bench *bench, int64_t count) {
     }
 }
 
-static void run_completions(struct bench *bench, int64_t timeout_ms) {
+static void run_completions(struct bench *bench, int64_t timeout_ms)
+{
     bool closed = false;
     for (struct message *message = mailbox_wait_all(&bench->completions, timeout_ms, &closed), *next; message != NULL; message = next) {
         next = message->next;
@@ -181,24 +192,33 @@ static void run_completions(struct bench *bench, int64_t timeout_ms) {
 
 /* ---- the store --------------------------------------------------------------------------------------------------- */
 
-static void note_commit(void *argument, int64_t commit_us, size_t batch) {
+static void note_commit(void *argument, int64_t commit_us, size_t batch)
+{
     struct bench *bench = argument;
     (void)commit_us;
     atomic_fetch_add(&bench->commits, 1);
     atomic_fetch_add(&bench->committed, (long long)batch);
 }
 
-static int store_open(struct bench *bench, enum db_durability durability, struct error *error) {
+static int store_open(struct bench *bench, enum db_durability durability, struct error *error)
+{
     const struct db_options options = {
-        .path = bench->path, .migrations = OUTBOX_MIGRATIONS, .migration_count = OUTBOX_MIGRATION_COUNT, .durability = durability,
-        .completions = &bench->completions, .background_check_above = UINT64_C(64) << 20, .measured = note_commit, .argument = bench,
+        .path = bench->path,
+        .migrations = OUTBOX_MIGRATIONS,
+        .migration_count = OUTBOX_MIGRATION_COUNT,
+        .durability = durability,
+        .completions = &bench->completions,
+        .background_check_above = UINT64_C(64) << 20,
+        .measured = note_commit,
+        .argument = bench,
     };
     int status = db_open(&options, &bench->db, error);
     const struct outbox_limits limits = { .max_rows = INT64_C(1) << 40, .max_bytes = INT64_C(1) << 50 };
     return status == 0 ? outbox_open(bench->db, &limits, &bench->outbox, error) : status;
 }
 
-static void store_close(struct bench *bench) {
+static void store_close(struct bench *bench)
+{
     db_close(bench->db);
     run_completions(bench, 0);
     outbox_free(bench->outbox);
@@ -207,7 +227,8 @@ static void store_close(struct bench *bench) {
 }
 
 /* Accepted and moved to `done`, as in life but without waiting for the disk. */
-static int prefill(struct bench *bench, struct error *error) {
+static int prefill(struct bench *bench, struct error *error)
+{
     if (bench->options.rows_done == 0) {
         return 0;
     }
@@ -229,7 +250,8 @@ static int prefill(struct bench *bench, struct error *error) {
     return status;
 }
 
-static double percentile_ms(const struct bench *bench, double share) {
+static double percentile_ms(const struct bench *bench, double share)
+{
     int64_t wanted = (int64_t)((double)bench->accepted * share);
     int64_t seen = 0;
     for (size_t step = 0; step < LATENCY_STEPS; step++) {
@@ -241,7 +263,8 @@ static double percentile_ms(const struct bench *bench, double share) {
     return 0;
 }
 
-static int measure(struct bench *bench, struct error *error) {
+static int measure(struct bench *bench, struct error *error)
+{
     int status = store_open(bench, DB_STRICT, error);
     if (status == 0) {
         atomic_store(&bench->commits, 0);
@@ -256,8 +279,9 @@ static int measure(struct bench *bench, struct error *error) {
         long long commits = atomic_load(&bench->commits);
         printf("{\"per_second\": %.0f, \"accepts\": %" PRId64 ", \"failed\": %" PRId64 ", \"seconds\": %.3f, \"outstanding\": %" PRId64
                ", \"rows_done\": %" PRId64 ", \"batch_mean\": %.1f, \"p50_ms\": %.2f, \"p99_ms\": %.2f}\n",
-               (double)bench->accepted / seconds, bench->accepted, bench->failed, seconds, bench->options.outstanding, bench->options.rows_done,
-               commits == 0 ? 0.0 : (double)atomic_load(&bench->committed) / (double)commits, percentile_ms(bench, 0.5), percentile_ms(bench, 0.99));
+               (double)bench->accepted / seconds, bench->accepted, bench->failed, seconds, bench->options.outstanding,
+               bench->options.rows_done, commits == 0 ? 0.0 : (double)atomic_load(&bench->committed) / (double)commits,
+               percentile_ms(bench, 0.5), percentile_ms(bench, 0.99));
     }
     store_close(bench);
     return status == 0 && bench->failed > 0 ? error_set(error, ERROR_INTERNAL, "%" PRId64 " accepts failed", bench->failed) : status;
@@ -265,7 +289,8 @@ static int measure(struct bench *bench, struct error *error) {
 
 /* ---- the program --------------------------------------------------------------------------------------------------- */
 
-static void remove_directory(const char *path) {
+static void remove_directory(const char *path)
+{
     DIR *directory = opendir(path);
     if (directory == NULL) {
         return;
@@ -280,10 +305,13 @@ static void remove_directory(const char *path) {
     }
 }
 
-static int parse_options(int argc, char **argv, struct options *ret_options) {
+static int parse_options(int argc, char **argv, struct options *ret_options)
+{
     static const struct option LONG[] = {
-        { "seconds", required_argument, NULL, 's' },   { "outstanding", required_argument, NULL, 'o' },
-        { "rows-done", required_argument, NULL, 'r' }, { "directory", required_argument, NULL, 'd' },
+        { "seconds", required_argument, NULL, 's' },
+        { "outstanding", required_argument, NULL, 'o' },
+        { "rows-done", required_argument, NULL, 'r' },
+        { "directory", required_argument, NULL, 'd' },
         { NULL, 0, NULL, 0 },
     };
     const char *temporary = getenv("TMPDIR");
@@ -291,11 +319,21 @@ static int parse_options(int argc, char **argv, struct options *ret_options) {
     bool good = true;
     for (int option; (option = getopt_long(argc, argv, "", LONG, NULL)) != -1;) {
         switch (option) {
-        case 's': good = good && parse_int64(optarg, &ret_options->seconds) == 0 && ret_options->seconds > 0; break;
-        case 'o': good = good && parse_int64(optarg, &ret_options->outstanding) == 0 && ret_options->outstanding > 0; break;
-        case 'r': good = good && parse_int64(optarg, &ret_options->rows_done) == 0 && ret_options->rows_done >= 0; break;
-        case 'd': ret_options->directory = optarg; break;
-        default: good = false; break;
+        case 's':
+            good = good && parse_int64(optarg, &ret_options->seconds) == 0 && ret_options->seconds > 0;
+            break;
+        case 'o':
+            good = good && parse_int64(optarg, &ret_options->outstanding) == 0 && ret_options->outstanding > 0;
+            break;
+        case 'r':
+            good = good && parse_int64(optarg, &ret_options->rows_done) == 0 && ret_options->rows_done >= 0;
+            break;
+        case 'd':
+            ret_options->directory = optarg;
+            break;
+        default:
+            good = false;
+            break;
         }
     }
     if (!good || optind != argc) {
@@ -305,7 +343,8 @@ static int parse_options(int argc, char **argv, struct options *ret_options) {
     return 0;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     struct bench bench = { .random = { UINT64_C(88172645463325252), UINT64_C(362436069) } };
     if (parse_options(argc, argv, &bench.options) != 0) {
         return 2;

@@ -9,14 +9,14 @@
 #include "net/http_client.h"
 
 enum {
-    API_SEND_BUDGET_MS = 100,   /* 10-cli: connect and handshake of a send, before another way is tried */
-    API_BUDGET_MS = 3000,       /* for commands that have no other way */
+    API_SEND_BUDGET_MS = 100, /* 10-cli: connect and handshake of a send, before another way is tried */
+    API_BUDGET_MS = 3000,     /* for commands that have no other way */
     API_ANSWER_MS = 30000
 };
 
 struct api {
     struct http_client *client;
-    json_t *version;            /* the answer of GET /v1/version */
+    json_t *version; /* the answer of GET /v1/version */
 };
 
 /* ERROR_UNREACHABLE: no daemon, or none that answers in `budget_ms` and speaks "v1". */

@@ -6,7 +6,10 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-#define STORE_OPTION { "store", 0, OPTION_VALUE, "sqlite:PATH", "where it keeps its data (sqlite:<configuration directory>/broker/broker.db)" }
+#define STORE_OPTION                                                                                                           \
+    {                                                                                                                          \
+        "store", 0, OPTION_VALUE, "sqlite:PATH", "where it keeps its data (sqlite:<configuration directory>/broker/broker.db)" \
+    }
 
 static const struct cli_option OPTIONS_SERVE[] = {
     { "listen", 0, OPTION_VALUE, "HOST:PORT", "where it listens (127.0.0.1:7900)" },

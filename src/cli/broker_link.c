@@ -14,7 +14,7 @@ struct broker_link {
     struct loop *loop;
     struct link *link;
     struct loop_timer *timer;
-    bool done;             /* what the current call waits for has happened */
+    bool done; /* what the current call waits for has happened */
     bool timed_out, stopped;
     enum link_state state;
     char reason[256];
@@ -219,7 +219,8 @@ static void add_page(json_t *list, json_t *page)
 {
     const char *name;
     json_t *value;
-    json_object_foreach(page, name, value) {
+    json_object_foreach(page, name, value)
+    {
         json_t *known = json_object_get(list, name);
         if (json_is_array(known) && json_is_array(value)) {
             (void)json_array_extend(known, value);
@@ -274,10 +275,10 @@ int broker_answer_check(const json_t *answer, struct error *error)
     if (!string_equal(answer_text(answer, "type"), "error")) {
         return 0;
     }
-    bool denied = strstr(code, "unauthor") != NULL || strstr(code, "forbidden") != NULL || strstr(code, "signature") != NULL || strstr(code, "denied") != NULL ||
-                  strstr(code, "not_allowed") != NULL;
-    return error_set(error, denied ? ERROR_DENIED : ERROR_INVALID, "the broker refused it: %s%s%s", message[0] == '\0' ? "no reason given" : message,
-                     code[0] == '\0' ? "" : ", code ", code);
+    bool denied = strstr(code, "unauthor") != NULL || strstr(code, "forbidden") != NULL || strstr(code, "signature") != NULL ||
+                  strstr(code, "denied") != NULL || strstr(code, "not_allowed") != NULL;
+    return error_set(error, denied ? ERROR_DENIED : ERROR_INVALID, "the broker refused it: %s%s%s",
+                     message[0] == '\0' ? "no reason given" : message, code[0] == '\0' ? "" : ", code ", code);
 }
 
 int broker_link_need(struct cli *cli, const struct config_mesh *mesh, const struct keypair *keys, const struct settings *settings,
@@ -289,4 +290,3 @@ int broker_link_need(struct cli *cli, const struct config_mesh *mesh, const stru
     }
     return error.code == ERROR_CONFLICT ? cli_fail(cli, EXIT_LINK_REFUSED, "%s", error.message) : cli_fail_error(cli, &error);
 }
-

@@ -40,7 +40,8 @@ static void judge_member(struct cold_member *member, const json_t *object, const
     if (string_equal(member->pubkey, mesh->owner_pubkey)) {
         member->verified = member->admin = true;
     }
-    if (json_is_object(certificate_json) && certificate_verify(certificate_json, mesh->mesh_id, mesh->owner_pubkey, &certificate, NULL) == 0) {
+    if (json_is_object(certificate_json) &&
+        certificate_verify(certificate_json, mesh->mesh_id, mesh->owner_pubkey, &certificate, NULL) == 0) {
         if (string_equal(certificate.pubkey, member->pubkey)) {
             member->verified = true;
             member->admin = member->admin || string_equal(certificate.role, "admin");
@@ -51,13 +52,14 @@ static void judge_member(struct cold_member *member, const json_t *object, const
         }
         certificate_release(&certificate);
     }
-    if (json_is_object(grant) && string_equal(answer_text(grant, "mesh"), mesh->mesh_id) && string_equal(answer_text(grant, "pubkey"), member->pubkey) &&
-        string_equal(answer_text(grant, "by"), mesh->owner_pubkey) &&
+    if (json_is_object(grant) && string_equal(answer_text(grant, "mesh"), mesh->mesh_id) &&
+        string_equal(answer_text(grant, "pubkey"), member->pubkey) && string_equal(answer_text(grant, "by"), mesh->owner_pubkey) &&
         statement_verify_json(STATEMENT_GRANT, grant, mesh->owner_pubkey, "sig", NULL) == 0) {
         member->verified = true;
         member->admin = string_equal(answer_text(grant, "role"), "admin");
     }
-    if (json_is_object(name) && string_equal(answer_text(name, "mesh"), mesh->mesh_id) && string_equal(answer_text(name, "pubkey"), member->pubkey) &&
+    if (json_is_object(name) && string_equal(answer_text(name, "mesh"), mesh->mesh_id) &&
+        string_equal(answer_text(name, "pubkey"), member->pubkey) &&
         statement_verify_json(STATEMENT_NAME, name, member->pubkey, "sig", NULL) == 0) {
         set_name(member, answer_text(name, "name"));
     }
@@ -71,7 +73,8 @@ static void drop_surplus(struct cold_members *members)
         int64_t earlier = 0;
         for (size_t j = 0; member->invite_id != NULL && j < members->count; j++) {
             const struct cold_member *other = &members->items[j];
-            bool before = other->joined_at < member->joined_at || (other->joined_at == member->joined_at && strcmp(other->pubkey, member->pubkey) < 0);
+            bool before = other->joined_at < member->joined_at ||
+                          (other->joined_at == member->joined_at && strcmp(other->pubkey, member->pubkey) < 0);
             earlier += string_equal(other->invite_id, member->invite_id) && before ? 1 : 0;
         }
         if (member->invite_id != NULL && earlier >= member->max_uses) {
@@ -94,7 +97,8 @@ static void read_revocations(struct cold_members *members, const json_t *revocat
         bool by_admin = admin != NULL && admin->admin && (subject == NULL || !subject->admin);
         struct buffer text;
         buffer_init(&text, STATEMENT_TEXT_MAXIMUM);
-        if ((by_owner || by_admin) && !string_equal(subject_key, mesh->owner_pubkey) && string_equal(answer_text(revocation, "mesh"), mesh->mesh_id) &&
+        if ((by_owner || by_admin) && !string_equal(subject_key, mesh->owner_pubkey) &&
+            string_equal(answer_text(revocation, "mesh"), mesh->mesh_id) &&
             statement_verify_json(STATEMENT_REVOCATION, revocation, by, "sig", NULL) == 0 &&
             statement_text_of_json(STATEMENT_REVOCATION, revocation, &text, NULL) == 0) {
             sha256_of(text.data, text.length, &hashes[kept++]);
@@ -115,7 +119,8 @@ static void read_leaves(struct cold_members *members, const json_t *leaves, cons
     for (size_t i = 0; i < json_array_size(leaves); i++) {
         const json_t *leave = json_array_get(leaves, i);
         struct cold_member *member = find(members, answer_text(leave, "pubkey"));
-        if (member != NULL && answer_integer(leave, "at", -1) >= member->joined_at && string_equal(answer_text(leave, "mesh"), mesh->mesh_id) &&
+        if (member != NULL && answer_integer(leave, "at", -1) >= member->joined_at &&
+            string_equal(answer_text(leave, "mesh"), mesh->mesh_id) &&
             statement_verify_json(STATEMENT_LEAVE, leave, member->pubkey, "sig", NULL) == 0) {
             member->verified = member->admin = false;
         }
@@ -178,7 +183,8 @@ static int check(const struct cold_member *member, const struct cold_member **re
     return 0;
 }
 
-static int take_one(const struct cold_member *const *found, size_t count, const char *to, const struct cold_member **ret_member, struct error *error)
+static int take_one(const struct cold_member *const *found, size_t count, const char *to, const struct cold_member **ret_member,
+                    struct error *error)
 {
     if (count == 1) {
         return check(found[0], ret_member, error);
@@ -224,7 +230,8 @@ int cold_members_resolve(const struct cold_members *members, const char *to, con
         }
     }
     status = count > 0 ? take_one(found, count, to, ret_member, error)
-                       : error_set(error, ERROR_NOT_FOUND, "nobody in this mesh is called '%.80s' (an unverified member is reached by its whole key)", to);
+                       : error_set(error, ERROR_NOT_FOUND,
+                                   "nobody in this mesh is called '%.80s' (an unverified member is reached by its whole key)", to);
 out:
     free(folded);
     return status;

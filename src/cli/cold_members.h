@@ -11,10 +11,10 @@
 
 struct cold_member {
     char pubkey[KEY_HEX_SIZE];
-    char *member_id;        /* as the broker says */
-    char *name, *folded;    /* folded NULL: the name is not signed, and resolves nothing */
-    char *invite_id;        /* of its certificate; NULL */
-    int64_t joined_at;      /* the certificate's */
+    char *member_id;     /* as the broker says */
+    char *name, *folded; /* folded NULL: the name is not signed, and resolves nothing */
+    char *invite_id;     /* of its certificate; NULL */
+    int64_t joined_at;   /* the certificate's */
     int64_t max_uses;
     bool verified, admin, revoked;
 };
@@ -24,11 +24,13 @@ struct cold_members {
     char rv[RV_SIZE];
 };
 
-int cold_members_read(const json_t *members_list, const struct config_mesh *mesh, struct cold_members *ret_members, struct error *error) MUST_CHECK;
+int cold_members_read(const json_t *members_list, const struct config_mesh *mesh, struct cold_members *ret_members,
+                      struct error *error) MUST_CHECK;
 void cold_members_release(struct cold_members *members);
 
 /* A whole key names any listed member; a prefix (8 hex digits or more) or a name only a verified one. ERROR_NOT_FOUND, ERROR_AMBIGUOUS (the candidates are in
  * the message), ERROR_DENIED (revoked). */
-int cold_members_resolve(const struct cold_members *members, const char *to, const struct cold_member **ret_member, struct error *error) MUST_CHECK;
+int cold_members_resolve(const struct cold_members *members, const char *to, const struct cold_member **ret_member,
+                         struct error *error) MUST_CHECK;
 
 #endif

@@ -23,23 +23,23 @@ enum cli_option_kind {
 };
 
 struct cli_option {
-    const char *name;      /* without the dashes; NULL ends a table */
-    char letter;           /* -f; 0 none */
+    const char *name; /* without the dashes; NULL ends a table */
+    char letter;      /* -f; 0 none */
     enum cli_option_kind kind;
-    const char *argument;  /* "SECONDS" in help; NULL for flags */
+    const char *argument; /* "SECONDS" in help; NULL for flags */
     const char *help;
 };
 
 struct cli_command {
-    const char *name;      /* one to three words */
-    const char *alias;     /* NULL */
+    const char *name;  /* one to three words */
+    const char *alias; /* NULL */
     enum cli_group group;
-    const char *arguments; /* "<to> <message>", "" */
+    const char *arguments;   /* "<to> <message>", "" */
     size_t minimum, maximum; /* how many */
     const char *summary;
-    const char *example;   /* a command line that works */
+    const char *example;              /* a command line that works */
     const struct cli_option *options; /* NULL none */
-    int (*run)(struct cli *cli); /* returns an exit code; has printed what went wrong */
+    int (*run)(struct cli *cli);      /* returns an exit code; has printed what went wrong */
 };
 
 extern const struct cli_command *const CLI_COMMANDS[];
@@ -52,8 +52,8 @@ struct cli_given {
 };
 
 struct cli {
-    const struct cli_command *command;  /* NULL: help, of everything or of `family` */
-    char family[64];                    /* "daemon", when the words name no command but begin some */
+    const struct cli_command *command; /* NULL: help, of everything or of `family` */
+    char family[64];                   /* "daemon", when the words name no command but begin some */
     bool help, version;
     /* global flags */
     const char *config_dir, *mesh;
@@ -65,8 +65,8 @@ struct cli {
     size_t given_count;
     /* filled before run */
     struct config_paths paths;
-    bool color;                         /* stdout is a terminal and nobody objected */
-    bool streaming;                     /* --json prints an object a line, and nothing about errors */
+    bool color;     /* stdout is a terminal and nobody objected */
+    bool streaming; /* --json prints an object a line, and nothing about errors */
     bool error_printed;
 };
 

@@ -20,7 +20,7 @@ struct follower {
     struct cli *cli;
     struct loop *loop;
     FILE *file;
-    char *line;          /* getline's; a line without its end waits here */
+    char *line; /* getline's; a line without its end waits here */
     size_t size, length;
     int status;
 };
@@ -45,9 +45,10 @@ static void print_line(const struct cli *cli, const char *line, size_t length)
     json_t *value;
     char *when = local_time(answer_text(entry, "ts"));
     const char *level = answer_text(entry, "level");
-    printf("%s%s%s  %s%-5s%s  %s%s%s", style_start(cli, STYLE_DIM), when, style_end(cli), style_start(cli, level_style(level)), level, style_end(cli),
-           style_start(cli, STYLE_BOLD), answer_text(entry, "msg"), style_end(cli));
-    json_object_foreach(entry, name, value) {
+    printf("%s%s%s  %s%-5s%s  %s%s%s", style_start(cli, STYLE_DIM), when, style_end(cli), style_start(cli, level_style(level)), level,
+           style_end(cli), style_start(cli, STYLE_BOLD), answer_text(entry, "msg"), style_end(cli));
+    json_object_foreach(entry, name, value)
+    {
         if (string_equal(name, "ts") || string_equal(name, "level") || string_equal(name, "msg")) {
             continue;
         }
@@ -114,8 +115,8 @@ static void print_new(struct follower *follower)
 static bool was_rotated(const struct follower *follower)
 {
     struct stat named, open_one;
-    return stat(follower->cli->paths.log, &named) == 0 &&
-           (follower->file == NULL || fstat(fileno(follower->file), &open_one) != 0 || named.st_ino != open_one.st_ino || named.st_dev != open_one.st_dev);
+    return stat(follower->cli->paths.log, &named) == 0 && (follower->file == NULL || fstat(fileno(follower->file), &open_one) != 0 ||
+                                                           named.st_ino != open_one.st_ino || named.st_dev != open_one.st_dev);
 }
 
 static void on_changed(void *argument)
@@ -140,7 +141,8 @@ static int follow(struct follower *follower)
 {
     struct loop_watch *watch = NULL;
     struct error error = { 0 };
-    if (loop_new(&follower->loop, &error) != 0 || loop_watch_file(follower->loop, follower->cli->paths.log, on_changed, follower, &watch, &error) != 0) {
+    if (loop_new(&follower->loop, &error) != 0 ||
+        loop_watch_file(follower->loop, follower->cli->paths.log, on_changed, follower, &watch, &error) != 0) {
         loop_free(follower->loop);
         return cli_fail_error(follower->cli, &error);
     }
@@ -166,8 +168,9 @@ static int run(struct cli *cli)
     }
     follower.file = fopen(cli->paths.log, "re");
     if (follower.file == NULL && (errno != ENOENT || !cli_has(cli, "follow"))) {
-        return errno == ENOENT ? cli_fail(cli, EXIT_FAILED, "there is no log yet (%s); a daemon in the foreground logs to its terminal", cli->paths.log)
-                               : cli_fail(cli, EXIT_FAILED, "cannot read %s: %s", cli->paths.log, strerror(errno));
+        return errno == ENOENT
+                   ? cli_fail(cli, EXIT_FAILED, "there is no log yet (%s); a daemon in the foreground logs to its terminal", cli->paths.log)
+                   : cli_fail(cli, EXIT_FAILED, "cannot read %s: %s", cli->paths.log, strerror(errno));
     }
     if (follower.file != NULL && lines >= 0) {
         if (lines == 0) {

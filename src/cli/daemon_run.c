@@ -18,13 +18,15 @@
 
 enum { READY_MS = 3000, STOP_DEFAULT_S = 5, STOP_POLL_MS = 5 };
 
-#define UP_OPTIONS                                                                                                       \
-    { "no-tcp", 0, OPTION_FLAG, NULL, "serve the Unix socket only" },                                                    \
-    { "tcp-port", 0, OPTION_VALUE, "N", "TCP port on 127.0.0.1 (47823; any free one when it is taken, or 0)" }, \
-    { "public-health", 0, OPTION_FLAG, NULL, "GET /v1/health needs no token" },                                          \
-    { "name", 0, OPTION_VALUE, "N", "display name at the brokers" },                                                     \
-    { "persistent", 0, OPTION_FLAG, NULL, "keep this identity (the default)" },                                          \
-    { "exit-on-refused", 0, OPTION_FLAG, NULL, "exit 8 when the only link is refused, for a supervisor to see" }
+#define UP_OPTIONS                                                                                                  \
+    { "no-tcp", 0, OPTION_FLAG, NULL, "serve the Unix socket only" },                                               \
+        { "tcp-port", 0, OPTION_VALUE, "N", "TCP port on 127.0.0.1 (47823; any free one when it is taken, or 0)" }, \
+        { "public-health", 0, OPTION_FLAG, NULL, "GET /v1/health needs no token" },                                 \
+        { "name", 0, OPTION_VALUE, "N", "display name at the brokers" },                                            \
+        { "persistent", 0, OPTION_FLAG, NULL, "keep this identity (the default)" },                                 \
+    {                                                                                                               \
+        "exit-on-refused", 0, OPTION_FLAG, NULL, "exit 8 when the only link is refused, for a supervisor to see"    \
+    }
 
 static const struct cli_option OPTIONS_UP[] = {
     { "foreground", 0, OPTION_FLAG, NULL, "stay (services use this); log to stderr" },
@@ -55,7 +57,9 @@ static int read_up_options(struct cli *cli, struct daemon_options *ret_options)
         .paths = &cli->paths,
         .mesh = cli->mesh,
         .display_name = cli_value(cli, "name"),
-        .tcp = cli_has(cli, "no-tcp") ? 0 : port >= 0 ? 1 : -1,
+        .tcp = cli_has(cli, "no-tcp") ? 0
+               : port >= 0            ? 1
+                                      : -1,
         .tcp_port = (int)port,
         .public_health = cli_has(cli, "public-health"),
         .exit_on_refused = cli_has(cli, "exit-on-refused"),
@@ -129,12 +133,13 @@ static int await_ready(struct cli *cli, int fd, pid_t child)
         print_started(cli, child);
         status = EXIT_DONE;
     } else if (open && said.length == 0) {
-        status = cli_fail(cli, EXIT_TIMED_OUT, "the daemon (pid %d) is not ready after %d s; it goes on starting, see %s", (int)child, READY_MS / 1000, cli->paths.log);
+        status = cli_fail(cli, EXIT_TIMED_OUT, "the daemon (pid %d) is not ready after %d s; it goes on starting, see %s", (int)child,
+                          READY_MS / 1000, cli->paths.log);
     } else {
         int ended = 0;
         bool exited = waitpid(child, &ended, 0) == child && WIFEXITED(ended) && WEXITSTATUS(ended) != 0;
-        status = cli_fail(cli, exited && WEXITSTATUS(ended) <= EXIT_LINK_REFUSED ? (enum exit_code)WEXITSTATUS(ended) : EXIT_FAILED, "the daemon did not start: %s",
-                          said.length > 0 ? said.data : "it ended without saying why; see its log");
+        status = cli_fail(cli, exited && WEXITSTATUS(ended) <= EXIT_LINK_REFUSED ? (enum exit_code)WEXITSTATUS(ended) : EXIT_FAILED,
+                          "the daemon did not start: %s", said.length > 0 ? said.data : "it ended without saying why; see its log");
     }
     buffer_release(&said);
     return status;

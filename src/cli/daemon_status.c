@@ -99,8 +99,8 @@ static int run_status(struct cli *cli)
         cli_print_json(health);
     } else {
         age_text(answer_integer(health, "uptime_s", 0) * 1000, uptime);
-        cli_say(cli, "running, pid %" PRId64 ", up %s, version %s%s", answer_integer(health, "pid", 0), uptime, answer_text(health, "daemon_version"),
-                json_is_true(json_object_get(health, "degraded")) ? ", degraded" : "");
+        cli_say(cli, "running, pid %" PRId64 ", up %s, version %s%s", answer_integer(health, "pid", 0), uptime,
+                answer_text(health, "daemon_version"), json_is_true(json_object_get(health, "degraded")) ? ", degraded" : "");
         print_meshes(cli, json_object_get(health, "meshes"));
     }
     json_decref(health);

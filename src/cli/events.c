@@ -16,8 +16,10 @@ static void print_fields(json_t *data)
 {
     const char *name;
     json_t *value;
-    json_object_foreach(data, name, value) {
-        if (string_equal(name, "ts") || string_equal(name, "mesh") || json_is_null(value) || json_is_object(value) || json_is_array(value)) {
+    json_object_foreach(data, name, value)
+    {
+        if (string_equal(name, "ts") || string_equal(name, "mesh") || json_is_null(value) || json_is_object(value) ||
+            json_is_array(value)) {
             continue;
         }
         size_t length;
@@ -43,7 +45,8 @@ static void print_event(const struct cli *cli, const struct stream_event *event)
     char *when = local_time(answer_text(event->data, "ts"));
     char *type = text_printable(event->type, strlen(event->type));
     char *mesh = text_printable(answer_text(event->data, "mesh"), strlen(answer_text(event->data, "mesh")));
-    printf("%s%s%s  %s%s%s  %s ", style_start(cli, STYLE_DIM), when, style_end(cli), style_start(cli, STYLE_BOLD), type, style_end(cli), mesh);
+    printf("%s%s%s  %s%s%s  %s ", style_start(cli, STYLE_DIM), when, style_end(cli), style_start(cli, STYLE_BOLD), type, style_end(cli),
+           mesh);
     if (string_equal(event->type, "message")) {
         const char *name = answer_text(event->data, "sender_name");
         const json_t *body = json_object_get(event->data, "body");

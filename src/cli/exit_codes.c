@@ -34,12 +34,8 @@ static const struct {
     int status;
     enum exit_code exit;
 } ANSWER_STATUSES[] = {
-    { 400, EXIT_USAGE },
-    { 401, EXIT_NOT_AUTHORISED },
-    { 403, EXIT_NOT_AUTHORISED },
-    { 408, EXIT_TIMED_OUT },
-    { 409, EXIT_CONFLICT },
-    { 504, EXIT_TIMED_OUT },
+    { 400, EXIT_USAGE },     { 401, EXIT_NOT_AUTHORISED }, { 403, EXIT_NOT_AUTHORISED },
+    { 408, EXIT_TIMED_OUT }, { 409, EXIT_CONFLICT },       { 504, EXIT_TIMED_OUT },
 };
 
 static const enum exit_code ERROR_CODES[] = {

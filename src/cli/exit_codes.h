@@ -6,12 +6,12 @@
 
 enum exit_code {
     EXIT_DONE = 0,
-    EXIT_FAILED = 1,         /* the operation failed */
-    EXIT_USAGE = 2,          /* wrong usage */
+    EXIT_FAILED = 1, /* the operation failed */
+    EXIT_USAGE = 2,  /* wrong usage */
     EXIT_NOT_AUTHORISED = 3,
-    EXIT_IDENTITY = 4,       /* refused for identity reasons (host fingerprint) */
-    EXIT_UNREACHABLE = 5,    /* the daemon or broker cannot be reached */
-    EXIT_CONFLICT = 6,       /* idempotency key reused, mesh_conflict */
+    EXIT_IDENTITY = 4,    /* refused for identity reasons (host fingerprint) */
+    EXIT_UNREACHABLE = 5, /* the daemon or broker cannot be reached */
+    EXIT_CONFLICT = 6,    /* idempotency key reused, mesh_conflict */
     EXIT_TIMED_OUT = 7,
     EXIT_LINK_REFUSED = 8
 };

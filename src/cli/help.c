@@ -3,11 +3,8 @@
 #include "util/text.h"
 
 static const char *const GROUP_TITLES[] = {
-    [GROUP_MESSAGES] = "Using a mesh",
-    [GROUP_MESHES] = "Meshes",
-    [GROUP_DAEMON] = "The daemon",
-    [GROUP_BROKER] = "The broker",
-    [GROUP_SETTINGS] = "Settings",
+    [GROUP_MESSAGES] = "Using a mesh", [GROUP_MESHES] = "Meshes",     [GROUP_DAEMON] = "The daemon",
+    [GROUP_BROKER] = "The broker",     [GROUP_SETTINGS] = "Settings",
 };
 
 static void print_row(const struct cli *cli, const struct cli_command *command)
@@ -51,7 +48,10 @@ static void print_options(const struct cli_option *options)
         if (options->letter != 0) {
             (void)snprintf(letter, sizeof letter, "-%c, ", options->letter);
         }
-        (void)snprintf(left, sizeof left, "%s--%s%s%s%s", letter, options->name, options->kind == OPTION_OPTIONAL_VALUE ? "[=" : options->argument != NULL ? " " : "",
+        (void)snprintf(left, sizeof left, "%s--%s%s%s%s", letter, options->name,
+                       options->kind == OPTION_OPTIONAL_VALUE ? "[="
+                       : options->argument != NULL            ? " "
+                                                              : "",
                        options->argument != NULL ? options->argument : "", options->kind == OPTION_OPTIONAL_VALUE ? "]" : "");
         printf("  %-28s %s%s\n", left, options->help, options->kind == OPTION_REPEATED ? " (may be repeated)" : "");
     }

@@ -30,7 +30,8 @@ struct inbox_filter {
 
 static int read_filter(struct cli *cli, struct inbox_filter *ret_filter, struct error *error)
 {
-    *ret_filter = (struct inbox_filter){ .topic = cli_value(cli, "topic"), .from = cli_value(cli, "from"), .unread = cli_has(cli, "unread") };
+    *ret_filter =
+        (struct inbox_filter){ .topic = cli_value(cli, "topic"), .from = cli_value(cli, "from"), .unread = cli_has(cli, "unread") };
     if (cli_has(cli, "since") && since_parse(cli_value(cli, "since"), clock_wall_ms(), ret_filter->since, error) != 0) {
         return -ERROR_INVALID;
     }

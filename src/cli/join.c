@@ -65,7 +65,9 @@ static int read_invite(struct cli *cli, struct invite *ret_invite)
     } else if (invite_parse_link(text.data, ret_invite, &error) != 0) {
         status = cli_fail_usage(cli, "that is no invite: %s", error.message);
     } else if (ret_invite->version != 3) {
-        status = cli_fail(cli, EXIT_FAILED, "this invite is of the older form, in which nothing can be checked; ask the owner for one made with 'claudemesh mesh invite'");
+        status = cli_fail(
+            cli, EXIT_FAILED,
+            "this invite is of the older form, in which nothing can be checked; ask the owner for one made with 'claudemesh mesh invite'");
     } else if (invite_verify(ret_invite, &error) != 0) {
         status = cli_fail(cli, EXIT_NOT_AUTHORISED, "the invite's signature is wrong, so it was changed or damaged: %s", error.message);
     } else if (!ret_invite->has_root_key || !ret_invite->has_invite_seed) {
@@ -83,8 +85,9 @@ static bool root_key_is(const struct config_mesh *mesh, const struct invite *inv
 {
     struct buffer root;
     buffer_init_secret(&root, sizeof invite->root_key);
-    bool same = mesh->root_key == NULL || (base64url_decode(mesh->root_key, strlen(mesh->root_key), &root) == 0 && root.length == sizeof invite->root_key &&
-                                           secret_equal(root.data, invite->root_key, sizeof invite->root_key));
+    bool same = mesh->root_key == NULL ||
+                (base64url_decode(mesh->root_key, strlen(mesh->root_key), &root) == 0 && root.length == sizeof invite->root_key &&
+                 secret_equal(root.data, invite->root_key, sizeof invite->root_key));
     buffer_release(&root);
     return same;
 }
@@ -98,7 +101,8 @@ static int check_joined(struct cli *cli, const struct joining *joining, bool *re
         const struct config_mesh *mesh = &joining->file.meshes[i];
         if (!string_equal(mesh->mesh_id, invite->mesh_id)) {
             if (string_equal(mesh->slug, invite->mesh_slug)) {
-                return cli_fail(cli, EXIT_CONFLICT, "another mesh called '%s' is joined already (mesh_conflict); leave it first", mesh->slug);
+                return cli_fail(cli, EXIT_CONFLICT, "another mesh called '%s' is joined already (mesh_conflict); leave it first",
+                                mesh->slug);
             }
             continue;
         }
@@ -107,7 +111,8 @@ static int check_joined(struct cli *cli, const struct joining *joining, bool *re
                               : !root_key_is(mesh, invite)                                                          ? "root key"
                                                                                                                     : NULL;
         if (differs != NULL) {
-            return cli_fail(cli, EXIT_CONFLICT, "'%s' is joined already, and this invite names another %s (mesh_conflict): do not trust it", mesh->slug, differs);
+            return cli_fail(cli, EXIT_CONFLICT, "'%s' is joined already, and this invite names another %s (mesh_conflict): do not trust it",
+                            mesh->slug, differs);
         }
         *ret_joined = true;
     }
@@ -137,14 +142,15 @@ static int confirm(struct cli *cli, const struct invite *invite)
     if (!cli->quiet) {
         char *broker = text_printable(invite->broker_url, strlen(invite->broker_url));
         char *slug = text_printable(invite->mesh_slug, strlen(invite->mesh_slug));
-        fprintf(stderr, "mesh    %s (you become: %s)\nbroker  %s\nowner   %s\n        %s\n", slug, string_equal(invite->role, "admin") ? "admin" : "member", broker, number,
-                invite->owner_pubkey);
+        fprintf(stderr, "mesh    %s (you become: %s)\nbroker  %s\nowner   %s\n        %s\n", slug,
+                string_equal(invite->role, "admin") ? "admin" : "member", broker, number, invite->owner_pubkey);
         free(broker);
         free(slug);
     }
     if (owner != NULL) {
-        return owner_is(owner, invite->owner_pubkey) ? EXIT_DONE
-                                                     : cli_fail(cli, EXIT_NOT_AUTHORISED, "the invite's owner is another one than --owner says: do not trust it");
+        return owner_is(owner, invite->owner_pubkey)
+                   ? EXIT_DONE
+                   : cli_fail(cli, EXIT_NOT_AUTHORISED, "the invite's owner is another one than --owner says: do not trust it");
     }
     if (cli_has(cli, "yes")) {
         return EXIT_DONE;
@@ -172,7 +178,8 @@ static int enrol(struct cli *cli, struct joining *joining)
     json_put(body, "cert", certificate);
     json_put_string(body, "name", joining->display_name);
     json_put_integer(body, "timestamp", now);
-    int status = meshes_broker_post(joining->settings, joining->invite.broker_url, "join", NULL, body, &http_status, &joining->answer, &error);
+    int status =
+        meshes_broker_post(joining->settings, joining->invite.broker_url, "join", NULL, body, &http_status, &joining->answer, &error);
     json_decref(body);
     if (status != 0) {
         return cli_fail_error(cli, &error);
@@ -255,7 +262,8 @@ static int make_member(struct cli *cli, struct joining *joining)
         return cli_fail_usage(cli, "%s", error.message);
     }
     if (meshes_check_broker_url(joining->invite.broker_url, settings_bool(joining->settings, "broker.allow_insecure"), &error) != 0 ||
-        config_paths_make(&cli->paths, &error) != 0 || pending_key_make(&cli->paths, joining->invite.invite_id, &joining->keys, &error) != 0) {
+        config_paths_make(&cli->paths, &error) != 0 ||
+        pending_key_make(&cli->paths, joining->invite.invite_id, &joining->keys, &error) != 0) {
         return cli_fail_error(cli, &error);
     }
     int status = enrol(cli, joining);

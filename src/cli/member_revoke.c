@@ -87,7 +87,8 @@ static int revoke(struct cli *cli, struct revoking *revoking)
         return cli_fail(cli, EXIT_NOT_AUTHORISED, "only the owner revokes an admin");
     }
     char *name = text_printable(revoking->member->name, strlen(revoking->member->name));
-    (void)snprintf(question, sizeof question, "Remove %.100s (%.16s…) from '%.64s' for ever?", name, revoking->member->pubkey, revoking->mesh->slug);
+    (void)snprintf(question, sizeof question, "Remove %.100s (%.16s…) from '%.64s' for ever?", name, revoking->member->pubkey,
+                   revoking->mesh->slug);
     if (!cli_has(cli, "yes") && meshes_can_ask() && !meshes_confirm(question)) {
         status = cli_fail(cli, EXIT_FAILED, "not revoked");
         goto out;

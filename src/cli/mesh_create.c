@@ -76,7 +76,8 @@ static int read_token(struct cli *cli, char **ret_token)
     buffer_init_secret(&text, TOKEN_FILE_LIMIT);
     if (file_read(path, &text, &error) != 0) {
         status = error.code == ERROR_NOT_FOUND
-                     ? cli_fail(cli, EXIT_NOT_AUTHORISED, "making a mesh takes the broker's admin token: there is no %s; name the file with --admin-token-file", path)
+                     ? cli_fail(cli, EXIT_NOT_AUTHORISED,
+                                "making a mesh takes the broker's admin token: there is no %s; name the file with --admin-token-file", path)
                      : cli_fail_error(cli, &error);
     } else {
         size_t length = strcspn(text.data, "\r\n");
@@ -98,13 +99,14 @@ static int prepare(struct cli *cli, struct creation *creation)
 
     creation->name = cli->arguments[0];
     char *printable = text_printable(creation->name, strlen(creation->name));
-    bool usable = printable[0] != '\0' && string_equal(printable, creation->name) && utf8_is_valid(creation->name, strlen(creation->name)) &&
-                  strlen(creation->name) <= LIMIT_DISPLAY_NAME;
+    bool usable = printable[0] != '\0' && string_equal(printable, creation->name) &&
+                  utf8_is_valid(creation->name, strlen(creation->name)) && strlen(creation->name) <= LIMIT_DISPLAY_NAME;
     free(printable);
     if (!usable) {
         return cli_fail_usage(cli, "a mesh's name has 1 to %d bytes of text without control characters", (int)LIMIT_DISPLAY_NAME);
     }
-    if (slug != NULL ? !name_is_valid(slug) || string_copy(creation->slug, sizeof creation->slug, slug) != 0 : make_slug(creation->name, creation->slug) != 0) {
+    if (slug != NULL ? !name_is_valid(slug) || string_copy(creation->slug, sizeof creation->slug, slug) != 0
+                     : make_slug(creation->name, creation->slug) != 0) {
         return cli_fail_usage(cli, "a slug has 1 to 64 of a-z 0-9 _ . -; give one with --slug");
     }
     if (broker == NULL) {
@@ -169,7 +171,8 @@ static int register_mesh(struct cli *cli, struct creation *creation)
     json_put_integer(body, "timestamp", now);
     json_put_string(body, "signature", signature);
     json_put(body, "name_statement", statement);
-    int status = meshes_broker_post(creation->settings, creation->broker_url, "mesh", creation->token, body, &http_status, &creation->answer, &error);
+    int status = meshes_broker_post(creation->settings, creation->broker_url, "mesh", creation->token, body, &http_status,
+                                    &creation->answer, &error);
     json_decref(body);
     if (status != 0) {
         return cli_fail_error(cli, &error);
@@ -181,7 +184,8 @@ static int save(struct cli *cli, struct creation *creation)
 {
     uint8_t root_key[ROOT_KEY_BYTES];
     char secret[SECRET_HEX_SIZE], joined_at[RFC3339_SIZE];
-    char pubkey[KEY_HEX_SIZE], role[] = "admin", *member_id = memory_strdup(answer_text(creation->answer, "memberId")), *name = memory_strdup(creation->name);
+    char pubkey[KEY_HEX_SIZE], role[] = "admin", *member_id = memory_strdup(answer_text(creation->answer, "memberId")),
+                               *name = memory_strdup(creation->name);
     struct buffer root;
     struct error error = { 0 };
 

@@ -61,7 +61,8 @@ static int read_options(struct cli *cli, struct invite *invite)
     if (!string_equal(role, "member") && !string_equal(role, "admin")) {
         return cli_fail_usage(cli, "--role is member or admin");
     }
-    if (cli_has(cli, "expires") && (duration_parse(cli_value(cli, "expires"), &lifetime_ms) != 0 || lifetime_ms < 1000 || lifetime_ms > EXPIRES_LONGEST_MS)) {
+    if (cli_has(cli, "expires") &&
+        (duration_parse(cli_value(cli, "expires"), &lifetime_ms) != 0 || lifetime_ms < 1000 || lifetime_ms > EXPIRES_LONGEST_MS)) {
         return cli_fail_usage(cli, "--expires takes a time like 30m, 24h or 7d, a second to a year");
     }
     if (cli_integer(cli, "max-uses", 1, USES_LONGEST, 1, &invite->max_uses, &error) != 0) {
@@ -81,7 +82,8 @@ static int fill(struct cli *cli, const struct config_mesh *mesh, struct invite *
                         mesh->owner_pubkey == NULL ? "?" : mesh->owner_pubkey);
     }
     buffer_init_secret(&root, sizeof invite->root_key);
-    bool usable = mesh->root_key != NULL && base64url_decode(mesh->root_key, strlen(mesh->root_key), &root) == 0 && root.length == sizeof invite->root_key;
+    bool usable = mesh->root_key != NULL && base64url_decode(mesh->root_key, strlen(mesh->root_key), &root) == 0 &&
+                  root.length == sizeof invite->root_key;
     if (usable) {
         memcpy(invite->root_key, root.data, sizeof invite->root_key);
     }

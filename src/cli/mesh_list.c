@@ -113,7 +113,8 @@ static int tell_broker(struct cli *cli, const struct config_mesh *mesh)
     }
     if (status == EXIT_DONE) {
         request = leave_request(mesh, keys, &error);
-        if (request == NULL || broker_link_request(link, request, BROKER_LINK_ANSWER_MS, &answer, &error) != 0 || broker_answer_check(answer, &error) != 0) {
+        if (request == NULL || broker_link_request(link, request, BROKER_LINK_ANSWER_MS, &answer, &error) != 0 ||
+            broker_answer_check(answer, &error) != 0) {
             status = cli_fail_error(cli, &error);
         }
     }

@@ -86,7 +86,8 @@ int meshes_check_broker_url(const char *url, bool allow_insecure, struct error *
     bool insecure = !parts.tls && !host_is_loopback(parts.host) && !allow_insecure;
     url_parts_release(&parts);
     if (insecure) {
-        return error_set(error, ERROR_DENIED, "ws:// to another host is not encrypted; use wss://, or set broker.allow_insecure = true in config.toml");
+        return error_set(error, ERROR_DENIED,
+                         "ws:// to another host is not encrypted; use wss://, or set broker.allow_insecure = true in config.toml");
     }
     return 0;
 }
@@ -134,7 +135,9 @@ int meshes_display_name(const char *given, const struct config_file *file, char 
     int status = 0;
     if (name[0] == '\0' || strlen(name) > LIMIT_DISPLAY_NAME || !utf8_is_valid(name, strlen(name)) || !string_equal(name, printable) ||
         name[strspn(name, " ")] == '\0') {
-        status = error_set(error, ERROR_INVALID, "a display name has 1 to %d bytes of text without control characters; give one with --name", (int)LIMIT_DISPLAY_NAME);
+        status =
+            error_set(error, ERROR_INVALID, "a display name has 1 to %d bytes of text without control characters; give one with --name",
+                      (int)LIMIT_DISPLAY_NAME);
         free(name);
     } else {
         *ret_name = name;

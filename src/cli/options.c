@@ -17,9 +17,9 @@ const struct cli_option CLI_GLOBAL_OPTIONS[] = {
 
 struct parse {
     struct cli *cli;
-    char name[64];   /* the command's words so far */
-    bool matching;   /* further words may belong to the name */
-    bool ended;      /* after -- */
+    char name[64]; /* the command's words so far */
+    bool matching; /* further words may belong to the name */
+    bool ended;    /* after -- */
 };
 
 const char *cli_nearest(const char *word, const char *(*name_at)(const void *argument, size_t index), const void *argument, size_t count)
@@ -120,7 +120,8 @@ static int refuse_command(const char *word, struct error *error)
 {
     const char *nearest = cli_nearest(word, command_name_at, NULL, 2 * CLI_COMMAND_COUNT);
     if (nearest != NULL) {
-        return error_set(error, ERROR_INVALID, "there is no command '%s'; did you mean '%s'? ('claudemesh' alone lists all)", word, nearest);
+        return error_set(error, ERROR_INVALID, "there is no command '%s'; did you mean '%s'? ('claudemesh' alone lists all)", word,
+                         nearest);
     }
     return error_set(error, ERROR_INVALID, "there is no command '%s'; 'claudemesh' alone lists all", word);
 }
@@ -177,7 +178,8 @@ static int refuse_option(const struct parse *parse, const char *text, struct err
     } else if (command == NULL) {
         (void)error_set(error, ERROR_INVALID, "there is no option '%s' here; a command's options come after its name", printable);
     } else {
-        (void)error_set(error, ERROR_INVALID, "there is no option '%s'; see 'claudemesh %s --help', or put '--' before an argument that begins with a dash",
+        (void)error_set(error, ERROR_INVALID,
+                        "there is no option '%s'; see 'claudemesh %s --help', or put '--' before an argument that begins with a dash",
                         printable, command->name);
     }
     free(printable);
@@ -191,8 +193,8 @@ static void take_global(struct cli *cli, const struct cli_option *option, const 
         bool *flag;
         const char **value;
     } places[] = {
-        { "config-dir", NULL, &cli->config_dir }, { "mesh", NULL, &cli->mesh }, { "json", &cli->json, NULL },
-        { "quiet", &cli->quiet, NULL }, { "no-color", &cli->no_color, NULL }, { "help", &cli->help, NULL },
+        { "config-dir", NULL, &cli->config_dir }, { "mesh", NULL, &cli->mesh },         { "json", &cli->json, NULL },
+        { "quiet", &cli->quiet, NULL },           { "no-color", &cli->no_color, NULL }, { "help", &cli->help, NULL },
         { "version", &cli->version, NULL },
     };
     for (size_t i = 0; i < ARRAY_LENGTH(places); i++) {

@@ -37,7 +37,10 @@ static const struct cli_option OPTIONS_DROP[] = {
 
 static enum cli_style state_style(const char *status)
 {
-    return string_equal(status, "dead") ? STYLE_RED : string_equal(status, "done") ? STYLE_GREEN : string_equal(status, "aborted") ? STYLE_DIM : STYLE_YELLOW;
+    return string_equal(status, "dead")      ? STYLE_RED
+           : string_equal(status, "done")    ? STYLE_GREEN
+           : string_equal(status, "aborted") ? STYLE_DIM
+                                             : STYLE_YELLOW;
 }
 
 static void print_rows(const struct cli *cli, const json_t *rows)
@@ -154,7 +157,8 @@ static void print_row(const struct cli *cli, json_t *row)
     const json_t *chain = json_object_get(row, "superseded_chain"), *receipts = json_object_get(row, "receipts");
     const char *name;
     json_t *value;
-    json_object_foreach(row, name, value) {
+    json_object_foreach(row, name, value)
+    {
         if (!json_is_array(value)) {
             print_value(table, name, value);
         }
@@ -162,7 +166,8 @@ static void print_row(const struct cli *cli, json_t *row)
     table_print_free(table);
     for (size_t i = 0; i < json_array_size(chain); i++) {
         const json_t *next = json_array_get(chain, i);
-        cli_say(cli, "superseded by %s (%s)", json_is_string(next) ? json_string_value(next) : answer_text(next, "client_message_id"), answer_text(next, "status"));
+        cli_say(cli, "superseded by %s (%s)", json_is_string(next) ? json_string_value(next) : answer_text(next, "client_message_id"),
+                answer_text(next, "status"));
     }
     for (size_t i = 0; i < json_array_size(receipts); i++) {
         const json_t *receipt = json_array_get(receipts, i);
@@ -170,8 +175,8 @@ static void print_row(const struct cli *cli, json_t *row)
         bool verified = answer_bool(receipt, "verified");
         const char *by = answer_text(receipt, "by"), *recipient_name = answer_text(row, "destination_name");
         bool recipient = recipient_name[0] != '\0' && string_equal(by, answer_text(row, "destination_ref"));
-        cli_say(cli, "%s%.64s stored it %s%s%s", verified ? "" : "the broker reports: ", recipient ? recipient_name : by, answer_text(receipt, "stored_at"),
-                seen[0] == '\0' ? "" : ", seen ", seen);
+        cli_say(cli, "%s%.64s stored it %s%s%s", verified ? "" : "the broker reports: ", recipient ? recipient_name : by,
+                answer_text(receipt, "stored_at"), seen[0] == '\0' ? "" : ", seen ", seen);
     }
 }
 
@@ -243,7 +248,8 @@ static int run_requeue(struct cli *cli)
 
     json_put_string(body, "id", cli->arguments[0]);
     if (new_id != NULL && !client_message_id_is_valid(new_id, strlen(new_id))) {
-        status = cli_fail_usage(cli, "--new-client-id takes 1 to %d printable ASCII characters without spaces", (int)LIMIT_CLIENT_MESSAGE_ID);
+        status =
+            cli_fail_usage(cli, "--new-client-id takes 1 to %d printable ASCII characters without spaces", (int)LIMIT_CLIENT_MESSAGE_ID);
     } else if (new_id != NULL) {
         json_put_string(body, "new_client_message_id", new_id);
     }

@@ -137,12 +137,8 @@ int cli_flush(struct cli *cli)
 }
 
 static const char *const STYLES[] = {
-    [STYLE_PLAIN] = "",
-    [STYLE_BOLD] = "\033[1m",
-    [STYLE_DIM] = "\033[2m",
-    [STYLE_RED] = "\033[31m",
-    [STYLE_GREEN] = "\033[32m",
-    [STYLE_YELLOW] = "\033[33m",
+    [STYLE_PLAIN] = "",       [STYLE_BOLD] = "\033[1m",   [STYLE_DIM] = "\033[2m",
+    [STYLE_RED] = "\033[31m", [STYLE_GREEN] = "\033[32m", [STYLE_YELLOW] = "\033[33m",
 };
 
 const char *style_start(const struct cli *cli, enum cli_style style)

@@ -42,7 +42,7 @@ void table_print_free(struct table *table);
 void print_body(const char *indent, const char *text, size_t length);
 
 /* Reading answers of the daemon leniently: what is absent or of another type is the fallback. */
-const char *answer_text(const json_t *object, const char *name);             /* "" */
+const char *answer_text(const json_t *object, const char *name); /* "" */
 int64_t answer_integer(const json_t *object, const char *name, int64_t otherwise);
 bool answer_bool(const json_t *object, const char *name);
 

@@ -30,7 +30,8 @@ static void print_peers(const struct cli *cli, const json_t *peers)
         const json_t *peer = json_array_get(peers, i);
         bool online = answer_bool(peer, "online");
         char *groups = join_groups(json_object_get(peer, "groups"));
-        table_printf(table, STYLE_PLAIN, "%.128s%s", or_dash(answer_text(peer, "name")), answer_bool(peer, "verified") ? "" : " (unverified)");
+        table_printf(table, STYLE_PLAIN, "%.128s%s", or_dash(answer_text(peer, "name")),
+                     answer_bool(peer, "verified") ? "" : " (unverified)");
         table_cell(table, online ? STYLE_GREEN : STYLE_DIM, online ? "yes" : "no");
         table_cell(table, STYLE_PLAIN, or_dash(answer_text(peer, "status")));
         table_cell(table, STYLE_PLAIN, or_dash(answer_text(peer, "role")));
@@ -72,7 +73,13 @@ static void print_members(const struct cli *cli, const json_t *members)
         char *seen = local_time(answer_text(member, "last_seen_at"));
         table_cell(table, STYLE_PLAIN, or_dash(answer_text(member, "name")));
         table_cell(table, STYLE_PLAIN, or_dash(answer_text(member, "role")));
-        table_cell(table, revoked ? STYLE_RED : verified ? STYLE_GREEN : STYLE_YELLOW, revoked ? "revoked" : verified ? "verified" : "unverified");
+        table_cell(table,
+                   revoked    ? STYLE_RED
+                   : verified ? STYLE_GREEN
+                              : STYLE_YELLOW,
+                   revoked    ? "revoked"
+                   : verified ? "verified"
+                              : "unverified");
         table_cell(table, STYLE_PLAIN, or_dash(joined));
         table_cell(table, STYLE_PLAIN, or_dash(seen));
         table_cell(table, STYLE_DIM, answer_text(member, "pubkey"));

@@ -88,7 +88,8 @@ static void print_profile(const struct cli *cli, json_t *profile)
     struct table *table = table_new(cli, ARRAY_LENGTH(TITLES), TITLES);
     const char *name;
     json_t *value;
-    json_object_foreach(profile, name, value) {
+    json_object_foreach(profile, name, value)
+    {
         size_t length;
         char *text = json_is_string(value) ? memory_strdup(json_string_value(value)) : json_to_string(value, &length);
         table_cell(table, STYLE_PLAIN, name);

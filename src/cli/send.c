@@ -102,9 +102,11 @@ static int read_options(struct cli *cli, struct send_request *request, char fres
         return error_set(error, ERROR_INVALID, "--priority is now, next or low");
     }
     if (key != NULL && !client_message_id_is_valid(key, strlen(key))) {
-        return error_set(error, ERROR_INVALID, "--idempotency-key takes 1 to %d printable ASCII characters without spaces", (int)LIMIT_CLIENT_MESSAGE_ID);
+        return error_set(error, ERROR_INVALID, "--idempotency-key takes 1 to %d printable ASCII characters without spaces",
+                         (int)LIMIT_CLIENT_MESSAGE_ID);
     }
-    if (request->reply_to_id != NULL && (request->reply_to_id[0] == '\0' || !utf8_is_valid(request->reply_to_id, strlen(request->reply_to_id)))) {
+    if (request->reply_to_id != NULL &&
+        (request->reply_to_id[0] == '\0' || !utf8_is_valid(request->reply_to_id, strlen(request->reply_to_id)))) {
         return error_set(error, ERROR_INVALID, "--reply-to takes the broker_message_id of a message");
     }
     if (cli_integer(cli, "wait", 1, WAIT_LONGEST_S, cli_has(cli, "wait") ? WAIT_DEFAULT_S : -1, &request->wait_s, error) != 0) {
@@ -153,7 +155,8 @@ static int run(struct cli *cli)
     int status;
 
     buffer_init(&text, LIMIT_HTTP_BODY);
-    if (read_options(cli, &request, fresh_id, &error) != 0 || read_meta(cli, &request.meta, &error) != 0 || read_message(cli, &text, &error) != 0) {
+    if (read_options(cli, &request, fresh_id, &error) != 0 || read_meta(cli, &request.meta, &error) != 0 ||
+        read_message(cli, &text, &error) != 0) {
         status = error.code == ERROR_INVALID ? cli_fail_usage(cli, "%s", error.message) : cli_fail_error(cli, &error);
         goto out;
     }

@@ -14,9 +14,9 @@ struct send_request {
     const char *priority;          /* "now", "next", "low" */
     const char *client_message_id; /* given, or made here so that a retry by hand is safe */
     bool id_was_given;
-    json_t *meta;                  /* NULL none */
-    const char *reply_to_id;       /* NULL none */
-    int64_t wait_s;                /* -1: --wait was not given */
+    json_t *meta;            /* NULL none */
+    const char *reply_to_id; /* NULL none */
+    int64_t wait_s;          /* -1: --wait was not given */
     bool allow_self;
 };
 

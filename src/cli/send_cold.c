@@ -29,7 +29,8 @@ static int check_limits(const struct send_request *request, const struct feature
                         const struct buffer *meta, struct error *error)
 {
     if ((int64_t)request->message.length > features->inline_bytes) {
-        return error_set(error, ERROR_TOO_LARGE, "the message has %zu bytes; this broker takes %" PRId64, request->message.length, features->inline_bytes);
+        return error_set(error, ERROR_TOO_LARGE, "the message has %zu bytes; this broker takes %" PRId64, request->message.length,
+                         features->inline_bytes);
     }
     if (meta->length > LIMIT_META) {
         return error_set(error, ERROR_TOO_LARGE, "--meta is over %d bytes in all", (int)LIMIT_META);
@@ -41,8 +42,9 @@ static int check_limits(const struct send_request *request, const struct feature
     return 0;
 }
 
-static int seal(const struct send_request *request, const struct config_mesh *mesh, const struct keypair *keys, const struct cold_members *members,
-                const struct cold_member *member, const struct feature_set *features, struct buffer *ret_frame, struct error *error)
+static int seal(const struct send_request *request, const struct config_mesh *mesh, const struct keypair *keys,
+                const struct cold_members *members, const struct cold_member *member, const struct feature_set *features,
+                struct buffer *ret_frame, struct error *error)
 {
     struct buffer meta;
     struct box_cache *boxes = box_cache_new(1);
@@ -96,10 +98,12 @@ static int report(struct cli *cli, const struct send_request *request, const str
     enum ack_verdict verdict = frame_ack_verdict(ack);
     const char *reason = ack->error == NULL ? "no reason given" : ack->error;
     if (verdict == ACK_KEY_REUSED) {
-        return cli_fail_named(cli, EXIT_CONFLICT, "idempotency_key_reused", "the idempotency key was used for another message (%s)", reason);
+        return cli_fail_named(cli, EXIT_CONFLICT, "idempotency_key_reused", "the idempotency key was used for another message (%s)",
+                              reason);
     }
     if (verdict == ACK_RETRY) {
-        return cli_fail(cli, EXIT_FAILED, "the broker cannot take it now (%s); try again with --idempotency-key %s", reason, request->client_message_id);
+        return cli_fail(cli, EXIT_FAILED, "the broker cannot take it now (%s); try again with --idempotency-key %s", reason,
+                        request->client_message_id);
     }
     if (verdict == ACK_REFUSED) {
         bool denied = ack->status == 401 || ack->status == 403;
@@ -151,12 +155,14 @@ static int send_over(struct cli *cli, const struct send_request *request, const 
         goto out;
     }
     if (seal(request, mesh, keys, &members, member, broker_link_features(link), &frame, &error) != 0) {
-        status = error.code == ERROR_TOO_LARGE ? cli_fail_named(cli, EXIT_FAILED, "payload_too_large", "%s", error.message) : cli_fail_error(cli, &error);
+        status = error.code == ERROR_TOO_LARGE ? cli_fail_named(cli, EXIT_FAILED, "payload_too_large", "%s", error.message)
+                                               : cli_fail_error(cli, &error);
         goto out;
     }
     if (broker_link_send(link, frame.data, frame.length, request->client_message_id, wait_ms, &answer, &error) != 0) {
-        status = cli_fail(cli, exit_code_of_error(error.code), "%s; the broker may have the message: try again with --idempotency-key %s, which sends it once",
-                          error.message, request->client_message_id);
+        status = cli_fail(cli, exit_code_of_error(error.code),
+                          "%s; the broker may have the message: try again with --idempotency-key %s, which sends it once", error.message,
+                          request->client_message_id);
         goto out;
     }
     if (broker_answer_check(answer, &error) != 0 || frame_ack_parse(answer, &ack, &error) != 0) {

@@ -37,8 +37,8 @@ static void say_outcome(const struct cli *cli, const struct send_request *reques
     const char *id = answer_text(answer, "client_message_id");
 
     if (string_equal(status, "done")) {
-        cli_say(cli, "accepted by the broker (id %s)%s%s%s%s, via: daemon", answer_text(answer, "broker_message_id"), offline ? " for " : "",
-                offline ? name : "", offline ? ", who is offline" : "", again);
+        cli_say(cli, "accepted by the broker (id %s)%s%s%s%s, via: daemon", answer_text(answer, "broker_message_id"),
+                offline ? " for " : "", offline ? name : "", offline ? ", who is offline" : "", again);
     } else if (string_equal(status, "inflight")) {
         cli_say(cli, "on its way to the broker for %s%s (id %s)%s, via: daemon", name, offline ? ", who is offline" : "", id, again);
     } else {
@@ -48,9 +48,10 @@ static void say_outcome(const struct cli *cli, const struct send_request *reques
 
 static int lost(struct cli *cli, const struct send_request *request, const struct error *error)
 {
-    return cli_fail(cli, error->code == ERROR_TIMEOUT ? EXIT_TIMED_OUT : EXIT_UNREACHABLE,
-                    "the daemon went away while answering (%s); it may have the message: try again with --idempotency-key %s, which sends it once",
-                    error->message, request->client_message_id);
+    return cli_fail(
+        cli, error->code == ERROR_TIMEOUT ? EXIT_TIMED_OUT : EXIT_UNREACHABLE,
+        "the daemon went away while answering (%s); it may have the message: try again with --idempotency-key %s, which sends it once",
+        error->message, request->client_message_id);
 }
 
 /* Whether `to` is this host's own name in that mesh: the daemon resolves names, and does not mind sending to itself. */
@@ -138,7 +139,8 @@ int send_by_daemon(struct cli *cli, const struct send_request *request, const st
     status = EXIT_DONE;
     if (request->wait_s > 0 && !string_equal(answer_text(answer, "status"), "done")) {
         cli->error_printed = cli->json;
-        status = cli_fail(cli, EXIT_TIMED_OUT, "the broker has not accepted it in %" PRId64 " s; the daemon goes on trying", request->wait_s);
+        status =
+            cli_fail(cli, EXIT_TIMED_OUT, "the broker has not accepted it in %" PRId64 " s; the daemon goes on trying", request->wait_s);
     }
 out:
     json_decref(answer);

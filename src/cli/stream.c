@@ -12,7 +12,7 @@
 #include "util/text.h"
 
 enum {
-    SILENCE_MS = 45000,        /* three keepalives */
+    SILENCE_MS = 45000, /* three keepalives */
     RECONNECT_FIRST_MS = 50,
     RECONNECT_MAX_MS = 1000
 };

@@ -6,20 +6,20 @@
 #include "util/buffer.h"
 
 struct stream_event {
-    const char *id;      /* "" none */
+    const char *id; /* "" none */
     const char *type;
-    json_t *data;        /* borrowed */
+    json_t *data; /* borrowed */
 };
 
 struct stream {
     struct cli *cli;
-    char *target;              /* /v1/events?… */
+    char *target; /* /v1/events?… */
     struct api api;
-    char last_id[160];         /* of the last event handed out */
-    char read_id[160];         /* of the one being read: counts once it is whole */
+    char last_id[160]; /* of the last event handed out */
+    char read_id[160]; /* of the one being read: counts once it is whole */
     struct buffer line, data;
     char type[64];
-    json_t *document;          /* of the event handed out last */
+    json_t *document; /* of the event handed out last */
     bool lost_noted;
 };
 

@@ -23,16 +23,19 @@ static void print_answer(struct cli *cli, const json_t *answer, bool accepted)
     }
     char *printable = text_printable(name, strlen(name));
     printf("peer    %s%s\n", printable[0] == '\0' ? "(no name)" : printable,
-           answer_bool(answer, "revoked") ? ", revoked" : answer_bool(answer, "verified") ? ", a verified member" : ", not verified");
+           answer_bool(answer, "revoked")    ? ", revoked"
+           : answer_bool(answer, "verified") ? ", a verified member"
+                                             : ", not verified");
     printf("key     %s\n", answer_text(answer, "pubkey"));
     printf("number  %s%s%s\n", style_start(cli, STYLE_BOLD), answer_text(answer, "safety_number"), style_end(cli));
     free(printable);
     if (accepted) {
         cli_say(cli, "accepted: '%s' means this key now", name);
     } else if (answer_bool(answer, "key_changed")) {
-        printf("%sThis is another key than the one known by that name until now (%.16s…).%s\n", style_start(cli, STYLE_RED), answer_text(answer, "pinned_pubkey"),
-               style_end(cli));
-        cli_say(cli, "Compare the number with the peer over another channel; if it matches: claudemesh verify %s --accept", cli->arguments[0]);
+        printf("%sThis is another key than the one known by that name until now (%.16s…).%s\n", style_start(cli, STYLE_RED),
+               answer_text(answer, "pinned_pubkey"), style_end(cli));
+        cli_say(cli, "Compare the number with the peer over another channel; if it matches: claudemesh verify %s --accept",
+                cli->arguments[0]);
     } else {
         cli_say(cli, "The peer sees the same number with 'claudemesh verify'. Compare over another channel.");
     }

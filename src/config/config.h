@@ -12,15 +12,16 @@
 
 /* ---- paths (10-cli, Files) ---------------------------------------------------------------------------------- */
 struct config_paths { /* heap strings */
-    char *root;                 /* the configuration directory */
+    char *root;       /* the configuration directory */
     char *config_json, *sockets;
-    char *daemon, *pid_file, *socket, *http_port, *local_token, *config_toml, *outbox_db, *inbox_db, *host_fingerprint,
-        *keypair_archive, *topic_keys, *log, *hooks, *session_id;
+    char *daemon, *pid_file, *socket, *http_port, *local_token, *config_toml, *outbox_db, *inbox_db, *host_fingerprint, *keypair_archive,
+        *topic_keys, *log, *hooks, *session_id;
     char *broker, *broker_db, *broker_admin_token; /* broker/, broker/broker.db, broker/admin-token */
 };
 /* --config-dir, else $CLAUDEMESH_CONFIG_DIR, else ~/.claudemesh. A variable that names a directory that does not exist: *ret_ignored_variable true (the
  * caller warns once on a terminal) and the default is used. */
-int config_paths_init(const char *config_dir_flag, struct config_paths *ret_paths, bool *ret_ignored_variable, struct error *error) MUST_CHECK;
+int config_paths_init(const char *config_dir_flag, struct config_paths *ret_paths, bool *ret_ignored_variable,
+                      struct error *error) MUST_CHECK;
 void config_paths_release(struct config_paths *paths);
 /* Makes root, daemon/, sockets/, hooks/ with 0700 where absent. */
 int config_paths_make(const struct config_paths *paths, struct error *error) MUST_CHECK;
@@ -28,14 +29,14 @@ int config_paths_make(const struct config_paths *paths, struct error *error) MUS
 /* ---- config.json -------------------------------------------------------------------------------------------- */
 struct config_mesh { /* heap strings */
     char *mesh_id, *member_id, *slug, *name, *pubkey, *secret_key /* 128 hex; wiped on release */, *broker_url, *joined_at;
-    char *root_key;        /* base64url; NULL; wiped */
+    char *root_key;            /* base64url; NULL; wiped */
     char *role, *owner_pubkey; /* NULL unknown */
 };
 struct config_file {
-    char *display_name;    /* NULL */
+    char *display_name; /* NULL */
     struct config_mesh *meshes;
     size_t mesh_count;
-    json_t *document;      /* as read: unknown fields are kept when it is rewritten */
+    json_t *document; /* as read: unknown fields are kept when it is rewritten */
 };
 /* Absent: an empty configuration. Readable by others: ERROR_DENIED with the remedy. */
 int config_file_read(const char *path, struct config_file *ret_file, struct error *error) MUST_CHECK;
@@ -51,13 +52,13 @@ enum setting_origin { ORIGIN_DEFAULT, ORIGIN_FILE, ORIGIN_ENVIRONMENT, ORIGIN_FL
 struct setting_definition {
     const char *section, *key;
     enum setting_type type;
-    const char *default_value;  /* as in the file */
-    int64_t minimum, maximum;   /* integers and sizes */
-    const char *choices;        /* "a|b|c" */
-    bool live;                  /* applied by reload without a restart */
+    const char *default_value; /* as in the file */
+    int64_t minimum, maximum;  /* integers and sizes */
+    const char *choices;       /* "a|b|c" */
+    bool live;                 /* applied by reload without a restart */
     const char *help;
 };
-extern const struct setting_definition SETTINGS[];        /* the daemon's */
+extern const struct setting_definition SETTINGS[]; /* the daemon's */
 extern const size_t SETTING_COUNT;
 extern const struct setting_definition BROKER_SETTINGS[]; /* `broker serve --config`; the figures of 70-broker.md */
 extern const size_t BROKER_SETTING_COUNT;

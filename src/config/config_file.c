@@ -21,8 +21,10 @@ struct mesh_field {
     bool secret;
 };
 
-#define MESH_FIELD(name, field, presence, secret) \
-    { (name), offsetof(struct config_mesh, field), (presence), (secret) }
+#define MESH_FIELD(name, field, presence, secret)                         \
+    {                                                                     \
+        (name), offsetof(struct config_mesh, field), (presence), (secret) \
+    }
 
 static const struct mesh_field MESH_FIELDS[] = {
     MESH_FIELD("meshId", mesh_id, JSON_REQUIRED, false),
@@ -38,29 +40,34 @@ static const struct mesh_field MESH_FIELDS[] = {
     MESH_FIELD("ownerPubkey", owner_pubkey, JSON_OPTIONAL, false),
 };
 
-static char **mesh_member(struct config_mesh *mesh, const struct mesh_field *field) {
+static char **mesh_member(struct config_mesh *mesh, const struct mesh_field *field)
+{
     return (char **)(void *)((char *)mesh + field->offset);
 }
 
-static const char *mesh_value(const struct config_mesh *mesh, const struct mesh_field *field) {
+static const char *mesh_value(const struct config_mesh *mesh, const struct mesh_field *field)
+{
     return *(char *const *)(const void *)((const char *)mesh + field->offset);
 }
 
-static void free_secret(char *text) {
+static void free_secret(char *text)
+{
     if (text != NULL) {
         memory_wipe(text, strlen(text));
         free(text);
     }
 }
 
-static void mesh_release(struct config_mesh *mesh) {
+static void mesh_release(struct config_mesh *mesh)
+{
     for (size_t index = 0; index < ARRAY_LENGTH(MESH_FIELDS); index++) {
         free_secret(*mesh_member(mesh, &MESH_FIELDS[index]));
     }
     *mesh = (struct config_mesh){ .mesh_id = NULL };
 }
 
-static int mesh_read(const json_t *object, struct config_mesh *ret_mesh, struct error *error) {
+static int mesh_read(const json_t *object, struct config_mesh *ret_mesh, struct error *error)
+{
     if (!json_is_object(object)) {
         return error_set(error, ERROR_INVALID, "a mesh must be an object");
     }
@@ -81,7 +88,8 @@ static int mesh_read(const json_t *object, struct config_mesh *ret_mesh, struct 
     return result;
 }
 
-static void mesh_write(json_t *object, const struct config_mesh *mesh) {
+static void mesh_write(json_t *object, const struct config_mesh *mesh)
+{
     for (size_t index = 0; index < ARRAY_LENGTH(MESH_FIELDS); index++) {
         const char *value = mesh_value(mesh, &MESH_FIELDS[index]);
         if (value != NULL) {
@@ -94,18 +102,19 @@ static void mesh_write(json_t *object, const struct config_mesh *mesh) {
 
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
 
-static int check_version(const json_t *document, struct error *error) {
+static int check_version(const json_t *document, struct error *error)
+{
     int64_t version = CONFIG_VERSION;
     int result = json_read_integer(document, "version", JSON_OPTIONAL, 1, INT64_MAX, &version, error);
     if (result == 0 && version > CONFIG_VERSION) {
-        result = error_set(error, ERROR_NEWER, "it is of version %" PRId64 "; this program knows version %d", version,
-                           (int)CONFIG_VERSION);
+        result = error_set(error, ERROR_NEWER, "it is of version %" PRId64 "; this program knows version %d", version, (int)CONFIG_VERSION);
     }
     return result;
 }
 
 /* NULL in *ret_document when there is no file. */
-static int document_read(const char *path, json_t **ret_document, struct error *error) {
+static int document_read(const char *path, json_t **ret_document, struct error *error)
+{
     struct buffer bytes;
     json_t *document = NULL;
     buffer_init_secret(&bytes, LIMIT_CONFIG_FILE);
@@ -141,7 +150,8 @@ done:
     return result;
 }
 
-static int check_unique(const struct config_file *file, const struct config_mesh *mesh, struct error *error) {
+static int check_unique(const struct config_file *file, const struct config_mesh *mesh, struct error *error)
+{
     for (size_t index = 0; index < file->mesh_count; index++) {
         if (strcmp(file->meshes[index].slug, mesh->slug) == 0) {
             return error_set(error, ERROR_INVALID, "two meshes have the slug '%s'", mesh->slug);
@@ -153,7 +163,8 @@ static int check_unique(const struct config_file *file, const struct config_mesh
     return 0;
 }
 
-static int meshes_read(struct config_file *file, struct error *error) {
+static int meshes_read(struct config_file *file, struct error *error)
+{
     const json_t *meshes = NULL;
     const char *display_name = NULL;
     int result = json_read_string(file->document, "displayName", JSON_OPTIONAL, &display_name, error);
@@ -181,7 +192,8 @@ static int meshes_read(struct config_file *file, struct error *error) {
     return result;
 }
 
-int config_file_read(const char *path, struct config_file *ret_file, struct error *error) {
+int config_file_read(const char *path, struct config_file *ret_file, struct error *error)
+{
     struct config_file file = { .document = NULL };
     int result = document_read(path, &file.document, error);
     if (result != 0) {
@@ -200,7 +212,8 @@ int config_file_read(const char *path, struct config_file *ret_file, struct erro
 }
 
 /* jansson frees strings as they are; these belong to nobody else. */
-static void wipe_secrets(const json_t *document) {
+static void wipe_secrets(const json_t *document)
+{
     const json_t *meshes = json_object_get(document, "meshes");
     for (size_t mesh = 0; mesh < json_array_size(meshes); mesh++) {
         for (size_t index = 0; index < ARRAY_LENGTH(MESH_FIELDS); index++) {
@@ -216,12 +229,14 @@ static void wipe_secrets(const json_t *document) {
     }
 }
 
-static void document_free(json_t *document) {
+static void document_free(json_t *document)
+{
     wipe_secrets(document);
     json_decref(document);
 }
 
-void config_file_release(struct config_file *file) {
+void config_file_release(struct config_file *file)
+{
     if (file == NULL) {
         return;
     }
@@ -234,7 +249,8 @@ void config_file_release(struct config_file *file) {
     *file = (struct config_file){ .document = NULL };
 }
 
-const struct config_mesh *config_file_mesh(const struct config_file *file, const char *slug) {
+const struct config_mesh *config_file_mesh(const struct config_file *file, const char *slug)
+{
     for (size_t index = 0; index < file->mesh_count; index++) {
         if (strcmp(file->meshes[index].slug, slug) == 0) {
             return &file->meshes[index];
@@ -246,7 +262,8 @@ const struct config_mesh *config_file_mesh(const struct config_file *file, const
 /* ---- changing --------------------------------------------------------------------------------------------------- */
 
 /* Two commands may change the file at once: the second waits, not for ever. */
-static int lock_wait(const char *path, int *ret_fd, struct error *error) {
+static int lock_wait(const char *path, int *ret_fd, struct error *error)
+{
     enum { TRIES = 500, PAUSE_NS = 10000000 };
     char *lock_path = memory_printf("%s.lock", path);
     int result = -(int)ERROR_BUSY;
@@ -261,7 +278,8 @@ static int lock_wait(const char *path, int *ret_fd, struct error *error) {
     return result;
 }
 
-static int document_write(const char *path, const json_t *document, struct error *error) {
+static int document_write(const char *path, const json_t *document, struct error *error)
+{
     struct buffer text;
     buffer_init_secret(&text, LIMIT_CONFIG_FILE);
     int result = 0;
@@ -275,7 +293,8 @@ static int document_write(const char *path, const json_t *document, struct error
 }
 
 /* The index of the mesh of which `key` is that value; the array's size when none is. */
-static size_t find_mesh(const json_t *meshes, const char *key, const char *value) {
+static size_t find_mesh(const json_t *meshes, const char *key, const char *value)
+{
     size_t count = json_array_size(meshes);
     for (size_t index = 0; index < count; index++) {
         if (string_equal(json_string_value(json_object_get(json_array_get(meshes, index), key)), value)) {
@@ -285,7 +304,8 @@ static size_t find_mesh(const json_t *meshes, const char *key, const char *value
     return count;
 }
 
-static int add_to_document(struct config_file *file, const struct config_mesh *mesh, struct error *error) {
+static int add_to_document(struct config_file *file, const struct config_mesh *mesh, struct error *error)
+{
     json_t *meshes = json_object_get(file->document, "meshes");
     if (!json_is_array(meshes)) {
         meshes = json_new_array();
@@ -312,7 +332,8 @@ static int add_to_document(struct config_file *file, const struct config_mesh *m
     return 0;
 }
 
-static int check_complete(const struct config_mesh *mesh, struct error *error) {
+static int check_complete(const struct config_mesh *mesh, struct error *error)
+{
     for (size_t index = 0; index < ARRAY_LENGTH(MESH_FIELDS); index++) {
         if (MESH_FIELDS[index].presence == JSON_REQUIRED && mesh_value(mesh, &MESH_FIELDS[index]) == NULL) {
             return error_set(error, ERROR_INVALID, "a mesh without %s", MESH_FIELDS[index].name);
@@ -324,7 +345,8 @@ static int check_complete(const struct config_mesh *mesh, struct error *error) {
     return 0;
 }
 
-int config_file_add_mesh(const char *path, const struct config_mesh *mesh, struct error *error) {
+int config_file_add_mesh(const char *path, const struct config_mesh *mesh, struct error *error)
+{
     struct config_file file = { .document = NULL };
     int lock = -1;
     int result = check_complete(mesh, error);
@@ -347,7 +369,8 @@ int config_file_add_mesh(const char *path, const struct config_mesh *mesh, struc
     return result;
 }
 
-int config_file_remove_mesh(const char *path, const char *slug, struct error *error) {
+int config_file_remove_mesh(const char *path, const char *slug, struct error *error)
+{
     struct config_file file = { .document = NULL };
     int lock = -1;
     int result = lock_wait(path, &lock, error);

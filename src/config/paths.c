@@ -16,8 +16,10 @@ struct place {
     const char *name;
 };
 
-#define PLACE(field, parent, name) \
-    { offsetof(struct config_paths, field), offsetof(struct config_paths, parent), (name) }
+#define PLACE(field, parent, name)                                                          \
+    {                                                                                       \
+        offsetof(struct config_paths, field), offsetof(struct config_paths, parent), (name) \
+    }
 
 static const struct place PLACES[] = {
     PLACE(config_json, root, "config.json"),
@@ -41,17 +43,20 @@ static const struct place PLACES[] = {
     PLACE(broker_admin_token, broker, "admin-token"),
 };
 
-static char **field_at(struct config_paths *paths, size_t offset) {
+static char **field_at(struct config_paths *paths, size_t offset)
+{
     return (char **)(void *)((char *)paths + offset);
 }
 
-static bool is_directory(const char *path) {
+static bool is_directory(const char *path)
+{
     struct stat status;
     return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
 /* A daemon leaves its working directory, so that a relative path would lead elsewhere later. */
-static int make_absolute(const char *path, char **ret_path, struct error *error) {
+static int make_absolute(const char *path, char **ret_path, struct error *error)
+{
     char here[PATH_MAX];
     if (path[0] == '/') {
         *ret_path = memory_strdup(path);
@@ -66,7 +71,8 @@ static int make_absolute(const char *path, char **ret_path, struct error *error)
     return 0;
 }
 
-static int home_directory(char **ret_home, struct error *error) {
+static int home_directory(char **ret_home, struct error *error)
+{
     const char *home = getenv("HOME");
     if (home == NULL || home[0] == '\0') {
         const struct passwd *entry = getpwuid(geteuid()); /* at start-up, with one thread */
@@ -79,7 +85,8 @@ static int home_directory(char **ret_home, struct error *error) {
     return 0;
 }
 
-static int default_root(char **ret_root, struct error *error) {
+static int default_root(char **ret_root, struct error *error)
+{
     char *home = NULL;
     int result = home_directory(&home, error);
     if (result == 0) {
@@ -91,8 +98,8 @@ static int default_root(char **ret_root, struct error *error) {
     return result;
 }
 
-int config_paths_init(const char *config_dir_flag, struct config_paths *ret_paths, bool *ret_ignored_variable,
-                      struct error *error) {
+int config_paths_init(const char *config_dir_flag, struct config_paths *ret_paths, bool *ret_ignored_variable, struct error *error)
+{
     const char *variable = getenv("CLAUDEMESH_CONFIG_DIR");
     bool ignored = false;
     char *root = NULL;
@@ -112,8 +119,7 @@ int config_paths_init(const char *config_dir_flag, struct config_paths *ret_path
     }
     *ret_paths = (struct config_paths){ .root = root };
     for (size_t index = 0; index < ARRAY_LENGTH(PLACES); index++) {
-        *field_at(ret_paths, PLACES[index].field) =
-            path_join(*field_at(ret_paths, PLACES[index].parent), PLACES[index].name);
+        *field_at(ret_paths, PLACES[index].field) = path_join(*field_at(ret_paths, PLACES[index].parent), PLACES[index].name);
     }
     if (ret_ignored_variable != NULL) {
         *ret_ignored_variable = ignored;
@@ -121,7 +127,8 @@ int config_paths_init(const char *config_dir_flag, struct config_paths *ret_path
     return 0;
 }
 
-void config_paths_release(struct config_paths *paths) {
+void config_paths_release(struct config_paths *paths)
+{
     if (paths == NULL) {
         return;
     }
@@ -132,7 +139,8 @@ void config_paths_release(struct config_paths *paths) {
     *paths = (struct config_paths){ .root = NULL };
 }
 
-int config_paths_make(const struct config_paths *paths, struct error *error) {
+int config_paths_make(const struct config_paths *paths, struct error *error)
+{
     const char *const directories[] = { paths->root, paths->daemon, paths->sockets, paths->hooks };
     int result = 0;
     for (size_t index = 0; index < ARRAY_LENGTH(directories) && result == 0; index++) {

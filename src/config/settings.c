@@ -11,8 +11,8 @@ enum { NAME_SIZE = 160 };
 
 struct setting {
     const struct setting_definition *definition;
-    char *name;  /* section.key */
-    char *text;  /* every type's value in one line */
+    char *name; /* section.key */
+    char *text; /* every type's value in one line */
     int64_t integer;
     char **items;
     size_t item_count;
@@ -34,7 +34,8 @@ struct settings {
 
 /* ---- values ----------------------------------------------------------------------------------------------------- */
 
-static void setting_release_value(struct setting *setting) {
+static void setting_release_value(struct setting *setting)
+{
     for (size_t index = 0; index < setting->item_count; index++) {
         free(setting->items[index]);
     }
@@ -46,7 +47,8 @@ static void setting_release_value(struct setting *setting) {
     setting->integer = 0;
 }
 
-static bool is_choice(const char *choices, const char *word) {
+static bool is_choice(const char *choices, const char *word)
+{
     size_t length = strlen(word);
     for (const char *choice = choices; *choice != '\0';) {
         size_t size = strcspn(choice, "|");
@@ -58,15 +60,16 @@ static bool is_choice(const char *choices, const char *word) {
     return false;
 }
 
-static int check_range(const struct setting_definition *definition, int64_t value, struct error *error) {
+static int check_range(const struct setting_definition *definition, int64_t value, struct error *error)
+{
     if (value < definition->minimum || value > definition->maximum) {
-        return error_set(error, ERROR_INVALID, "must be from %" PRId64 " to %" PRId64, definition->minimum,
-                         definition->maximum);
+        return error_set(error, ERROR_INVALID, "must be from %" PRId64 " to %" PRId64, definition->minimum, definition->maximum);
     }
     return 0;
 }
 
-static int assign_size(struct setting *setting, const struct toml_value *value, struct error *error) {
+static int assign_size(struct setting *setting, const struct toml_value *value, struct error *error)
+{
     uint64_t size = 0;
     if (value->kind == TOML_INTEGER && value->integer >= 0) {
         size = (uint64_t)value->integer;
@@ -82,7 +85,8 @@ static int assign_size(struct setting *setting, const struct toml_value *value, 
     return result;
 }
 
-static int assign_integer(struct setting *setting, const struct toml_value *value, struct error *error) {
+static int assign_integer(struct setting *setting, const struct toml_value *value, struct error *error)
+{
     if (value->kind != TOML_INTEGER) {
         return error_set(error, ERROR_INVALID, "must be a whole number");
     }
@@ -95,7 +99,8 @@ static int assign_integer(struct setting *setting, const struct toml_value *valu
     return result;
 }
 
-static int assign_list(struct setting *setting, const struct toml_value *value, struct error *error) {
+static int assign_list(struct setting *setting, const struct toml_value *value, struct error *error)
+{
     if (value->kind != TOML_LIST) {
         return error_set(error, ERROR_INVALID, "must be a list of strings");
     }
@@ -113,7 +118,8 @@ static int assign_list(struct setting *setting, const struct toml_value *value, 
 }
 
 /* The value is untouched on failure. */
-static int setting_assign(struct setting *setting, const struct toml_value *value, struct error *error) {
+static int setting_assign(struct setting *setting, const struct toml_value *value, struct error *error)
+{
     const struct setting_definition *definition = setting->definition;
     switch (definition->type) {
     case SETTING_INTEGER:
@@ -147,7 +153,8 @@ static int setting_assign(struct setting *setting, const struct toml_value *valu
     return 0;
 }
 
-static void split_list(const char *text, struct toml_value *ret_value) {
+static void split_list(const char *text, struct toml_value *ret_value)
+{
     ret_value->kind = TOML_LIST;
     while (*text != '\0') {
         size_t length = strcspn(text, ",");
@@ -165,7 +172,8 @@ static void split_list(const char *text, struct toml_value *ret_value) {
 }
 
 /* From the environment or a flag, where strings stand without quotes and lists with commas. */
-static int setting_assign_text(struct setting *setting, const char *text, struct error *error) {
+static int setting_assign_text(struct setting *setting, const char *text, struct error *error)
+{
     struct toml_value value = { .kind = TOML_STRING };
     switch (setting->definition->type) {
     case SETTING_INTEGER:
@@ -195,7 +203,8 @@ static int setting_assign_text(struct setting *setting, const char *text, struct
 /* ---- names ------------------------------------------------------------------------------------------------------ */
 
 /* Levenshtein's distance; what is longer than a name is far away. */
-static size_t edit_distance(const char *a, const char *b) {
+static size_t edit_distance(const char *a, const char *b)
+{
     size_t row[NAME_SIZE];
     size_t a_length = strlen(a);
     size_t b_length = strlen(b);
@@ -218,7 +227,8 @@ static size_t edit_distance(const char *a, const char *b) {
     return row[b_length];
 }
 
-static const char *nearest_name(const struct settings *settings, const char *name) {
+static const char *nearest_name(const struct settings *settings, const char *name)
+{
     const char *nearest = settings->rows[0].name;
     size_t least = SIZE_MAX;
     for (size_t index = 0; index < settings->count; index++) {
@@ -231,7 +241,8 @@ static const char *nearest_name(const struct settings *settings, const char *nam
     return nearest;
 }
 
-static struct setting *find_row(const struct settings *settings, const char *name) {
+static struct setting *find_row(const struct settings *settings, const char *name)
+{
     for (size_t index = 0; index < settings->count; index++) {
         if (strcmp(settings->rows[index].name, name) == 0) {
             return &settings->rows[index];
@@ -242,7 +253,8 @@ static struct setting *find_row(const struct settings *settings, const char *nam
 
 /* As in the file; with `subname` in place of the table's own when there is one. Rows of a [section.name] are called
  * section.*.key. */
-static char *key_name(const struct toml_table *table, const char *subname, const char *key) {
+static char *key_name(const struct toml_table *table, const char *subname, const char *key)
+{
     if (table->name[0] == '\0') {
         return memory_strdup(key);
     }
@@ -250,7 +262,8 @@ static char *key_name(const struct toml_table *table, const char *subname, const
     return memory_printf("%s%s%s.%s", table->name, dot, table->subname == NULL ? "" : subname, key);
 }
 
-static const char *nearest_section(const struct settings *settings, const char *name) {
+static const char *nearest_section(const struct settings *settings, const char *name)
+{
     const char *nearest = settings->rows[0].definition->section;
     size_t least = SIZE_MAX;
     for (size_t index = 0; index < settings->count; index++) {
@@ -265,7 +278,8 @@ static const char *nearest_section(const struct settings *settings, const char *
 
 /* ---- loading ---------------------------------------------------------------------------------------------------- */
 
-static void load_defaults(const struct setting_definition *definitions, size_t count, struct settings *settings) {
+static void load_defaults(const struct setting_definition *definitions, size_t count, struct settings *settings)
+{
     settings->rows = memory_calloc(count, sizeof(*settings->rows));
     settings->count = count;
     for (size_t index = 0; index < count; index++) {
@@ -275,8 +289,7 @@ static void load_defaults(const struct setting_definition *definitions, size_t c
         row->definition = &definitions[index];
         row->name = memory_printf("%s.%s", definitions[index].section, definitions[index].key);
         row->origin = ORIGIN_DEFAULT;
-        if (toml_parse_value(definitions[index].default_value, &value, &error) != 0 ||
-            setting_assign(row, &value, &error) != 0) {
+        if (toml_parse_value(definitions[index].default_value, &value, &error) != 0 || setting_assign(row, &value, &error) != 0) {
             (void)fprintf(stderr, "claudemesh: the default of %s: %s\n", row->name, error.message);
             abort(); /* a row of our own table is wrong */
         }
@@ -284,24 +297,25 @@ static void load_defaults(const struct setting_definition *definitions, size_t c
     }
 }
 
-static struct setting *add_named(struct settings *settings, const struct setting *row, const char *subname) {
+static struct setting *add_named(struct settings *settings, const struct setting *row, const char *subname)
+{
     settings->named = memory_realloc(settings->named, (settings->named_count + 1) * sizeof(*settings->named));
     struct named_setting *named = &settings->named[settings->named_count++];
-    *named = (struct named_setting){ .subname = memory_strdup(subname),
-                                     .setting = { .definition = row->definition } };
+    *named = (struct named_setting){ .subname = memory_strdup(subname), .setting = { .definition = row->definition } };
     return &named->setting;
 }
 
-static int apply_entry(struct settings *settings, const char *path, const struct toml_document *document,
-                       const struct toml_entry *entry, struct error *error) {
+static int apply_entry(struct settings *settings, const char *path, const struct toml_document *document, const struct toml_entry *entry,
+                       struct error *error)
+{
     const struct toml_table *table = &document->tables[entry->table];
     char *name = key_name(table, table->subname, entry->key);
     char *row_name = key_name(table, "*", entry->key);
     struct setting *row = find_row(settings, row_name);
     int result = 0;
     if (row == NULL) {
-        result = error_set(error, ERROR_INVALID, "%s:%d:%d: unknown key '%s'; the nearest known one is '%s'", path,
-                           entry->line, entry->column, name, nearest_name(settings, row_name));
+        result = error_set(error, ERROR_INVALID, "%s:%d:%d: unknown key '%s'; the nearest known one is '%s'", path, entry->line,
+                           entry->column, name, nearest_name(settings, row_name));
     } else {
         struct setting *target = table->subname == NULL ? row : add_named(settings, row, table->subname);
         result = setting_assign(target, &entry->value, error);
@@ -316,23 +330,24 @@ static int apply_entry(struct settings *settings, const char *path, const struct
 }
 
 /* A table without keys: with keys, the first of them was refused already. */
-static int check_tables(const struct settings *settings, const char *path, const struct toml_document *document,
-                        struct error *error) {
+static int check_tables(const struct settings *settings, const char *path, const struct toml_document *document, struct error *error)
+{
     int result = 0;
     for (size_t index = 1; index < document->table_count && result == 0; index++) {
         const struct toml_table *table = &document->tables[index];
         char *name = memory_printf("%s%s", table->name, table->subname == NULL ? "" : ".*");
         const char *nearest = nearest_section(settings, name);
         if (strcmp(nearest, name) != 0) {
-            result = error_set(error, ERROR_INVALID, "%s:%d:%d: unknown table '%s'; the nearest known one is '%s'", path,
-                               table->line, table->column, name, nearest);
+            result = error_set(error, ERROR_INVALID, "%s:%d:%d: unknown table '%s'; the nearest known one is '%s'", path, table->line,
+                               table->column, name, nearest);
         }
         free(name);
     }
     return result;
 }
 
-static int load_file(struct settings *settings, const char *path, struct error *error) {
+static int load_file(struct settings *settings, const char *path, struct error *error)
+{
     struct buffer bytes;
     struct toml_document document = { .tables = NULL };
     buffer_init(&bytes, LIMIT_CONFIG_FILE);
@@ -355,7 +370,8 @@ static int load_file(struct settings *settings, const char *path, struct error *
     return result;
 }
 
-static char *variable_name(const char *prefix, const char *name) {
+static char *variable_name(const char *prefix, const char *name)
+{
     size_t length = strlen(prefix);
     char *variable = memory_printf("%s%s%s", prefix, length > 0 && prefix[length - 1] == '_' ? "" : "_", name);
     for (char *byte = variable; *byte != '\0'; byte++) {
@@ -368,7 +384,8 @@ static char *variable_name(const char *prefix, const char *name) {
     return variable;
 }
 
-static int load_environment(struct settings *settings, const char *prefix, struct error *error) {
+static int load_environment(struct settings *settings, const char *prefix, struct error *error)
+{
     int result = 0;
     for (size_t index = 0; index < settings->count && result == 0; index++) {
         struct setting *row = &settings->rows[index];
@@ -389,8 +406,9 @@ static int load_environment(struct settings *settings, const char *prefix, struc
     return result;
 }
 
-int settings_load(const struct setting_definition *definitions, size_t count, const char *environment_prefix,
-                  const char *path, struct settings **ret_settings, struct error *error) {
+int settings_load(const struct setting_definition *definitions, size_t count, const char *environment_prefix, const char *path,
+                  struct settings **ret_settings, struct error *error)
+{
     struct settings *settings = memory_zalloc(sizeof(*settings));
     load_defaults(definitions, count, settings);
     int result = path == NULL ? 0 : load_file(settings, path, error);
@@ -405,7 +423,8 @@ int settings_load(const struct setting_definition *definitions, size_t count, co
     return 0;
 }
 
-void settings_free(struct settings *settings) {
+void settings_free(struct settings *settings)
+{
     if (settings == NULL) {
         return;
     }
@@ -424,7 +443,8 @@ void settings_free(struct settings *settings) {
 
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
 
-static struct setting *require_row(const struct settings *settings, const char *name) {
+static struct setting *require_row(const struct settings *settings, const char *name)
+{
     struct setting *row = find_row(settings, name);
     if (row == NULL) {
         (void)fprintf(stderr, "claudemesh: there is no setting '%s'\n", name);
@@ -434,7 +454,8 @@ static struct setting *require_row(const struct settings *settings, const char *
 }
 
 static const struct setting *require_type(const struct settings *settings, const char *name, enum setting_type type,
-                                          enum setting_type other) {
+                                          enum setting_type other)
+{
     const struct setting *row = require_row(settings, name);
     if (row->definition->type != type && row->definition->type != other) {
         (void)fprintf(stderr, "claudemesh: the setting '%s' is of another type\n", name);
@@ -443,29 +464,35 @@ static const struct setting *require_type(const struct settings *settings, const
     return row;
 }
 
-const char *settings_text(const struct settings *settings, const char *name) {
+const char *settings_text(const struct settings *settings, const char *name)
+{
     return require_row(settings, name)->text;
 }
 
-int64_t settings_integer(const struct settings *settings, const char *name) {
+int64_t settings_integer(const struct settings *settings, const char *name)
+{
     return require_type(settings, name, SETTING_INTEGER, SETTING_SIZE)->integer;
 }
 
-bool settings_bool(const struct settings *settings, const char *name) {
+bool settings_bool(const struct settings *settings, const char *name)
+{
     return require_type(settings, name, SETTING_BOOL, SETTING_BOOL)->integer != 0;
 }
 
-const char *const *settings_list(const struct settings *settings, const char *name, size_t *ret_count) {
+const char *const *settings_list(const struct settings *settings, const char *name, size_t *ret_count)
+{
     const struct setting *row = require_type(settings, name, SETTING_LIST, SETTING_LIST);
     *ret_count = row->item_count;
     return (const char *const *)row->items;
 }
 
-enum setting_origin settings_origin(const struct settings *settings, const char *name) {
+enum setting_origin settings_origin(const struct settings *settings, const char *name)
+{
     return require_row(settings, name)->origin;
 }
 
-int settings_override(struct settings *settings, const char *name, const char *value, struct error *error) {
+int settings_override(struct settings *settings, const char *name, const char *value, struct error *error)
+{
     struct setting *row = require_row(settings, name);
     int result = setting_assign_text(row, value, error);
     if (result != 0) {
@@ -475,12 +502,12 @@ int settings_override(struct settings *settings, const char *name, const char *v
     return 0;
 }
 
-bool settings_mesh_bool(const struct settings *settings, const char *slug, const char *key, bool otherwise) {
+bool settings_mesh_bool(const struct settings *settings, const char *slug, const char *key, bool otherwise)
+{
     for (size_t index = 0; index < settings->named_count; index++) {
         const struct named_setting *named = &settings->named[index];
         const struct setting_definition *definition = named->setting.definition;
-        if (strcmp(named->subname, slug) == 0 && strcmp(definition->section, "mesh.*") == 0 &&
-            strcmp(definition->key, key) == 0) {
+        if (strcmp(named->subname, slug) == 0 && strcmp(definition->section, "mesh.*") == 0 && strcmp(definition->key, key) == 0) {
             return named->setting.integer != 0;
         }
     }

@@ -9,15 +9,30 @@ enum { THOUSAND = 1000, MILLION = 1000 * THOUSAND };
 #define TIB (INT64_C(1) << 40)
 
 /* Rows read: section, key, default as in the file; then what is special about them. */
-#define TEXT_ROW(section, key, standard, live, help) { section, key, SETTING_TEXT, standard, 0, 0, NULL, live, help }
-#define BOOL_ROW(section, key, standard, live, help) { section, key, SETTING_BOOL, standard, 0, 0, NULL, live, help }
-#define LIST_ROW(section, key, standard, live, help) { section, key, SETTING_LIST, standard, 0, 0, NULL, live, help }
-#define CHOICE_ROW(section, key, standard, choices, live, help) \
-    { section, key, SETTING_CHOICE, standard, 0, 0, choices, live, help }
-#define INTEGER_ROW(section, key, standard, minimum, maximum, live, help) \
-    { section, key, SETTING_INTEGER, standard, minimum, maximum, NULL, live, help }
-#define SIZE_ROW(section, key, standard, minimum, maximum, live, help) \
-    { section, key, SETTING_SIZE, standard, minimum, maximum, NULL, live, help }
+#define TEXT_ROW(section, key, standard, live, help)                 \
+    {                                                                \
+        section, key, SETTING_TEXT, standard, 0, 0, NULL, live, help \
+    }
+#define BOOL_ROW(section, key, standard, live, help)                 \
+    {                                                                \
+        section, key, SETTING_BOOL, standard, 0, 0, NULL, live, help \
+    }
+#define LIST_ROW(section, key, standard, live, help)                 \
+    {                                                                \
+        section, key, SETTING_LIST, standard, 0, 0, NULL, live, help \
+    }
+#define CHOICE_ROW(section, key, standard, choices, live, help)           \
+    {                                                                     \
+        section, key, SETTING_CHOICE, standard, 0, 0, choices, live, help \
+    }
+#define INTEGER_ROW(section, key, standard, minimum, maximum, live, help)           \
+    {                                                                               \
+        section, key, SETTING_INTEGER, standard, minimum, maximum, NULL, live, help \
+    }
+#define SIZE_ROW(section, key, standard, minimum, maximum, live, help)           \
+    {                                                                            \
+        section, key, SETTING_SIZE, standard, minimum, maximum, NULL, live, help \
+    }
 
 const struct setting_definition SETTINGS[] = {
     TEXT_ROW("daemon", "display_name", "\"\"", false, "the name others see; empty: the one of config.json"),
@@ -74,8 +89,7 @@ const size_t SETTING_COUNT = ARRAY_LENGTH(SETTINGS);
 const struct setting_definition BROKER_SETTINGS[] = {
     LIST_ROW("broker", "public_urls", "[]", false, "the URLs that clients know this broker by, ws:// or wss://"),
     INTEGER_ROW("broker", "dedupe_retention_days", "365", 1, 36500, false, "a client_message_id is remembered so long"),
-    CHOICE_ROW("broker", "dedupe_mode", "\"retention_scoped\"", "retention_scoped|permanent", false,
-               "permanent: ids are never forgotten"),
+    CHOICE_ROW("broker", "dedupe_mode", "\"retention_scoped\"", "retention_scoped|permanent", false, "permanent: ids are never forgotten"),
     INTEGER_ROW("broker", "message_retention_days", "365", 1, 36500, false, "messages are kept so long"),
     INTEGER_ROW("broker", "inline_bytes", "65536", 1, 100 * KIB, false,
                 "the largest body of a message; more would not fit a frame of 1 MiB once it is sealed"),

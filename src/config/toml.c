@@ -11,13 +11,14 @@ struct parser {
     size_t table; /* where keys go now */
 };
 
-static bool is_bare(char byte) {
-    return (byte >= '0' && byte <= '9') || (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') ||
-           byte == '_' || byte == '-';
+static bool is_bare(char byte)
+{
+    return (byte >= '0' && byte <= '9') || (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || byte == '_' || byte == '-';
 }
 
 /* A bare key or one in quotes. */
-static int scan_key(struct toml_scanner *scanner, char **ret_key) {
+static int scan_key(struct toml_scanner *scanner, char **ret_key)
+{
     char byte = toml_peek(scanner);
     if (byte == '"' || byte == '\'') {
         return toml_scan_string(scanner, ret_key);
@@ -35,7 +36,8 @@ static int scan_key(struct toml_scanner *scanner, char **ret_key) {
 
 /* ---- tables ----------------------------------------------------------------------------------------------------- */
 
-static size_t find_table(const struct toml_document *document, const char *name, const char *subname) {
+static size_t find_table(const struct toml_document *document, const char *name, const char *subname)
+{
     for (size_t index = 0; index < document->table_count; index++) {
         const struct toml_table *table = &document->tables[index];
         if (strcmp(table->name, name) == 0 && string_equal(table->subname, subname)) {
@@ -45,14 +47,15 @@ static size_t find_table(const struct toml_document *document, const char *name,
     return document->table_count;
 }
 
-static size_t add_table(struct toml_document *document, const struct toml_table *table) {
-    document->tables =
-        memory_realloc(document->tables, (document->table_count + 1) * sizeof(*document->tables));
+static size_t add_table(struct toml_document *document, const struct toml_table *table)
+{
+    document->tables = memory_realloc(document->tables, (document->table_count + 1) * sizeof(*document->tables));
     document->tables[document->table_count] = *table;
     return document->table_count++;
 }
 
-static const struct toml_entry *find_entry(const struct toml_document *document, size_t table, const char *key) {
+static const struct toml_entry *find_entry(const struct toml_document *document, size_t table, const char *key)
+{
     for (size_t index = 0; index < document->entry_count; index++) {
         if (document->entries[index].table == table && strcmp(document->entries[index].key, key) == 0) {
             return &document->entries[index];
@@ -62,17 +65,18 @@ static const struct toml_entry *find_entry(const struct toml_document *document,
 }
 
 /* A key and a table of one name would be two values for it. */
-static bool clashes_with_key(const struct toml_document *document, const struct toml_table *table) {
+static bool clashes_with_key(const struct toml_document *document, const struct toml_table *table)
+{
     if (find_entry(document, 0, table->name) != NULL) {
         return true;
     }
     size_t parent = find_table(document, table->name, NULL);
-    return table->subname != NULL && parent < document->table_count &&
-           find_entry(document, parent, table->subname) != NULL;
+    return table->subname != NULL && parent < document->table_count && find_entry(document, parent, table->subname) != NULL;
 }
 
 /* Behind the opening bracket: one or two keys with a dot between. */
-static int scan_table_name(struct toml_scanner *scanner, struct toml_table *table) {
+static int scan_table_name(struct toml_scanner *scanner, struct toml_table *table)
+{
     toml_skip_blanks(scanner);
     int result = scan_key(scanner, &table->name);
     toml_skip_blanks(scanner);
@@ -90,7 +94,8 @@ static int scan_table_name(struct toml_scanner *scanner, struct toml_table *tabl
     return result;
 }
 
-static int parse_table(struct parser *parser) {
+static int parse_table(struct parser *parser)
+{
     struct toml_scanner *scanner = &parser->scanner;
     struct toml_scanner start = *scanner;
     struct toml_table table = { .line = scanner->line, .column = toml_column(scanner) };
@@ -122,7 +127,8 @@ static int parse_table(struct parser *parser) {
 
 /* ---- keys ------------------------------------------------------------------------------------------------------- */
 
-static bool clashes_with_table(const struct parser *parser, const char *key) {
+static bool clashes_with_table(const struct parser *parser, const char *key)
+{
     const struct toml_document *document = &parser->document;
     const struct toml_table *table = &document->tables[parser->table];
     if (parser->table != 0) {
@@ -132,7 +138,8 @@ static bool clashes_with_table(const struct parser *parser, const char *key) {
 }
 
 /* Behind the key. */
-static int scan_assignment(struct toml_scanner *scanner, struct toml_value *ret_value) {
+static int scan_assignment(struct toml_scanner *scanner, struct toml_value *ret_value)
+{
     toml_skip_blanks(scanner);
     if (toml_peek(scanner) == '.') {
         return toml_fail(scanner, "keys with dots are not supported; use a [table]");
@@ -149,7 +156,8 @@ static int scan_assignment(struct toml_scanner *scanner, struct toml_value *ret_
     return result;
 }
 
-static int parse_key(struct parser *parser) {
+static int parse_key(struct parser *parser)
+{
     struct toml_scanner start = parser->scanner;
     struct toml_entry entry = { .table = parser->table, .line = start.line, .column = toml_column(&start) };
     int result = scan_key(&parser->scanner, &entry.key);
@@ -168,15 +176,15 @@ static int parse_key(struct parser *parser) {
         return result;
     }
     struct toml_document *document = &parser->document;
-    document->entries =
-        memory_realloc(document->entries, (document->entry_count + 1) * sizeof(*document->entries));
+    document->entries = memory_realloc(document->entries, (document->entry_count + 1) * sizeof(*document->entries));
     document->entries[document->entry_count++] = entry;
     return 0;
 }
 
 /* ---- documents -------------------------------------------------------------------------------------------------- */
 
-static int check_encoding(struct toml_scanner *scanner) {
+static int check_encoding(struct toml_scanner *scanner)
+{
     size_t length = (size_t)(scanner->end - scanner->position);
     if (length > 0 && memchr(scanner->position, '\0', length) != NULL) {
         return error_set(scanner->error, ERROR_INVALID, "%s: a NUL byte", scanner->name);
@@ -187,8 +195,8 @@ static int check_encoding(struct toml_scanner *scanner) {
     return 0;
 }
 
-int toml_parse(const char *name, const char *bytes, size_t length, struct toml_document *ret_document,
-               struct error *error) {
+int toml_parse(const char *name, const char *bytes, size_t length, struct toml_document *ret_document, struct error *error)
+{
     struct parser parser = { .table = 0 };
     toml_scanner_init(&parser.scanner, name, bytes, length, error);
     int result = check_encoding(&parser.scanner);
@@ -219,7 +227,8 @@ int toml_parse(const char *name, const char *bytes, size_t length, struct toml_d
     return 0;
 }
 
-void toml_document_release(struct toml_document *document) {
+void toml_document_release(struct toml_document *document)
+{
     if (document == NULL) {
         return;
     }

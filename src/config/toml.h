@@ -38,8 +38,7 @@ struct toml_document {
 };
 
 /* `name` is for errors: the file's. */
-int toml_parse(const char *name, const char *bytes, size_t length, struct toml_document *ret_document,
-               struct error *error) MUST_CHECK;
+int toml_parse(const char *name, const char *bytes, size_t length, struct toml_document *ret_document, struct error *error) MUST_CHECK;
 void toml_document_release(struct toml_document *document); /* takes NULL and zeroed structs */
 
 /* One value and nothing else. */

@@ -11,8 +11,7 @@ struct toml_scanner {
     struct error *error;
 };
 
-void toml_scanner_init(struct toml_scanner *scanner, const char *name, const char *bytes, size_t length,
-                       struct error *error);
+void toml_scanner_init(struct toml_scanner *scanner, const char *name, const char *bytes, size_t length, struct error *error);
 /* The next byte; '\0' at the end (the text holds none). */
 char toml_peek(const struct toml_scanner *scanner);
 int toml_column(const struct toml_scanner *scanner);

@@ -6,18 +6,19 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-void toml_scanner_init(struct toml_scanner *scanner, const char *name, const char *bytes, size_t length,
-                       struct error *error) {
-    *scanner = (struct toml_scanner){
-        .name = name, .position = bytes, .end = bytes + length, .line_start = bytes, .line = 1, .error = error
-    };
+void toml_scanner_init(struct toml_scanner *scanner, const char *name, const char *bytes, size_t length, struct error *error)
+{
+    *scanner =
+        (struct toml_scanner){ .name = name, .position = bytes, .end = bytes + length, .line_start = bytes, .line = 1, .error = error };
 }
 
-char toml_peek(const struct toml_scanner *scanner) {
+char toml_peek(const struct toml_scanner *scanner)
+{
     return scanner->position < scanner->end ? *scanner->position : '\0';
 }
 
-int toml_column(const struct toml_scanner *scanner) {
+int toml_column(const struct toml_scanner *scanner)
+{
     int column = 1;
     for (const char *byte = scanner->line_start; byte < scanner->position; byte++) {
         column += ((unsigned char)*byte & 0xC0) != 0x80 ? 1 : 0;
@@ -25,27 +26,30 @@ int toml_column(const struct toml_scanner *scanner) {
     return column;
 }
 
-int toml_fail(struct toml_scanner *scanner, const char *format, ...) {
+int toml_fail(struct toml_scanner *scanner, const char *format, ...)
+{
     va_list arguments;
     char message[ERROR_MESSAGE_SIZE];
     va_start(arguments, format);
     (void)vsnprintf(message, sizeof(message), format, arguments);
     va_end(arguments);
-    return error_set(scanner->error, ERROR_INVALID, "%s:%d:%d: %s", scanner->name, scanner->line, toml_column(scanner),
-                     message);
+    return error_set(scanner->error, ERROR_INVALID, "%s:%d:%d: %s", scanner->name, scanner->line, toml_column(scanner), message);
 }
 
-void toml_skip_blanks(struct toml_scanner *scanner) {
+void toml_skip_blanks(struct toml_scanner *scanner)
+{
     while (toml_peek(scanner) == ' ' || toml_peek(scanner) == '\t') {
         scanner->position++;
     }
 }
 
-static bool is_control(char byte) {
+static bool is_control(char byte)
+{
     return ((unsigned char)byte < 0x20 && byte != '\t') || byte == 0x7F;
 }
 
-int toml_end_line(struct toml_scanner *scanner) {
+int toml_end_line(struct toml_scanner *scanner)
+{
     toml_skip_blanks(scanner);
     if (toml_peek(scanner) == '#') {
         while (scanner->position < scanner->end && !is_control(*scanner->position)) {
@@ -59,8 +63,7 @@ int toml_end_line(struct toml_scanner *scanner) {
         scanner->position++;
     }
     if (*scanner->position != '\n') {
-        return toml_fail(scanner, is_control(*scanner->position) ? "a control character"
-                                                                 : "something after the end of the line's value");
+        return toml_fail(scanner, is_control(*scanner->position) ? "a control character" : "something after the end of the line's value");
     }
     scanner->position++;
     scanner->line_start = scanner->position;
@@ -70,7 +73,8 @@ int toml_end_line(struct toml_scanner *scanner) {
 
 /* ---- strings ---------------------------------------------------------------------------------------------------- */
 
-static void append_code_point(struct buffer *text, uint32_t code_point) {
+static void append_code_point(struct buffer *text, uint32_t code_point)
+{
     char bytes[4];
     size_t size = code_point < 0x80 ? 1 : code_point < 0x800 ? 2 : code_point < 0x10000 ? 3 : 4;
     static const unsigned char LEADS[] = { 0, 0, 0xC0, 0xE0, 0xF0 };
@@ -83,7 +87,8 @@ static void append_code_point(struct buffer *text, uint32_t code_point) {
 }
 
 /* Behind \u or \U. */
-static int scan_code_point(struct toml_scanner *scanner, size_t digits, struct buffer *text) {
+static int scan_code_point(struct toml_scanner *scanner, size_t digits, struct buffer *text)
+{
     uint32_t code_point = 0;
     for (size_t index = 0; index < digits; index++) {
         static const char HEX[] = "0123456789abcdef0123456789ABCDEF";
@@ -103,7 +108,8 @@ static int scan_code_point(struct toml_scanner *scanner, size_t digits, struct b
 }
 
 /* Behind the backslash. */
-static int scan_escape(struct toml_scanner *scanner, struct buffer *text) {
+static int scan_escape(struct toml_scanner *scanner, struct buffer *text)
+{
     static const char LETTERS[] = "btnfr\"\\";
     static const char MEANINGS[] = "\b\t\n\f\r\"\\";
     char letter = toml_peek(scanner);
@@ -120,7 +126,8 @@ static int scan_escape(struct toml_scanner *scanner, struct buffer *text) {
     return toml_fail(scanner, "an unknown escape; a backslash itself is written \\\\");
 }
 
-int toml_scan_string(struct toml_scanner *scanner, char **ret_text) {
+int toml_scan_string(struct toml_scanner *scanner, char **ret_text)
+{
     char quote = *scanner->position;
     if (scanner->end - scanner->position >= 3 && scanner->position[1] == quote && scanner->position[2] == quote) {
         return toml_fail(scanner, "strings over several lines are not supported");
@@ -153,13 +160,15 @@ int toml_scan_string(struct toml_scanner *scanner, char **ret_text) {
 
 /* ---- other values ----------------------------------------------------------------------------------------------- */
 
-static bool is_word_byte(char byte) {
-    return (byte >= '0' && byte <= '9') || (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') ||
-           byte == '_' || byte == '+' || byte == '-' || byte == '.' || byte == ':';
+static bool is_word_byte(char byte)
+{
+    return (byte >= '0' && byte <= '9') || (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || byte == '_' || byte == '+' ||
+           byte == '-' || byte == '.' || byte == ':';
 }
 
 /* Decimal digits, single underscores between digits, no zero in front. */
-static int parse_integer(const char *word, size_t length, int64_t *ret_integer) {
+static int parse_integer(const char *word, size_t length, int64_t *ret_integer)
+{
     char digits[32];
     size_t out = 0;
     size_t index = 0;
@@ -174,8 +183,8 @@ static int parse_integer(const char *word, size_t length, int64_t *ret_integer) 
         return -1;
     }
     for (; index < length; index++) {
-        bool between = word[index] == '_' && index > 0 && index + 1 < length && word[index - 1] >= '0' &&
-                       word[index - 1] <= '9' && word[index + 1] >= '0' && word[index + 1] <= '9';
+        bool between = word[index] == '_' && index > 0 && index + 1 < length && word[index - 1] >= '0' && word[index - 1] <= '9' &&
+                       word[index + 1] >= '0' && word[index + 1] <= '9';
         if (between) {
             continue;
         }
@@ -188,7 +197,8 @@ static int parse_integer(const char *word, size_t length, int64_t *ret_integer) 
     return parse_int64(digits, ret_integer);
 }
 
-static int scan_word(struct toml_scanner *scanner, struct toml_value *ret_value) {
+static int scan_word(struct toml_scanner *scanner, struct toml_value *ret_value)
+{
     const char *word = scanner->position;
     const char *after = word;
     while (after < scanner->end && is_word_byte(*after)) {
@@ -208,7 +218,8 @@ static int scan_word(struct toml_scanner *scanner, struct toml_value *ret_value)
 }
 
 /* Between the elements of a list lines may end and comments stand. */
-static int skip_lines(struct toml_scanner *scanner) {
+static int skip_lines(struct toml_scanner *scanner)
+{
     for (;;) {
         toml_skip_blanks(scanner);
         char byte = toml_peek(scanner);
@@ -222,12 +233,14 @@ static int skip_lines(struct toml_scanner *scanner) {
     }
 }
 
-void toml_list_append(struct toml_value *list, char *item) {
+void toml_list_append(struct toml_value *list, char *item)
+{
     list->items = memory_realloc(list->items, (list->item_count + 1) * sizeof(*list->items));
     list->items[list->item_count++] = item;
 }
 
-static int scan_list(struct toml_scanner *scanner, struct toml_value *ret_value) {
+static int scan_list(struct toml_scanner *scanner, struct toml_value *ret_value)
+{
     ret_value->kind = TOML_LIST;
     scanner->position++;
     for (;;) {
@@ -261,7 +274,8 @@ static int scan_list(struct toml_scanner *scanner, struct toml_value *ret_value)
     }
 }
 
-int toml_scan_value(struct toml_scanner *scanner, struct toml_value *ret_value) {
+int toml_scan_value(struct toml_scanner *scanner, struct toml_value *ret_value)
+{
     struct toml_value value = { .kind = TOML_STRING };
     int result = 0;
     switch (toml_peek(scanner)) {
@@ -284,7 +298,8 @@ int toml_scan_value(struct toml_scanner *scanner, struct toml_value *ret_value) 
     return 0;
 }
 
-int toml_parse_value(const char *text, struct toml_value *ret_value, struct error *error) {
+int toml_parse_value(const char *text, struct toml_value *ret_value, struct error *error)
+{
     struct toml_scanner scanner;
     struct toml_value value = { .kind = TOML_STRING };
     toml_scanner_init(&scanner, "value", text, strlen(text), error);
@@ -299,7 +314,8 @@ int toml_parse_value(const char *text, struct toml_value *ret_value, struct erro
     return result;
 }
 
-void toml_value_release(struct toml_value *value) {
+void toml_value_release(struct toml_value *value)
+{
     if (value == NULL) {
         return;
     }

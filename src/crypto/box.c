@@ -8,17 +8,17 @@ _Static_assert(NONCE_BYTES == crypto_box_NONCEBYTES && NONCE_BYTES == crypto_sec
 _Static_assert(BOX_OVERHEAD == crypto_box_MACBYTES && BOX_OVERHEAD == crypto_secretbox_MACBYTES, "one overhead");
 _Static_assert(SYMMETRIC_KEY_BYTES == crypto_secretbox_KEYBYTES, "the symmetric key's size");
 
-void nonce_random(struct nonce *ret_nonce) {
+void nonce_random(struct nonce *ret_nonce)
+{
     randombytes_buf(ret_nonce->bytes, sizeof(ret_nonce->bytes));
 }
 
-void nonce_derive(const struct keypair *mine, const struct public_key *theirs, const void *plaintext, size_t size,
-                  struct nonce *ret_nonce) {
+void nonce_derive(const struct keypair *mine, const struct public_key *theirs, const void *plaintext, size_t size, struct nonce *ret_nonce)
+{
     crypto_generichash_state state;
     if (crypto_generichash_init(&state, mine->nonce_key, sizeof(mine->nonce_key), NONCE_BYTES) != 0 ||
         crypto_generichash_update(&state, theirs->bytes, sizeof(theirs->bytes)) != 0 ||
-        crypto_generichash_update(&state, plaintext, size) != 0 ||
-        crypto_generichash_final(&state, ret_nonce->bytes, NONCE_BYTES) != 0) {
+        crypto_generichash_update(&state, plaintext, size) != 0 || crypto_generichash_final(&state, ret_nonce->bytes, NONCE_BYTES) != 0) {
         crypto_failed("the nonce's hash");
     }
     sodium_memzero(&state, sizeof(state));
@@ -47,7 +47,8 @@ struct box_cache {
     struct entry *entries; /* sodium_allocarray */
 };
 
-struct box_cache *box_cache_new(size_t capacity) {
+struct box_cache *box_cache_new(size_t capacity)
+{
     struct box_cache *cache = memory_zalloc(sizeof(*cache));
     cache->capacity = capacity < 1 ? 1 : capacity > CACHE_MAXIMUM ? CACHE_MAXIMUM : capacity;
     size_t bucket_count = 1;
@@ -65,7 +66,8 @@ struct box_cache *box_cache_new(size_t capacity) {
     return cache;
 }
 
-void box_cache_free(struct box_cache *cache) {
+void box_cache_free(struct box_cache *cache)
+{
     if (cache == NULL) {
         return;
     }
@@ -74,7 +76,8 @@ void box_cache_free(struct box_cache *cache) {
     free(cache);
 }
 
-static uint16_t *cache_bucket(struct box_cache *cache, const struct pair *pair) {
+static uint16_t *cache_bucket(struct box_cache *cache, const struct pair *pair)
+{
     uint64_t hash = 0;
     uint8_t bytes[crypto_shorthash_BYTES];
     if (crypto_shorthash(bytes, (const uint8_t *)pair, sizeof(*pair), cache->hash_key) != 0) {
@@ -84,7 +87,8 @@ static uint16_t *cache_bucket(struct box_cache *cache, const struct pair *pair) 
     return &cache->buckets[hash & cache->bucket_mask];
 }
 
-static void cache_unlink(struct box_cache *cache, uint16_t index) {
+static void cache_unlink(struct box_cache *cache, uint16_t index)
+{
     struct entry *entry = &cache->entries[index];
     if (entry->newer != NO_ENTRY) {
         cache->entries[entry->newer].older = entry->older;
@@ -98,7 +102,8 @@ static void cache_unlink(struct box_cache *cache, uint16_t index) {
     }
 }
 
-static void cache_link_newest(struct box_cache *cache, uint16_t index) {
+static void cache_link_newest(struct box_cache *cache, uint16_t index)
+{
     struct entry *entry = &cache->entries[index];
     entry->newer = NO_ENTRY;
     entry->older = cache->newest;
@@ -111,7 +116,8 @@ static void cache_link_newest(struct box_cache *cache, uint16_t index) {
 }
 
 /* A place for a new pair: a fresh one, or the oldest pair's, which is forgotten. */
-static uint16_t cache_make_room(struct box_cache *cache) {
+static uint16_t cache_make_room(struct box_cache *cache)
+{
     if (cache->used < cache->capacity) {
         return (uint16_t)cache->used++;
     }
@@ -125,8 +131,9 @@ static uint16_t cache_make_room(struct box_cache *cache) {
     return index;
 }
 
-static int shared_key(struct box_cache *cache, const struct keypair *mine, const struct public_key *theirs,
-                      const uint8_t **ret_shared, struct error *error) {
+static int shared_key(struct box_cache *cache, const struct keypair *mine, const struct public_key *theirs, const uint8_t **ret_shared,
+                      struct error *error)
+{
     struct pair pair = { .mine = mine->public_key, .theirs = *theirs };
     uint16_t *bucket = cache_bucket(cache, &pair);
     for (uint16_t index = *bucket; index != NO_ENTRY; index = cache->entries[index].bucket_next) {
@@ -160,7 +167,8 @@ static int shared_key(struct box_cache *cache, const struct keypair *mine, const
 /* ---- direct boxes ----------------------------------------------------------------------------------------------- */
 
 /* Room for what will be sealed or opened; NULL with the error set. */
-static uint8_t *make_room(struct buffer *buffer, size_t size, size_t extra, struct error *error) {
+static uint8_t *make_room(struct buffer *buffer, size_t size, size_t extra, struct error *error)
+{
     char *room = size > SIZE_MAX - extra ? NULL : buffer_reserve(buffer, size + extra);
     if (room == NULL) {
         (void)error_set(error, ERROR_TOO_LARGE, "a box of %zu bytes is too large", size);
@@ -168,9 +176,9 @@ static uint8_t *make_room(struct buffer *buffer, size_t size, size_t extra, stru
     return (uint8_t *)room;
 }
 
-int box_seal(struct box_cache *cache, const struct keypair *mine, const struct public_key *theirs,
-             const struct nonce *nonce, const void *plaintext, size_t size, struct buffer *ret_sealed,
-             struct error *error) {
+int box_seal(struct box_cache *cache, const struct keypair *mine, const struct public_key *theirs, const struct nonce *nonce,
+             const void *plaintext, size_t size, struct buffer *ret_sealed, struct error *error)
+{
     const uint8_t *shared = NULL;
     int result = shared_key(cache, mine, theirs, &shared, error);
     if (result != 0) {
@@ -187,9 +195,9 @@ int box_seal(struct box_cache *cache, const struct keypair *mine, const struct p
     return 0;
 }
 
-int box_open(struct box_cache *cache, const struct keypair *mine, const struct public_key *theirs,
-             const struct nonce *nonce, const void *sealed, size_t size, struct buffer *ret_plaintext,
-             struct error *error) {
+int box_open(struct box_cache *cache, const struct keypair *mine, const struct public_key *theirs, const struct nonce *nonce,
+             const void *sealed, size_t size, struct buffer *ret_plaintext, struct error *error)
+{
     const uint8_t *shared = NULL;
     if (size < BOX_OVERHEAD) {
         return error_set(error, ERROR_DENIED, "the box is too short");
@@ -216,23 +224,27 @@ struct symmetric_key {
     uint8_t bytes[SYMMETRIC_KEY_BYTES];
 };
 
-struct symmetric_key *symmetric_key_from(const uint8_t bytes[static SYMMETRIC_KEY_BYTES]) {
+struct symmetric_key *symmetric_key_from(const uint8_t bytes[static SYMMETRIC_KEY_BYTES])
+{
     struct symmetric_key *key = secret_alloc(sizeof(*key));
     memcpy(key->bytes, bytes, SYMMETRIC_KEY_BYTES);
     return key;
 }
 
-struct symmetric_key *symmetric_key_generate(void) {
+struct symmetric_key *symmetric_key_generate(void)
+{
     struct symmetric_key *key = secret_alloc(sizeof(*key));
     crypto_secretbox_keygen(key->bytes);
     return key;
 }
 
-void symmetric_key_free(struct symmetric_key *key) {
+void symmetric_key_free(struct symmetric_key *key)
+{
     sodium_free(key); /* wipes */
 }
 
-struct symmetric_key *symmetric_key_of_queue(const uint8_t root_key[static SYMMETRIC_KEY_BYTES]) {
+struct symmetric_key *symmetric_key_of_queue(const uint8_t root_key[static SYMMETRIC_KEY_BYTES])
+{
     struct symmetric_key *key = secret_alloc(sizeof(*key));
     if (crypto_kdf_derive_from_key(key->bytes, sizeof(key->bytes), 1, "cm-queue", root_key) != 0) {
         crypto_failed("key derivation");
@@ -240,12 +252,14 @@ struct symmetric_key *symmetric_key_of_queue(const uint8_t root_key[static SYMME
     return key;
 }
 
-void symmetric_key_bytes(const struct symmetric_key *key, uint8_t ret_bytes[static SYMMETRIC_KEY_BYTES]) {
+void symmetric_key_bytes(const struct symmetric_key *key, uint8_t ret_bytes[static SYMMETRIC_KEY_BYTES])
+{
     memcpy(ret_bytes, key->bytes, SYMMETRIC_KEY_BYTES);
 }
 
 int secretbox_seal(const struct symmetric_key *key, const struct nonce *nonce, const void *plaintext, size_t size,
-                   struct buffer *ret_sealed, struct error *error) {
+                   struct buffer *ret_sealed, struct error *error)
+{
     uint8_t *room = make_room(ret_sealed, size, BOX_OVERHEAD, error);
     if (room == NULL) {
         return -(int)ERROR_TOO_LARGE;
@@ -258,7 +272,8 @@ int secretbox_seal(const struct symmetric_key *key, const struct nonce *nonce, c
 }
 
 int secretbox_open(const struct symmetric_key *key, const struct nonce *nonce, const void *sealed, size_t size,
-                   struct buffer *ret_plaintext, struct error *error) {
+                   struct buffer *ret_plaintext, struct error *error)
+{
     if (size < BOX_OVERHEAD) {
         return error_set(error, ERROR_DENIED, "the box is too short");
     }

@@ -11,16 +11,19 @@ static EVP_MD *sha256_algorithm;
 static pthread_key_t context_key;
 static _Thread_local EVP_MD_CTX *thread_context;
 
-void crypto_failed(const char *what) {
+void crypto_failed(const char *what)
+{
     (void)fprintf(stderr, "claudemesh: cryptography failed: %s\n", what);
     abort();
 }
 
-static void context_free(void *context) {
+static void context_free(void *context)
+{
     EVP_MD_CTX_free(context);
 }
 
-int crypto_start(struct error *error) {
+int crypto_start(struct error *error)
+{
     if (sha256_algorithm != NULL) {
         return 0;
     }
@@ -37,7 +40,8 @@ int crypto_start(struct error *error) {
     return 0;
 }
 
-static EVP_MD_CTX *sha256_begin(void) {
+static EVP_MD_CTX *sha256_begin(void)
+{
     if (thread_context == NULL) {
         thread_context = EVP_MD_CTX_new();
         if (thread_context == NULL) {
@@ -54,7 +58,8 @@ static EVP_MD_CTX *sha256_begin(void) {
     return thread_context;
 }
 
-void sha256_of_parts(const struct text *parts, size_t count, struct sha256 *ret_digest) {
+void sha256_of_parts(const struct text *parts, size_t count, struct sha256 *ret_digest)
+{
     EVP_MD_CTX *context = sha256_begin();
     for (size_t index = 0; index < count; index++) {
         if (EVP_DigestUpdate(context, parts[index].data, parts[index].length) != 1) {
@@ -67,41 +72,47 @@ void sha256_of_parts(const struct text *parts, size_t count, struct sha256 *ret_
     }
 }
 
-void sha256_of(const void *data, size_t size, struct sha256 *ret_digest) {
+void sha256_of(const void *data, size_t size, struct sha256 *ret_digest)
+{
     sha256_of_parts(&(struct text){ data, size }, 1, ret_digest);
 }
 
-void sha256_hex(const void *data, size_t size, char ret_hex[SHA256_HEX_SIZE]) {
+void sha256_hex(const void *data, size_t size, char ret_hex[SHA256_HEX_SIZE])
+{
     struct sha256 digest;
     sha256_of(data, size, &digest);
     hex_encode(digest.bytes, sizeof(digest.bytes), ret_hex);
 }
 
-void hmac_sha256(const uint8_t *key, size_t key_size, const void *data, size_t size, struct sha256 *ret_mac) {
+void hmac_sha256(const uint8_t *key, size_t key_size, const void *data, size_t size, struct sha256 *ret_mac)
+{
     crypto_auth_hmacsha256_state state;
-    if (crypto_auth_hmacsha256_init(&state, key, key_size) != 0 ||
-        crypto_auth_hmacsha256_update(&state, data, size) != 0 ||
+    if (crypto_auth_hmacsha256_init(&state, key, key_size) != 0 || crypto_auth_hmacsha256_update(&state, data, size) != 0 ||
         crypto_auth_hmacsha256_final(&state, ret_mac->bytes) != 0) {
         crypto_failed("HMAC");
     }
     sodium_memzero(&state, sizeof(state));
 }
 
-void generic_hash(const void *data, size_t size, uint8_t ret_digest[static 32]) {
+void generic_hash(const void *data, size_t size, uint8_t ret_digest[static 32])
+{
     if (crypto_generichash(ret_digest, 32, data, size, NULL, 0) != 0) {
         crypto_failed("the generic hash");
     }
 }
 
-bool secret_equal(const void *a, const void *b, size_t size) {
+bool secret_equal(const void *a, const void *b, size_t size)
+{
     return sodium_memcmp(a, b, size) == 0;
 }
 
-void secret_wipe(void *data, size_t size) {
+void secret_wipe(void *data, size_t size)
+{
     sodium_memzero(data, size);
 }
 
-void *secret_alloc(size_t size) {
+void *secret_alloc(size_t size)
+{
     void *memory = sodium_malloc(size);
     if (memory == NULL) {
         memory_exhausted();

@@ -5,12 +5,14 @@
 
 #include "crypto/crypto.h"
 
-void hex_encode(const void *data, size_t size, char *ret_hex) {
+void hex_encode(const void *data, size_t size, char *ret_hex)
+{
     (void)sodium_bin2hex(ret_hex, size * 2 + 1, data, size);
 }
 
 /* 0 to 15, or -1, without a branch on the digit. */
-static int hex_value(char digit) {
+static int hex_value(char digit)
+{
     int byte = (unsigned char)digit;
     int number = byte - '0';
     int letter = byte - 'a';
@@ -19,7 +21,8 @@ static int hex_value(char digit) {
     return (-is_number & number) | (-is_letter & (letter + 10)) | -(1 - (is_number | is_letter));
 }
 
-int hex_decode(const char *hex, size_t hex_length, void *ret_data, size_t size) {
+int hex_decode(const char *hex, size_t hex_length, void *ret_data, size_t size)
+{
     if (size > SIZE_MAX / 2 || hex_length != size * 2) {
         return -1;
     }
@@ -37,7 +40,8 @@ int hex_decode(const char *hex, size_t hex_length, void *ret_data, size_t size) 
     return 0;
 }
 
-bool hex_is_key(const char *text) {
+bool hex_is_key(const char *text)
+{
     enum { KEY_DIGITS = 64 };
     return strnlen(text, KEY_DIGITS + 1) == KEY_DIGITS && strspn(text, "0123456789abcdef") == KEY_DIGITS;
 }
@@ -50,22 +54,22 @@ enum { NO_DIGIT = 0x80 }; /* a bit that no digit's value has */
 
 /* Values plus one, so that what is not named is 0: no digit. */
 static const uint8_t VALUES_PLUS_ONE[256] = {
-    ['A'] = 1,  ['B'] = 2,  ['C'] = 3,  ['D'] = 4,  ['E'] = 5,  ['F'] = 6,  ['G'] = 7,  ['H'] = 8,  ['I'] = 9,
-    ['J'] = 10, ['K'] = 11, ['L'] = 12, ['M'] = 13, ['N'] = 14, ['O'] = 15, ['P'] = 16, ['Q'] = 17, ['R'] = 18,
-    ['S'] = 19, ['T'] = 20, ['U'] = 21, ['V'] = 22, ['W'] = 23, ['X'] = 24, ['Y'] = 25, ['Z'] = 26, ['a'] = 27,
-    ['b'] = 28, ['c'] = 29, ['d'] = 30, ['e'] = 31, ['f'] = 32, ['g'] = 33, ['h'] = 34, ['i'] = 35, ['j'] = 36,
-    ['k'] = 37, ['l'] = 38, ['m'] = 39, ['n'] = 40, ['o'] = 41, ['p'] = 42, ['q'] = 43, ['r'] = 44, ['s'] = 45,
-    ['t'] = 46, ['u'] = 47, ['v'] = 48, ['w'] = 49, ['x'] = 50, ['y'] = 51, ['z'] = 52, ['0'] = 53, ['1'] = 54,
-    ['2'] = 55, ['3'] = 56, ['4'] = 57, ['5'] = 58, ['6'] = 59, ['7'] = 60, ['8'] = 61, ['9'] = 62, ['+'] = 63,
-    ['/'] = 64,
+    ['A'] = 1,  ['B'] = 2,  ['C'] = 3,  ['D'] = 4,  ['E'] = 5,  ['F'] = 6,  ['G'] = 7,  ['H'] = 8,  ['I'] = 9,  ['J'] = 10, ['K'] = 11,
+    ['L'] = 12, ['M'] = 13, ['N'] = 14, ['O'] = 15, ['P'] = 16, ['Q'] = 17, ['R'] = 18, ['S'] = 19, ['T'] = 20, ['U'] = 21, ['V'] = 22,
+    ['W'] = 23, ['X'] = 24, ['Y'] = 25, ['Z'] = 26, ['a'] = 27, ['b'] = 28, ['c'] = 29, ['d'] = 30, ['e'] = 31, ['f'] = 32, ['g'] = 33,
+    ['h'] = 34, ['i'] = 35, ['j'] = 36, ['k'] = 37, ['l'] = 38, ['m'] = 39, ['n'] = 40, ['o'] = 41, ['p'] = 42, ['q'] = 43, ['r'] = 44,
+    ['s'] = 45, ['t'] = 46, ['u'] = 47, ['v'] = 48, ['w'] = 49, ['x'] = 50, ['y'] = 51, ['z'] = 52, ['0'] = 53, ['1'] = 54, ['2'] = 55,
+    ['3'] = 56, ['4'] = 57, ['5'] = 58, ['6'] = 59, ['7'] = 60, ['8'] = 61, ['9'] = 62, ['+'] = 63, ['/'] = 64,
 };
 
-static uint32_t digit_value(char digit) {
+static uint32_t digit_value(char digit)
+{
     uint8_t value = VALUES_PLUS_ONE[(unsigned char)digit];
     return value == 0 ? NO_DIGIT : (uint32_t)value - 1;
 }
 
-int base64_encode(const void *data, size_t size, struct buffer *ret_text) {
+int base64_encode(const void *data, size_t size, struct buffer *ret_text)
+{
     const uint8_t *bytes = data;
     size_t length = size > SIZE_MAX / 2 ? SIZE_MAX : (size + 2) / 3 * 4;
     char *text = buffer_reserve(ret_text, length);
@@ -92,7 +96,8 @@ int base64_encode(const void *data, size_t size, struct buffer *ret_text) {
 
 /* The last group of a text: one, two or three bytes. The bits that belong to no byte must be zero, or one value would have
  * several spellings. Returns how many bytes; 0 when it is malformed. */
-static size_t decode_last_group(const char *text, uint8_t ret_bytes[static 3]) {
+static size_t decode_last_group(const char *text, uint8_t ret_bytes[static 3])
+{
     size_t padding = text[3] != '=' ? 0 : text[2] != '=' ? 1 : 2;
     uint32_t third = padding == 2 ? 0 : digit_value(text[2]);
     uint32_t fourth = padding > 0 ? 0 : digit_value(text[3]);
@@ -112,7 +117,8 @@ static size_t decode_last_group(const char *text, uint8_t ret_bytes[static 3]) {
     return 3 - padding;
 }
 
-int base64_decode(const char *text, size_t length, struct buffer *ret_data) {
+int base64_decode(const char *text, size_t length, struct buffer *ret_data)
+{
     uint8_t last[3];
     size_t last_size = 0;
     if (length % 4 != 0) {
@@ -149,7 +155,8 @@ int base64_decode(const char *text, size_t length, struct buffer *ret_data) {
 
 /* ---- the URL-safe alphabet -------------------------------------------------------------------------------------- */
 
-int base64url_encode(const void *data, size_t size, struct buffer *ret_text) {
+int base64url_encode(const void *data, size_t size, struct buffer *ret_text)
+{
     enum { VARIANT = sodium_base64_VARIANT_URLSAFE_NO_PADDING };
     if (size > SIZE_MAX / 4) {
         return -1;
@@ -165,7 +172,8 @@ int base64url_encode(const void *data, size_t size, struct buffer *ret_text) {
 }
 
 /* libsodium 1.0.18 reads each of these as the digit 63. */
-static bool has_high_bytes(const char *text, size_t length) {
+static bool has_high_bytes(const char *text, size_t length)
+{
     unsigned all = 0;
     for (size_t index = 0; index < length; index++) {
         all |= (unsigned char)text[index];
@@ -173,7 +181,8 @@ static bool has_high_bytes(const char *text, size_t length) {
     return (all & 0x80) != 0;
 }
 
-int base64url_decode(const char *text, size_t length, struct buffer *ret_data) {
+int base64url_decode(const char *text, size_t length, struct buffer *ret_data)
+{
     if (has_high_bytes(text, length)) {
         return -1;
     }
@@ -188,8 +197,7 @@ int base64url_decode(const char *text, size_t length, struct buffer *ret_data) {
     if (data == NULL) {
         return -1;
     }
-    if (sodium_base642bin((unsigned char *)data, room, text, length, NULL, &decoded, NULL,
-                          sodium_base64_VARIANT_URLSAFE_NO_PADDING) != 0) {
+    if (sodium_base642bin((unsigned char *)data, room, text, length, NULL, &decoded, NULL, sodium_base64_VARIANT_URLSAFE_NO_PADDING) != 0) {
         buffer_commit(ret_data, 0); /* puts the NUL back */
         return -1;
     }

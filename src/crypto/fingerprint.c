@@ -7,8 +7,8 @@
 enum { FIELD_COUNT = 8, PART_COUNT = 2 * FIELD_COUNT - 1 };
 
 /* The fields with a zero byte between each two. Returns how many parts. */
-static size_t collect_parts(const struct fingerprint_request *request, const char *body_hex,
-                            struct text ret_parts[static PART_COUNT]) {
+static size_t collect_parts(const struct fingerprint_request *request, const char *body_hex, struct text ret_parts[static PART_COUNT])
+{
     const struct text fields[FIELD_COUNT] = {
         TEXT("1"), /* envelope_version */
         text_from(request->destination_kind),
@@ -30,7 +30,8 @@ static size_t collect_parts(const struct fingerprint_request *request, const cha
     return count;
 }
 
-int fingerprint_canonical(const struct fingerprint_request *request, struct buffer *ret_bytes) {
+int fingerprint_canonical(const struct fingerprint_request *request, struct buffer *ret_bytes)
+{
     char body_hex[SHA256_HEX_SIZE];
     struct text parts[PART_COUNT];
     sha256_hex(request->body.data, request->body.length, body_hex);
@@ -42,7 +43,8 @@ int fingerprint_canonical(const struct fingerprint_request *request, struct buff
     return result;
 }
 
-void fingerprint_of(const struct fingerprint_request *request, struct fingerprint *ret_fingerprint) {
+void fingerprint_of(const struct fingerprint_request *request, struct fingerprint *ret_fingerprint)
+{
     char body_hex[SHA256_HEX_SIZE];
     struct text parts[PART_COUNT];
     struct sha256 digest;
@@ -57,7 +59,8 @@ struct blinding_key {
     crypto_auth_hmacsha256_state begun;
 };
 
-struct blinding_key *blinding_key_of(const struct keypair *keypair) {
+struct blinding_key *blinding_key_of(const struct keypair *keypair)
+{
     struct blinding_key *key = secret_alloc(sizeof(*key));
     uint8_t derived[DERIVED_KEY_BYTES];
     seed_derive(keypair->secret, "cm-fprnt", derived);
@@ -69,12 +72,14 @@ struct blinding_key *blinding_key_of(const struct keypair *keypair) {
     return key;
 }
 
-void blinding_key_free(struct blinding_key *key) {
+void blinding_key_free(struct blinding_key *key)
+{
     sodium_free(key); /* wipes */
 }
 
-void fingerprint_blind(const struct blinding_key *key, const struct fingerprint *fingerprint,
-                       const char *client_message_id, struct fingerprint *ret_blinded) {
+void fingerprint_blind(const struct blinding_key *key, const struct fingerprint *fingerprint, const char *client_message_id,
+                       struct fingerprint *ret_blinded)
+{
     static const uint8_t SEPARATOR[1] = { 0 };
     crypto_auth_hmacsha256_state state = key->begun;
     if (crypto_auth_hmacsha256_update(&state, fingerprint->bytes, sizeof(fingerprint->bytes)) != 0 ||

@@ -8,7 +8,7 @@
 
 enum { DERIVED_KEY_BYTES = 32 };
 
-struct keypair { /* sodium_malloc */
+struct keypair {                                /* sodium_malloc */
     uint8_t secret[crypto_sign_SECRETKEYBYTES]; /* seed, then public key */
     uint8_t box_secret[crypto_box_SECRETKEYBYTES];
     uint8_t nonce_key[DERIVED_KEY_BYTES];

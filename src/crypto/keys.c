@@ -2,7 +2,8 @@
 #include "crypto/internal.h"
 
 void seed_derive(const uint8_t seed[static SEED_BYTES], const char context[static crypto_kdf_CONTEXTBYTES],
-                 uint8_t ret_key[static DERIVED_KEY_BYTES]) {
+                 uint8_t ret_key[static DERIVED_KEY_BYTES])
+{
     uint8_t master[crypto_kdf_KEYBYTES];
     generic_hash(seed, SEED_BYTES, master);
     int result = crypto_kdf_derive_from_key(ret_key, DERIVED_KEY_BYTES, 1, context, master);
@@ -12,7 +13,8 @@ void seed_derive(const uint8_t seed[static SEED_BYTES], const char context[stati
     }
 }
 
-int keypair_from_seed(const uint8_t seed[static SEED_BYTES], struct keypair **ret_keypair, struct error *error) {
+int keypair_from_seed(const uint8_t seed[static SEED_BYTES], struct keypair **ret_keypair, struct error *error)
+{
     struct keypair *keypair = secret_alloc(sizeof(*keypair));
     if (crypto_sign_seed_keypair(keypair->public_key.bytes, keypair->secret, seed) != 0 ||
         crypto_sign_ed25519_sk_to_curve25519(keypair->box_secret, keypair->secret) != 0) {
@@ -25,7 +27,8 @@ int keypair_from_seed(const uint8_t seed[static SEED_BYTES], struct keypair **re
     return 0;
 }
 
-int keypair_generate(struct keypair **ret_keypair, struct error *error) {
+int keypair_generate(struct keypair **ret_keypair, struct error *error)
+{
     uint8_t seed[SEED_BYTES];
     randombytes_buf(seed, sizeof(seed));
     int result = keypair_from_seed(seed, ret_keypair, error);
@@ -33,7 +36,8 @@ int keypair_generate(struct keypair **ret_keypair, struct error *error) {
     return result;
 }
 
-int keypair_from_secret_hex(const char *hex, struct keypair **ret_keypair, struct error *error) {
+int keypair_from_secret_hex(const char *hex, struct keypair **ret_keypair, struct error *error)
+{
     uint8_t secret[crypto_sign_SECRETKEYBYTES];
     struct keypair *keypair = NULL;
     if (hex_decode(hex, strlen(hex), secret, sizeof(secret)) != 0) {
@@ -52,48 +56,55 @@ int keypair_from_secret_hex(const char *hex, struct keypair **ret_keypair, struc
     return result;
 }
 
-void keypair_free(struct keypair *keypair) {
+void keypair_free(struct keypair *keypair)
+{
     sodium_free(keypair); /* wipes */
 }
 
-const struct public_key *keypair_public(const struct keypair *keypair) {
+const struct public_key *keypair_public(const struct keypair *keypair)
+{
     return &keypair->public_key;
 }
 
-const char *keypair_public_hex(const struct keypair *keypair) {
+const char *keypair_public_hex(const struct keypair *keypair)
+{
     return keypair->public_hex;
 }
 
-void keypair_secret_hex(const struct keypair *keypair, char ret_hex[SECRET_HEX_SIZE]) {
+void keypair_secret_hex(const struct keypair *keypair, char ret_hex[SECRET_HEX_SIZE])
+{
     hex_encode(keypair->secret, sizeof(keypair->secret), ret_hex);
 }
 
-void keypair_seed(const struct keypair *keypair, uint8_t ret_seed[static SEED_BYTES]) {
+void keypair_seed(const struct keypair *keypair, uint8_t ret_seed[static SEED_BYTES])
+{
     memcpy(ret_seed, keypair->secret, SEED_BYTES);
 }
 
-void keypair_sign(const struct keypair *keypair, const void *data, size_t size, struct signature *ret_signature) {
+void keypair_sign(const struct keypair *keypair, const void *data, size_t size, struct signature *ret_signature)
+{
     if (crypto_sign_detached(ret_signature->bytes, NULL, data, size, keypair->secret) != 0) {
         crypto_failed("signing");
     }
 }
 
-void keypair_sign_hex(const struct keypair *keypair, const void *data, size_t size, char ret_hex[SIGNATURE_HEX_SIZE]) {
+void keypair_sign_hex(const struct keypair *keypair, const void *data, size_t size, char ret_hex[SIGNATURE_HEX_SIZE])
+{
     struct signature signature;
     keypair_sign(keypair, data, size, &signature);
     hex_encode(signature.bytes, sizeof(signature.bytes), ret_hex);
 }
 
-bool signature_is_valid(const struct public_key *by, const void *data, size_t size,
-                        const struct signature *signature) {
+bool signature_is_valid(const struct public_key *by, const void *data, size_t size, const struct signature *signature)
+{
     return crypto_sign_verify_detached(signature->bytes, data, size, by->bytes) == 0;
 }
 
-bool signature_hex_is_valid(const char *by_hex, const void *data, size_t size, const char *signature_hex) {
+bool signature_hex_is_valid(const char *by_hex, const void *data, size_t size, const char *signature_hex)
+{
     struct public_key by;
     struct signature signature;
-    if (by_hex == NULL || signature_hex == NULL ||
-        hex_decode(by_hex, strlen(by_hex), by.bytes, sizeof(by.bytes)) != 0 ||
+    if (by_hex == NULL || signature_hex == NULL || hex_decode(by_hex, strlen(by_hex), by.bytes, sizeof(by.bytes)) != 0 ||
         hex_decode(signature_hex, strlen(signature_hex), signature.bytes, sizeof(signature.bytes)) != 0) {
         return false;
     }
@@ -102,7 +113,8 @@ bool signature_hex_is_valid(const char *by_hex, const void *data, size_t size, c
 
 /* The check of the curve costs as much as a signature, and a daemon sees the same few keys in every message: each thread
  * remembers keys that passed. Only valid keys get in, so nobody can make a wrong one pass. */
-static bool is_valid_point(const struct public_key *key) {
+static bool is_valid_point(const struct public_key *key)
+{
     enum { REMEMBERED = 64 };
     static _Thread_local struct public_key remembered[REMEMBERED];
     struct public_key *slot = &remembered[key->bytes[0] % REMEMBERED];
@@ -116,7 +128,8 @@ static bool is_valid_point(const struct public_key *key) {
     return true;
 }
 
-int public_key_parse(const char *hex, struct public_key *ret_key, struct error *error) {
+int public_key_parse(const char *hex, struct public_key *ret_key, struct error *error)
+{
     struct public_key key;
     if (!hex_is_key(hex) || hex_decode(hex, strlen(hex), key.bytes, sizeof(key.bytes)) != 0) {
         return error_set(error, ERROR_INVALID, "a public key is 64 lower-case hex digits");
@@ -128,10 +141,12 @@ int public_key_parse(const char *hex, struct public_key *ret_key, struct error *
     return 0;
 }
 
-void public_key_hex(const struct public_key *key, char ret_hex[KEY_HEX_SIZE]) {
+void public_key_hex(const struct public_key *key, char ret_hex[KEY_HEX_SIZE])
+{
     hex_encode(key->bytes, sizeof(key->bytes), ret_hex);
 }
 
-bool public_key_equal(const struct public_key *a, const struct public_key *b) {
+bool public_key_equal(const struct public_key *a, const struct public_key *b)
+{
     return memcmp(a->bytes, b->bytes, sizeof(a->bytes)) == 0;
 }

@@ -10,7 +10,7 @@
 
 enum {
     PUBLIC_KEY_BYTES = 32,
-    KEY_HEX_SIZE = 65,        /* with the NUL */
+    KEY_HEX_SIZE = 65, /* with the NUL */
     SECRET_HEX_SIZE = 129,
     SIGNATURE_BYTES = 64,
     SIGNATURE_HEX_SIZE = 129,
@@ -30,7 +30,7 @@ int keypair_from_seed(const uint8_t seed[static SEED_BYTES], struct keypair **re
 int keypair_from_secret_hex(const char *hex, struct keypair **ret_keypair, struct error *error) MUST_CHECK;
 void keypair_free(struct keypair *keypair); /* wipes; takes NULL */
 const struct public_key *keypair_public(const struct keypair *keypair);
-const char *keypair_public_hex(const struct keypair *keypair); /* the keypair's */
+const char *keypair_public_hex(const struct keypair *keypair);                         /* the keypair's */
 void keypair_secret_hex(const struct keypair *keypair, char ret_hex[SECRET_HEX_SIZE]); /* wipe after use */
 void keypair_seed(const struct keypair *keypair, uint8_t ret_seed[static SEED_BYTES]); /* wipe after use */
 /* The X25519 secret that belongs to it, for the archive. */

@@ -4,7 +4,8 @@
 
 enum { BLOCK = 128, PADME_FROM = 1024 };
 
-static unsigned floor_log2(size_t number) {
+static unsigned floor_log2(size_t number)
+{
     unsigned log = 0;
     while (number >>= 1) {
         log++;
@@ -14,14 +15,16 @@ static unsigned floor_log2(size_t number) {
 
 /* Padmé: as many low bits are zero as leave the length a floating point number whose mantissa is no longer than its
  * exponent: at most 12 per cent more, and few lengths that can be told apart. */
-static size_t padme(size_t length) {
+static size_t padme(size_t length)
+{
     unsigned exponent = floor_log2(length);
     unsigned mantissa_bits = floor_log2(exponent) + 1;
     size_t mask = ((size_t)1 << (exponent - mantissa_bits)) - 1;
     return (length + mask) & ~mask;
 }
 
-static size_t padded_size(size_t size) {
+static size_t padded_size(size_t size)
+{
     size_t padded = (size / BLOCK + 1) * BLOCK; /* at least one byte of padding */
     if (padded <= PADME_FROM) {
         return padded;
@@ -29,7 +32,8 @@ static size_t padded_size(size_t size) {
     return (padme(padded) + BLOCK - 1) / BLOCK * BLOCK;
 }
 
-int envelope_pad(struct buffer *plaintext, struct error *error) {
+int envelope_pad(struct buffer *plaintext, struct error *error)
+{
     size_t size = plaintext->length;
     if (size > SIZE_MAX / 4) {
         return error_set(error, ERROR_TOO_LARGE, "an envelope of %zu bytes is too large", size);
@@ -45,7 +49,8 @@ int envelope_pad(struct buffer *plaintext, struct error *error) {
     return 0;
 }
 
-int envelope_unpad(const void *padded, size_t size, size_t *ret_size, struct error *error) {
+int envelope_unpad(const void *padded, size_t size, size_t *ret_size, struct error *error)
+{
     const uint8_t *bytes = padded;
     while (size > 0 && bytes[size - 1] == 0) {
         size--;

@@ -13,17 +13,18 @@ enum {
 static const char DOMAIN[] = "claudemesh-safety-number-v1"; /* hashed with its NUL */
 
 static void hash_round(const uint8_t *before, size_t size, const struct public_key *low, const struct public_key *high,
-                       uint8_t ret_digest[static crypto_hash_sha512_BYTES]) {
+                       uint8_t ret_digest[static crypto_hash_sha512_BYTES])
+{
     crypto_hash_sha512_state state;
     if (crypto_hash_sha512_init(&state) != 0 || crypto_hash_sha512_update(&state, before, size) != 0 ||
         crypto_hash_sha512_update(&state, low->bytes, sizeof(low->bytes)) != 0 ||
-        crypto_hash_sha512_update(&state, high->bytes, sizeof(high->bytes)) != 0 ||
-        crypto_hash_sha512_final(&state, ret_digest) != 0) {
+        crypto_hash_sha512_update(&state, high->bytes, sizeof(high->bytes)) != 0 || crypto_hash_sha512_final(&state, ret_digest) != 0) {
         crypto_failed("SHA-512");
     }
 }
 
-void safety_number(const struct public_key *a, const struct public_key *b, char ret_number[SAFETY_NUMBER_SIZE]) {
+void safety_number(const struct public_key *a, const struct public_key *b, char ret_number[SAFETY_NUMBER_SIZE])
+{
     bool in_order = memcmp(a->bytes, b->bytes, sizeof(a->bytes)) <= 0;
     const struct public_key *low = in_order ? a : b;
     const struct public_key *high = in_order ? b : a;

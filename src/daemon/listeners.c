@@ -12,8 +12,8 @@ static bool tcp_is_wanted(const struct daemon *daemon)
     const struct daemon_options *options = daemon->options;
     const char *surroundings = environment_is_container() ? "container" : environment_is_ci() ? "ci" : NULL;
     bool configured = settings_bool(daemon->settings, "ipc.tcp_enabled");
-    bool asked_for =
-        options->tcp > 0 || options->tcp_port >= 0 || (configured && settings_origin(daemon->settings, "ipc.tcp_enabled") != ORIGIN_DEFAULT);
+    bool asked_for = options->tcp > 0 || options->tcp_port >= 0 ||
+                     (configured && settings_origin(daemon->settings, "ipc.tcp_enabled") != ORIGIN_DEFAULT);
     if (options->tcp == 0 || (!configured && !asked_for))
         return false;
     if (surroundings != NULL)

@@ -5,7 +5,8 @@
 /* One finding is enough to know. */
 static const char QUICK_CHECK[] = "PRAGMA quick_check(1)";
 
-int check_connection(struct db_connection *connection, struct error *error) {
+int check_connection(struct db_connection *connection, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, QUICK_CHECK, error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -23,7 +24,8 @@ int check_connection(struct db_connection *connection, struct error *error) {
     return status;
 }
 
-int db_check_file(const char *path, struct error *error) {
+int db_check_file(const char *path, struct error *error)
+{
     struct error ignored;
     error = error == NULL ? &ignored : error;
     if (!file_exists(path)) {

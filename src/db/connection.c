@@ -24,35 +24,42 @@ static const char WRITER_PRAGMAS[] =
     "PRAGMA wal_autocheckpoint = 0;"
     "PRAGMA journal_size_limit = 16777216;";
 
-static const char READER_PRAGMAS[] =
-    "PRAGMA query_only = ON;"
-    "PRAGMA trusted_schema = OFF;"
-    "PRAGMA temp_store = MEMORY;"
-    "PRAGMA cache_size = -512;";
+static const char READER_PRAGMAS[] = "PRAGMA query_only = ON;"
+                                     "PRAGMA trusted_schema = OFF;"
+                                     "PRAGMA temp_store = MEMORY;"
+                                     "PRAGMA cache_size = -512;";
 
 static pthread_once_t library_once = PTHREAD_ONCE_INIT;
 
 /* Two process-wide counters behind one mutex that every allocation of every thread would take. Somebody who used SQLite
  * before us leaves it as it is: slower, not wrong. */
-static void library_configure(void) {
+static void library_configure(void)
+{
     if (sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0) != SQLITE_OK) {
         return;
     }
 }
 
-static enum error_code error_code_of(int result, int system_errno) {
+static enum error_code error_code_of(int result, int system_errno)
+{
     switch (result & 0xff) {
-    case SQLITE_FULL: return ERROR_FULL;
+    case SQLITE_FULL:
+        return ERROR_FULL;
     case SQLITE_CORRUPT:
-    case SQLITE_NOTADB: return ERROR_CORRUPT;
-    case SQLITE_CONSTRAINT: return ERROR_CONFLICT;
+    case SQLITE_NOTADB:
+        return ERROR_CORRUPT;
+    case SQLITE_CONSTRAINT:
+        return ERROR_CONFLICT;
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
-    case SQLITE_INTERRUPT: return ERROR_BUSY;
-    case SQLITE_TOOBIG: return ERROR_TOO_LARGE;
+    case SQLITE_INTERRUPT:
+        return ERROR_BUSY;
+    case SQLITE_TOOBIG:
+        return ERROR_TOO_LARGE;
     case SQLITE_PERM:
     case SQLITE_READONLY:
-    case SQLITE_AUTH: return ERROR_DENIED;
+    case SQLITE_AUTH:
+        return ERROR_DENIED;
     case SQLITE_IOERR:
     case SQLITE_CANTOPEN:
         /* EFBIG: a file size limit is a full disk by another name. */
@@ -60,11 +67,13 @@ static enum error_code error_code_of(int result, int system_errno) {
             return ERROR_FULL;
         }
         return system_errno == EACCES || system_errno == EPERM ? ERROR_DENIED : ERROR_SYSTEM;
-    default: return ERROR_INTERNAL;
+    default:
+        return ERROR_INTERNAL;
     }
 }
 
-int sqlite_error(sqlite3 *handle, int result, struct error *error) {
+int sqlite_error(sqlite3 *handle, int result, struct error *error)
+{
     int extended = handle == NULL ? result : sqlite3_extended_errcode(handle);
     if ((extended & 0xff) != (result & 0xff)) {
         extended = result;
@@ -75,7 +84,8 @@ int sqlite_error(sqlite3 *handle, int result, struct error *error) {
     int system_errno = handle == NULL ? 0 : sqlite3_system_errno(handle);
     const char *path = handle == NULL ? NULL : sqlite3_db_filename(handle, "main");
     if (extended == SQLITE_IOERR_FSYNC || extended == SQLITE_IOERR_DIR_FSYNC) {
-        log_fatal(EXIT_FAILED, "fsync_failed", (const struct log_field[]){ LOG_TEXT("path", path), LOG_NUMBER("errno", system_errno), LOG_END });
+        log_fatal(EXIT_FAILED, "fsync_failed",
+                  (const struct log_field[]){ LOG_TEXT("path", path), LOG_NUMBER("errno", system_errno), LOG_END });
     }
     enum error_code code = error_code_of(result, system_errno);
     const char *said = handle == NULL ? sqlite3_errstr(result) : sqlite3_errmsg(handle);
@@ -86,28 +96,31 @@ int sqlite_error(sqlite3 *handle, int result, struct error *error) {
     return -(int)code;
 }
 
-static int configure(sqlite3 *handle, int option, int value, struct error *error) {
+static int configure(sqlite3 *handle, int option, int value, struct error *error)
+{
     int result = sqlite3_db_config(handle, option, value, (int *)NULL);
     return result == SQLITE_OK ? 0 : sqlite_error(handle, result, error);
 }
 
-static int run_script(sqlite3 *handle, const char *sql, struct error *error) {
+static int run_script(sqlite3 *handle, const char *sql, struct error *error)
+{
     int result = sqlite3_exec(handle, sql, NULL, NULL, NULL);
     return result == SQLITE_OK ? 0 : sqlite_error(handle, result, error);
 }
 
-int connection_run(struct db_connection *connection, const char *sql, struct error *error) {
+int connection_run(struct db_connection *connection, const char *sql, struct error *error)
+{
     return run_script(connection->handle, sql, error);
 }
 
-int connection_open(struct db_connection *connection, const char *path, enum connection_mode mode, struct error *error) {
+int connection_open(struct db_connection *connection, const char *path, enum connection_mode mode, struct error *error)
+{
     if (pthread_once(&library_once, library_configure) != 0) {
         return error_set(error, ERROR_INTERNAL, "SQLite could not be configured");
     }
     *connection = (struct db_connection){ .handle = NULL };
     /* No mutex inside: each connection is one thread's. */
-    int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE |
-                (mode == CONNECTION_WRITER ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY);
+    int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE | (mode == CONNECTION_WRITER ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY);
     int status;
     int result = sqlite3_open_v2(path, &connection->handle, flags, NULL);
     if (result != SQLITE_OK) {
@@ -136,11 +149,13 @@ failed:
     return status;
 }
 
-int connection_allow_checkpoint(struct db_connection *connection, struct error *error) {
+int connection_allow_checkpoint(struct db_connection *connection, struct error *error)
+{
     return configure(connection->handle, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, error);
 }
 
-void connection_close(struct db_connection *connection) {
+void connection_close(struct db_connection *connection)
+{
     connection_finalize(connection);
     if (connection->handle != NULL && sqlite3_close(connection->handle) != SQLITE_OK) {
         /* Only a statement that somebody prepared beside db_prepare can be in the way. */
@@ -149,6 +164,7 @@ void connection_close(struct db_connection *connection) {
     connection->handle = NULL;
 }
 
-sqlite3 *db_handle(struct db_connection *connection) {
+sqlite3 *db_handle(struct db_connection *connection)
+{
     return connection->handle;
 }

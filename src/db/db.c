@@ -17,7 +17,8 @@ enum { FIRST_CHECKPOINT_WAIT_MS = 200 };
 /* ---- the file ------------------------------------------------------------------------------------------ */
 
 /* Made here with its mode, before SQLite sees it: the WAL and the shared memory get the same mode. */
-static int ensure_file(const char *path, uint64_t *ret_size, struct error *error) {
+static int ensure_file(const char *path, uint64_t *ret_size, struct error *error)
+{
     struct stat status;
     if (stat(path, &status) == 0) {
         *ret_size = (uint64_t)status.st_size;
@@ -52,7 +53,8 @@ struct damage_report {
     struct error error;
 };
 
-static void report_damage(struct message *message) {
+static void report_damage(struct message *message)
+{
     struct damage_report *report = CONTAINER_OF(message, struct damage_report, message);
     if (report->damaged == NULL) {
         log_fatal(1, "database_damaged", (const struct log_field[]){ LOG_TEXT("detail", report->error.message), LOG_END });
@@ -62,13 +64,15 @@ static void report_damage(struct message *message) {
 }
 
 /* sqlite3_interrupt stops a statement that runs; this one, a statement that was about to. */
-static int check_should_stop(void *argument) {
+static int check_should_stop(void *argument)
+{
     struct db *db = argument;
     return atomic_load(&db->stopping) ? 1 : 0;
 }
 
 /* Failing closed: what keeps the check from an answer (but for the stop) counts as damage. */
-static void *checker_main(void *argument) {
+static void *checker_main(void *argument)
+{
     struct db *db = argument;
     struct error error;
     sqlite3_progress_handler(db->checker.handle, 4, check_should_stop, db);
@@ -90,7 +94,8 @@ static void *checker_main(void *argument) {
 /* ---- opening -------------------------------------------------------------------------------------------- */
 
 /* Reading only, until everything about the file is known to be right. */
-static int inspect(struct db *db, const struct db_options *options, uint64_t size, struct schema_state *ret_state, struct error *error) {
+static int inspect(struct db *db, const struct db_options *options, uint64_t size, struct schema_state *ret_state, struct error *error)
+{
     int status = schema_read(&db->writer, ret_state, error);
     if (status < 0) {
         return status;
@@ -106,7 +111,8 @@ static int inspect(struct db *db, const struct db_options *options, uint64_t siz
     return check_connection(&db->writer, error);
 }
 
-static int use_wal(struct db_connection *connection, struct error *error) {
+static int use_wal(struct db_connection *connection, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, "PRAGMA journal_mode = WAL", error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -120,7 +126,8 @@ static int use_wal(struct db_connection *connection, struct error *error) {
     return status;
 }
 
-static int prepare_writer(struct db *db, const struct db_options *options, const struct schema_state *state, struct error *error) {
+static int prepare_writer(struct db *db, const struct db_options *options, const struct schema_state *state, struct error *error)
+{
     int status = connection_allow_checkpoint(&db->writer, error);
     if (status == 0) {
         status = use_wal(&db->writer, error);
@@ -147,7 +154,8 @@ static int prepare_writer(struct db *db, const struct db_options *options, const
     return status;
 }
 
-static int start_thread(pthread_t *thread, bool *ret_started, void *(*main)(void *), struct db *db, struct error *error) {
+static int start_thread(pthread_t *thread, bool *ret_started, void *(*main)(void *), struct db *db, struct error *error)
+{
     /* Signals are the loop's: a thread starts with what its maker blocks. */
     sigset_t all;
     sigset_t before;
@@ -166,7 +174,8 @@ static int start_thread(pthread_t *thread, bool *ret_started, void *(*main)(void
     return 0;
 }
 
-static int start_threads(struct db *db, struct error *error) {
+static int start_threads(struct db *db, struct error *error)
+{
     int status = connection_open(&db->reader, db->path, CONNECTION_READER, error);
     if (status == 0 && db->unproven) {
         status = connection_open(&db->checker, db->path, CONNECTION_READER, error);
@@ -183,7 +192,8 @@ static int start_threads(struct db *db, struct error *error) {
     return status;
 }
 
-int db_open(const struct db_options *options, struct db **ret_db, struct error *error) {
+int db_open(const struct db_options *options, struct db **ret_db, struct error *error)
+{
     struct error ignored;
     error = error == NULL ? &ignored : error;
     uint64_t size = 0;
@@ -224,7 +234,8 @@ int db_open(const struct db_options *options, struct db **ret_db, struct error *
 /* ---- closing -------------------------------------------------------------------------------------------- */
 
 /* Readers first: the last checkpoint empties the WAL only when nobody reads from it. */
-static void stop_readers(struct db *db) {
+static void stop_readers(struct db *db)
+{
     atomic_store(&db->stopping, true);
     mailbox_close(&db->read_queue);
     if (db->reader_started) {
@@ -238,7 +249,8 @@ static void stop_readers(struct db *db) {
     connection_close(&db->reader);
 }
 
-void db_stop(struct db *db) {
+void db_stop(struct db *db)
+{
     if (db->stopped) {
         return;
     }
@@ -251,7 +263,8 @@ void db_stop(struct db *db) {
     db->stopped = true;
 }
 
-void db_close(struct db *db) {
+void db_close(struct db *db)
+{
     if (db == NULL) {
         return;
     }
@@ -264,18 +277,22 @@ void db_close(struct db *db) {
 
 /* ---- small questions ------------------------------------------------------------------------------------- */
 
-void db_set_hooks(struct db *db, const struct db_hooks *hooks) {
+void db_set_hooks(struct db *db, const struct db_hooks *hooks)
+{
     db->hooks = *hooks;
 }
 
-uint64_t db_file_size(const struct db *db) {
+uint64_t db_file_size(const struct db *db)
+{
     return (uint64_t)(atomic_load(&db->database_bytes) + atomic_load(&db->wal_bytes));
 }
 
-int db_schema_version(const struct db *db) {
+int db_schema_version(const struct db *db)
+{
     return db->schema_version;
 }
 
-size_t db_write_backlog(struct db *db) {
+size_t db_write_backlog(struct db *db)
+{
     return atomic_load(&db->write_backlog);
 }

@@ -31,8 +31,8 @@ struct db_options {
     const struct db_migration *migrations;
     size_t migration_count;
     enum db_durability durability;
-    struct mailbox *completions;        /* where finished tasks are posted; outlives the database */
-    uint64_t background_check_above;    /* files at least this large are checked in the background after an unclean stop (64 MiB) */
+    struct mailbox *completions;     /* where finished tasks are posted; outlives the database */
+    uint64_t background_check_above; /* files at least this large are checked in the background after an unclean stop (64 MiB) */
     void (*damaged)(void *argument, const char *detail); /* on the loop thread, from the background check; NULL: fatal */
     void *argument;
     /* Measures (80-operations cm_*_commit_seconds, _batch_size); called on the writer thread; may be NULL. */
@@ -54,9 +54,9 @@ uint64_t db_file_size(const struct db *db);
 int db_schema_version(const struct db *db);
 
 enum db_task_flags {
-    DB_DURABLE = 1,   /* its batch commits with fsync; `done` after it. Without: the batch may commit with synchronous=NORMAL when no
+    DB_DURABLE = 1,  /* its batch commits with fsync; `done` after it. Without: the batch may commit with synchronous=NORMAL when no
                          durable task is in it (survives a crash of the process, not of the power) */
-    DB_SAVEPOINT = 2  /* it runs several writing statements: on failure all of them are undone, and only they */
+    DB_SAVEPOINT = 2 /* it runs several writing statements: on failure all of them are undone, and only they */
 };
 
 struct db_task {
@@ -66,10 +66,10 @@ struct db_task {
      * the tasks of the batch are run again one by one. Fill `error` through the pointer. */
     int (*run)(struct db_connection *connection, struct db_task *task);
     void (*done)(struct db_task *task); /* the loop thread; frees the task */
-    int status;            /* 0, or run's or the commit's negative error code (-ERROR_FULL: disk full) */
+    int status;                         /* 0, or run's or the commit's negative error code (-ERROR_FULL: disk full) */
     struct error error;
-    int64_t submitted_us;  /* monotonic, for measures */
-    void *waiter;          /* the database's: who waits in db_write_wait or db_read_wait */
+    int64_t submitted_us; /* monotonic, for measures */
+    void *waiter;         /* the database's: who waits in db_write_wait or db_read_wait */
 };
 
 /* Any thread. Tasks run in the order of submission; everything that waits shares one transaction. */
@@ -105,8 +105,8 @@ int db_bind(sqlite3_stmt *statement, struct error *error, const char *format, ..
 /* 1 a row, 0 done, negative error. */
 int db_step(sqlite3_stmt *statement, struct error *error) MUST_CHECK;
 /* prepare, bind, step to the end, reset. *ret_changes (may be NULL) = rows changed. */
-int db_execute(struct db_connection *connection, struct error *error, int64_t *ret_changes, const char *sql,
-               const char *format, ...) MUST_CHECK;
+int db_execute(struct db_connection *connection, struct error *error, int64_t *ret_changes, const char *sql, const char *format,
+               ...) MUST_CHECK;
 void db_reset(sqlite3_stmt *statement); /* takes NULL */
 /* Columns. Text is valid until the next step or reset; NULL for null. */
 const char *db_column_string(sqlite3_stmt *statement, int column);

@@ -26,7 +26,7 @@ enum connection_mode {
 int connection_open(struct db_connection *connection, const char *path, enum connection_mode mode, struct error *error) MUST_CHECK;
 /* From now on closing the last connection checkpoints and removes the WAL: only after the file was found good. */
 int connection_allow_checkpoint(struct db_connection *connection, struct error *error) MUST_CHECK;
-void connection_close(struct db_connection *connection); /* takes a half-opened one */
+void connection_close(struct db_connection *connection);  /* takes a half-opened one */
 void connection_settle(struct db_connection *connection); /* resets what the last task left */
 void connection_finalize(struct db_connection *connection);
 /* One statement without parameters or results of interest; may be a pragma. Not kept. */
@@ -89,10 +89,10 @@ struct db {
     atomic_bool check_passed;
 
     /* The writer's alone. */
-    bool marked_clean;       /* the file carries the clean marker: the next transaction clears it */
-    bool full_sync;          /* what PRAGMA synchronous is now */
-    bool wal_dirty;          /* frames in the WAL that are not in the database */
-    int64_t frame_count;     /* frames in the WAL after the last commit */
+    bool marked_clean;            /* the file carries the clean marker: the next transaction clears it */
+    bool full_sync;               /* what PRAGMA synchronous is now */
+    bool wal_dirty;               /* frames in the WAL that are not in the database */
+    int64_t frame_count;          /* frames in the WAL after the last commit */
     int64_t frames_at_checkpoint; /* of these, what the last checkpoint saw */
     int64_t checkpoint_wait_ms;
     int64_t page_size;

@@ -4,7 +4,8 @@
 static const char BEGIN[] = "BEGIN";
 static const char COMMIT[] = "COMMIT";
 
-static void run_query(struct db *db, struct db_task *task) {
+static void run_query(struct db *db, struct db_task *task)
+{
     task->error = (struct error){ .code = ERROR_NONE };
     task->status = db_execute(&db->reader, &task->error, NULL, BEGIN, "");
     if (task->status < 0) {
@@ -23,7 +24,8 @@ static void run_query(struct db *db, struct db_task *task) {
     }
 }
 
-void *reader_main(void *argument) {
+void *reader_main(void *argument)
+{
     struct db *db = argument;
     for (;;) {
         bool closed = false;

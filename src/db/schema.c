@@ -4,15 +4,15 @@
 
 static const char SELECT_EXISTS[] = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'schema'";
 static const char SELECT_SCHEMA[] = "SELECT version, clean FROM schema WHERE id = 1";
-static const char CREATE_SCHEMA[] =
-    "CREATE TABLE IF NOT EXISTS schema ("
-    "  id INTEGER PRIMARY KEY CHECK (id = 1), version INTEGER NOT NULL, clean INTEGER NOT NULL) STRICT";
+static const char CREATE_SCHEMA[] = "CREATE TABLE IF NOT EXISTS schema ("
+                                    "  id INTEGER PRIMARY KEY CHECK (id = 1), version INTEGER NOT NULL, clean INTEGER NOT NULL) STRICT";
 static const char SET_VERSION[] =
     "INSERT INTO schema (id, version, clean) VALUES (1, ?1, 0) ON CONFLICT (id) DO UPDATE SET version = excluded.version, clean = 0";
 static const char SET_CLEAN[] = "UPDATE schema SET clean = ?1 WHERE id = 1";
 static const char SELECT_PAGES[] = "PRAGMA page_count";
 
-int schema_read(struct db_connection *connection, struct schema_state *ret_state, struct error *error) {
+int schema_read(struct db_connection *connection, struct schema_state *ret_state, struct error *error)
+{
     int64_t exists = 0;
     int64_t pages = 0;
     int status = connection_read_number(connection, SELECT_EXISTS, &exists, error);
@@ -42,7 +42,8 @@ int schema_read(struct db_connection *connection, struct schema_state *ret_state
     return 0;
 }
 
-int schema_check_version(int version, const struct db_migration *migrations, size_t count, struct error *error) {
+int schema_check_version(int version, const struct db_migration *migrations, size_t count, struct error *error)
+{
     if (count == 0) {
         return error_set(error, ERROR_INTERNAL, "a database without migrations");
     }
@@ -61,7 +62,8 @@ int schema_check_version(int version, const struct db_migration *migrations, siz
     return 0;
 }
 
-static int run_step(struct db_connection *connection, const struct db_migration *migration, struct error *error) {
+static int run_step(struct db_connection *connection, const struct db_migration *migration, struct error *error)
+{
     int status = connection_run(connection, CREATE_SCHEMA, error);
     if (status == 0) {
         status = connection_run(connection, migration->sql, error);
@@ -72,7 +74,8 @@ static int run_step(struct db_connection *connection, const struct db_migration 
     return status == 0 ? connection_run(connection, "COMMIT", error) : status;
 }
 
-int schema_migrate(struct db_connection *connection, int from, const struct db_migration *migrations, size_t count, struct error *error) {
+int schema_migrate(struct db_connection *connection, int from, const struct db_migration *migrations, size_t count, struct error *error)
+{
     for (size_t i = (size_t)from; i < count; i++) {
         int status = connection_run(connection, "BEGIN IMMEDIATE", error);
         if (status < 0) {
@@ -87,6 +90,7 @@ int schema_migrate(struct db_connection *connection, int from, const struct db_m
     return 0;
 }
 
-int schema_mark(struct db_connection *connection, bool clean, struct error *error) {
+int schema_mark(struct db_connection *connection, bool clean, struct error *error)
+{
     return db_execute(connection, error, NULL, SET_CLEAN, "i", (int64_t)(clean ? 1 : 0));
 }

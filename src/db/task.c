@@ -10,12 +10,14 @@ struct waiter {
     bool finished;
 };
 
-static void deliver(struct message *message) {
+static void deliver(struct message *message)
+{
     struct db_task *task = CONTAINER_OF(message, struct db_task, message);
     task->done(task);
 }
 
-static void submit(struct mailbox *queue, struct db_task *task, struct waiter *waiter) {
+static void submit(struct mailbox *queue, struct db_task *task, struct waiter *waiter)
+{
     task->message = (struct message){ .handle = deliver };
     task->status = 0;
     task->waiter = waiter;
@@ -24,14 +26,16 @@ static void submit(struct mailbox *queue, struct db_task *task, struct waiter *w
 }
 
 /* After db_stop nobody runs a task: it goes straight back, so that what waits for its end is told. */
-static void refuse(struct db *db, struct db_task *task) {
+static void refuse(struct db *db, struct db_task *task)
+{
     task->message = (struct message){ .handle = deliver };
     task->waiter = NULL;
     task->status = error_set(&task->error, ERROR_UNREACHABLE, "the database is closed");
     mailbox_post(db->completions, &task->message);
 }
 
-void db_write(struct db *db, struct db_task *task) {
+void db_write(struct db *db, struct db_task *task)
+{
     if (db->stopped) {
         refuse(db, task);
         return;
@@ -40,7 +44,8 @@ void db_write(struct db *db, struct db_task *task) {
     submit(&db->write_queue, task, NULL);
 }
 
-void db_read(struct db *db, struct db_task *task) {
+void db_read(struct db *db, struct db_task *task)
+{
     if (db->stopped) {
         refuse(db, task);
         return;
@@ -48,7 +53,8 @@ void db_read(struct db *db, struct db_task *task) {
     submit(&db->read_queue, task, NULL);
 }
 
-static int wait_for(struct mailbox *queue, struct db_task *task) {
+static int wait_for(struct mailbox *queue, struct db_task *task)
+{
     struct waiter waiter = { .mutex = PTHREAD_MUTEX_INITIALIZER, .finished_condition = PTHREAD_COND_INITIALIZER };
     submit(queue, task, &waiter);
     pthread_mutex_lock(&waiter.mutex);
@@ -61,16 +67,19 @@ static int wait_for(struct mailbox *queue, struct db_task *task) {
     return task->status;
 }
 
-int db_write_wait(struct db *db, struct db_task *task) {
+int db_write_wait(struct db *db, struct db_task *task)
+{
     atomic_fetch_add(&db->write_backlog, 1);
     return wait_for(&db->write_queue, task);
 }
 
-int db_read_wait(struct db *db, struct db_task *task) {
+int db_read_wait(struct db *db, struct db_task *task)
+{
     return wait_for(&db->read_queue, task);
 }
 
-void task_finish(struct db_task *task, struct task_list *finished) {
+void task_finish(struct db_task *task, struct task_list *finished)
+{
     struct waiter *waiter = task->waiter;
     if (waiter != NULL) {
         /* Signalled under the mutex: once it is free, the waiter's stack may be gone. */
@@ -90,7 +99,8 @@ void task_finish(struct db_task *task, struct task_list *finished) {
     finished->count++;
 }
 
-void task_list_post(struct db *db, struct task_list *finished) {
+void task_list_post(struct db *db, struct task_list *finished)
+{
     if (finished->first != NULL) {
         mailbox_post_list(db->completions, finished->first, finished->last, finished->count);
     }

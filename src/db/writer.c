@@ -33,7 +33,8 @@ static const char FREE_COUNT[] = "PRAGMA freelist_count";
 /* ---- transactions -------------------------------------------------------------------------------------- */
 
 /* Called by SQLite after each commit to the WAL. */
-static int note_frames(void *argument, sqlite3 *handle, const char *name, int frames) {
+static int note_frames(void *argument, sqlite3 *handle, const char *name, int frames)
+{
     (void)handle;
     (void)name;
     struct db *db = argument;
@@ -46,7 +47,8 @@ static int note_frames(void *argument, sqlite3 *handle, const char *name, int fr
     return SQLITE_OK;
 }
 
-int writer_measure_size(struct db *db, struct error *error) {
+int writer_measure_size(struct db *db, struct error *error)
+{
     int64_t pages = 0;
     int64_t unused = 0;
     int status = connection_read_number(&db->writer, PAGE_COUNT, &pages, error);
@@ -59,7 +61,8 @@ int writer_measure_size(struct db *db, struct error *error) {
     return status;
 }
 
-static int set_sync(struct db *db, bool full, struct error *error) {
+static int set_sync(struct db *db, bool full, struct error *error)
+{
     if (db->full_sync == full) {
         return 0;
     }
@@ -70,12 +73,14 @@ static int set_sync(struct db *db, bool full, struct error *error) {
     return status;
 }
 
-static int transaction_begin(struct db *db, bool durable, struct error *error) {
+static int transaction_begin(struct db *db, bool durable, struct error *error)
+{
     int status = set_sync(db, durable && db->durability == DB_STRICT, error);
     return status == 0 ? db_execute(&db->writer, error, NULL, BEGIN, "") : status;
 }
 
-static void transaction_rollback(struct db *db) {
+static void transaction_rollback(struct db *db)
+{
     connection_settle(&db->writer);
     if (sqlite3_get_autocommit(db->writer.handle) == 0) {
         struct error error;
@@ -90,7 +95,8 @@ static void transaction_rollback(struct db *db) {
 }
 
 /* What every transaction that changed something carries beside its tasks. */
-static int complete_changes(struct db *db, int64_t changes_before, struct error *error) {
+static int complete_changes(struct db *db, int64_t changes_before, struct error *error)
+{
     int status = 0;
     if (db->hooks.before_commit != NULL) {
         status = db->hooks.before_commit(db->hooks.argument, &db->writer, error);
@@ -108,7 +114,8 @@ static int complete_changes(struct db *db, int64_t changes_before, struct error 
 }
 
 /* Rolls back when it fails. */
-static int transaction_commit(struct db *db, int64_t changes_before, size_t batch, struct error *error) {
+static int transaction_commit(struct db *db, int64_t changes_before, size_t batch, struct error *error)
+{
     int status = complete_changes(db, changes_before, error);
     bool changed = sqlite3_total_changes64(db->writer.handle) != changes_before;
     if (status == 0) {
@@ -139,7 +146,8 @@ enum task_result {
     TASK_SPOILED_ALL, /* the transaction is gone, or holds half of a failed task */
 };
 
-static int run_in_savepoint(struct db *db, struct db_task *task) {
+static int run_in_savepoint(struct db *db, struct db_task *task)
+{
     int status = db_execute(&db->writer, &task->error, NULL, SAVEPOINT, "");
     if (status < 0) {
         return status;
@@ -164,7 +172,8 @@ static int run_in_savepoint(struct db *db, struct db_task *task) {
     return status;
 }
 
-static enum task_result run_task(struct db *db, struct db_task *task) {
+static enum task_result run_task(struct db *db, struct db_task *task)
+{
     task->error = (struct error){ .code = ERROR_NONE };
     if ((task->flags & DB_SAVEPOINT) != 0) {
         task->status = run_in_savepoint(db, task);
@@ -179,7 +188,8 @@ static enum task_result run_task(struct db *db, struct db_task *task) {
 }
 
 /* A transaction of its own. */
-static void run_alone(struct db *db, struct db_task *task) {
+static void run_alone(struct db *db, struct db_task *task)
+{
     task->error = (struct error){ .code = ERROR_NONE };
     int64_t changes_before = sqlite3_total_changes64(db->writer.handle);
     task->status = transaction_begin(db, (task->flags & DB_DURABLE) != 0, &task->error);
@@ -209,7 +219,8 @@ enum batch_result {
 
 /* `first` to `end` (exclusive) in one transaction. */
 static enum batch_result run_together(struct db *db, struct message *first, struct message *end, bool durable, size_t count,
-                                      struct error *error) {
+                                      struct error *error)
+{
     int64_t changes_before = sqlite3_total_changes64(db->writer.handle);
     if (transaction_begin(db, durable, error) < 0) {
         return BATCH_NOT_BEGUN;
@@ -225,7 +236,8 @@ static enum batch_result run_together(struct db *db, struct message *first, stru
 
 /* ---- checkpoints ---------------------------------------------------------------------------------------- */
 
-static void checkpoint(struct db *db) {
+static void checkpoint(struct db *db)
+{
     int frames = 0;
     int moved = 0;
     int result = sqlite3_wal_checkpoint_v2(db->writer.handle, NULL, SQLITE_CHECKPOINT_PASSIVE, &frames, &moved);
@@ -246,7 +258,8 @@ static void checkpoint(struct db *db) {
 /* ---- the thread ------------------------------------------------------------------------------------------ */
 
 /* Takes up to MAX_BATCH tasks from the front of the list, runs and posts them; returns the rest. */
-static struct message *run_batch(struct db *db, struct message *first) {
+static struct message *run_batch(struct db *db, struct message *first)
+{
     size_t count = 0;
     bool durable = false;
     struct message *end = first;
@@ -282,7 +295,8 @@ static struct message *run_batch(struct db *db, struct message *first) {
 }
 
 /* The hook's transaction, then the marker's. A disk that is full leaves the file unmarked: the next start checks it. */
-static void close_down(struct db *db) {
+static void close_down(struct db *db)
+{
     struct error error;
     int64_t changes_before = sqlite3_total_changes64(db->writer.handle);
     if (db->hooks.closing != NULL && transaction_begin(db, true, &error) == 0) {
@@ -308,7 +322,8 @@ static void close_down(struct db *db) {
     }
 }
 
-void *writer_main(void *argument) {
+void *writer_main(void *argument)
+{
     struct db *db = argument;
     (void)sqlite3_wal_hook(db->writer.handle, note_frames, db); /* returns the one before: none */
     for (;;) {

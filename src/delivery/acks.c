@@ -14,19 +14,22 @@ enum { ACKS_PER_FRAME = 200, SEEN_WAITING_MAXIMUM = 10000 };
 
 static void flush(void *argument);
 
-static void schedule_flush(struct delivery *delivery) {
+static void schedule_flush(struct delivery *delivery)
+{
     if (!delivery->acks.flush_is_due) {
         delivery->acks.flush_is_due = true;
         loop_defer(delivery->loop, flush, delivery);
     }
 }
 
-void acks_init(struct delivery *delivery) {
+void acks_init(struct delivery *delivery)
+{
     delivery->acks.receipts = json_new_array();
     delivery->acks.seen = json_new_array();
 }
 
-static void drop_acks(struct acks *acks) {
+static void drop_acks(struct acks *acks)
+{
     for (size_t i = 0; i < acks->count; i++) {
         free(acks->items[i].client_message_id);
         free(acks->items[i].broker_message_id);
@@ -34,7 +37,8 @@ static void drop_acks(struct acks *acks) {
     acks->count = 0;
 }
 
-void acks_release(struct delivery *delivery) {
+void acks_release(struct delivery *delivery)
+{
     struct acks *acks = &delivery->acks;
     loop_defer_cancel(delivery->loop, flush, delivery);
     drop_acks(acks);
@@ -47,15 +51,21 @@ void acks_release(struct delivery *delivery) {
 /* ---- gathering ------------------------------------------------------------------------------------------------ */
 
 /* The receipt statement over what was received (45-trust): mesh, id, sender, us, state, when, hash of the bytes. Empty when a field cannot stand in a statement. */
-static void sign_receipt(const struct delivery *delivery, const char *client_message_id, const char *sender_pubkey, const char *state, int64_t at,
-                         const struct sha256 *content, char ret_rsig[SIGNATURE_HEX_SIZE]) {
+static void sign_receipt(const struct delivery *delivery, const char *client_message_id, const char *sender_pubkey, const char *state,
+                         int64_t at, const struct sha256 *content, char ret_rsig[SIGNATURE_HEX_SIZE])
+{
     char at_text[24];
     char content_hex[SHA256_HEX_SIZE];
     (void)snprintf(at_text, sizeof(at_text), "%" PRId64, at);
     hex_encode(content->bytes, SHA256_BYTES, content_hex);
     const struct text values[] = {
-        text_from(delivery->mesh_id), text_from(client_message_id), text_from(sender_pubkey), text_from(keypair_public_hex(delivery->keys)),
-        text_from(state), text_from(at_text), text_from(content_hex),
+        text_from(delivery->mesh_id),
+        text_from(client_message_id),
+        text_from(sender_pubkey),
+        text_from(keypair_public_hex(delivery->keys)),
+        text_from(state),
+        text_from(at_text),
+        text_from(content_hex),
     };
     struct buffer text;
     struct error error;
@@ -67,20 +77,24 @@ static void sign_receipt(const struct delivery *delivery, const char *client_mes
     buffer_release(&text);
 }
 
-static struct pending_ack *add(struct delivery *delivery, const char *client_message_id, const char *broker_message_id) {
+static struct pending_ack *add(struct delivery *delivery, const char *client_message_id, const char *broker_message_id)
+{
     struct acks *acks = &delivery->acks;
     if (acks->count == acks->capacity) {
         acks->capacity = acks->capacity == 0 ? 64 : acks->capacity * 2;
         acks->items = memory_realloc(acks->items, acks->capacity * sizeof(*acks->items));
     }
     struct pending_ack *ack = &acks->items[acks->count++];
-    *ack = (struct pending_ack){ .client_message_id = memory_strdup(client_message_id), .broker_message_id = memory_strdup(broker_message_id), .at = -1 };
+    *ack = (struct pending_ack){ .client_message_id = memory_strdup(client_message_id),
+                                 .broker_message_id = memory_strdup(broker_message_id),
+                                 .at = -1 };
     schedule_flush(delivery);
     return ack;
 }
 
 void acks_stored(struct delivery *delivery, const char *client_message_id, const char *broker_message_id, const char *sender_pubkey,
-                 const struct sha256 *content) {
+                 const struct sha256 *content)
+{
     if (!delivery->open) {
         return;
     }
@@ -89,13 +103,15 @@ void acks_stored(struct delivery *delivery, const char *client_message_id, const
     sign_receipt(delivery, client_message_id, sender_pubkey, "stored", ack->at, content, ack->rsig);
 }
 
-void acks_quarantined(struct delivery *delivery, const char *client_message_id, const char *broker_message_id) {
+void acks_quarantined(struct delivery *delivery, const char *client_message_id, const char *broker_message_id)
+{
     if (delivery->open) {
         add(delivery, client_message_id, broker_message_id)->quarantined = true;
     }
 }
 
-void acks_receipt(struct delivery *delivery, const char *broker_message_id, const char *by, const char *state) {
+void acks_receipt(struct delivery *delivery, const char *broker_message_id, const char *by, const char *state)
+{
     if (!delivery->open) {
         return;
     }
@@ -107,7 +123,8 @@ void acks_receipt(struct delivery *delivery, const char *broker_message_id, cons
     schedule_flush(delivery);
 }
 
-void delivery_mark_seen(struct delivery *delivery, struct inbox_row *const *rows, size_t count) {
+void delivery_mark_seen(struct delivery *delivery, struct inbox_row *const *rows, size_t count)
+{
     json_t *seen = delivery->acks.seen;
     for (size_t i = 0; i < count; i++) {
         const struct inbox_row *row = rows[i];
@@ -139,7 +156,8 @@ void delivery_mark_seen(struct delivery *delivery, struct inbox_row *const *rows
 /* ---- sending -------------------------------------------------------------------------------------------------- */
 
 /* A broker without delivery_ack does not know `acks`: one frame each. */
-static void send_acks(struct delivery *delivery) {
+static void send_acks(struct delivery *delivery)
+{
     struct acks *acks = &delivery->acks;
     size_t per_frame = link_features(delivery->link)->delivery_ack ? ACKS_PER_FRAME : 1;
     struct frame_client_ack parts[ACKS_PER_FRAME];
@@ -166,7 +184,8 @@ static void send_acks(struct delivery *delivery) {
     drop_acks(acks);
 }
 
-static json_t *slice(const json_t *array, size_t first, size_t count) {
+static json_t *slice(const json_t *array, size_t first, size_t count)
+{
     json_t *part = json_new_array();
     for (size_t i = first; i < first + count && i < json_array_size(array); i++) {
         json_array_append(part, json_array_get(array, i));
@@ -174,7 +193,8 @@ static json_t *slice(const json_t *array, size_t first, size_t count) {
     return part;
 }
 
-static void send_receipt_acks(struct delivery *delivery) {
+static void send_receipt_acks(struct delivery *delivery)
+{
     json_t *receipts = delivery->acks.receipts;
     for (size_t first = 0; first < json_array_size(receipts); first += ACKS_PER_FRAME) {
         json_t *frame = json_new_object();
@@ -185,7 +205,8 @@ static void send_receipt_acks(struct delivery *delivery) {
     json_array_clear(receipts);
 }
 
-static void send_seen(struct delivery *delivery) {
+static void send_seen(struct delivery *delivery)
+{
     json_t *seen = delivery->acks.seen;
     size_t sent = 0;
     while (sent < json_array_size(seen)) {
@@ -208,7 +229,8 @@ static void send_seen(struct delivery *delivery) {
     json_decref(seen);
 }
 
-static void flush(void *argument) {
+static void flush(void *argument)
+{
     struct delivery *delivery = argument;
     delivery->acks.flush_is_due = false;
     if (delivery->open) {
@@ -219,11 +241,13 @@ static void flush(void *argument) {
     delivery_check_stopped(delivery);
 }
 
-void acks_opened(struct delivery *delivery) {
+void acks_opened(struct delivery *delivery)
+{
     send_seen(delivery);
 }
 
-void acks_lost(struct delivery *delivery) {
+void acks_lost(struct delivery *delivery)
+{
     drop_acks(&delivery->acks);
     json_array_clear(delivery->acks.receipts);
 }

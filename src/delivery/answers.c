@@ -11,27 +11,31 @@ enum { LOOKUPS_MAXIMUM = 64 };
 static const int64_t RETRY_AFTER_MAXIMUM_MS = 600000; /* what a broker may ask for at most */
 
 /* A row is out of the air for good, or on its way back: in both cases its move is gathered. */
-static void land(struct drain *drain, struct flight *flight) {
+static void land(struct drain *drain, struct flight *flight)
+{
     struct lane *lane = flight->lane;
     flights_remove(&drain->flights, flight);
     lanes_land(lane);
 }
 
-bool drain_is_idle(const struct drain *drain) {
+bool drain_is_idle(const struct drain *drain)
+{
     return drain->flights.in_air == 0 && TAILQ_EMPTY(&drain->flights.settling) && drain->settles.count == 0 && drain->settle_batches == 0;
 }
 
 /* ---- back to pending ------------------------------------------------------------------------------------------ */
 
 /* Until this has happened in the database, neither its lane nor the cursors may read it: it would not be there, and what follows would overtake it. */
-static void send_back(struct drain *drain, struct flight *flight, const char *error, int64_t next_attempt_at) {
+static void send_back(struct drain *drain, struct flight *flight, const char *error, int64_t next_attempt_at)
+{
     struct outbox_move *move = drain_add_move(drain, &drain->settles, flight->seq, OUTBOX_EVENT_RETRY);
     move->error = memory_strdup(error);
     move->next_attempt_at = next_attempt_at;
     flights_settle(&drain->flights, flight);
 }
 
-static void recover(struct drain *drain) {
+static void recover(struct drain *drain)
+{
     drain->recovering = false;
     lanes_rewind(&drain->lanes);
     for (size_t i = 0; i < PRIORITIES; i++) {
@@ -39,7 +43,8 @@ static void recover(struct drain *drain) {
     }
 }
 
-void drain_settled(void *argument, struct outbox_move *moves, size_t count) {
+void drain_settled(void *argument, struct outbox_move *moves, size_t count)
+{
     struct drain *drain = argument;
     drain->settle_batches--;
     for (size_t i = 0; i < count && !drain->freed; i++) {
@@ -51,7 +56,8 @@ void drain_settled(void *argument, struct outbox_move *moves, size_t count) {
             continue;
         }
         struct flight *flight = NULL;
-        TAILQ_FOREACH(flight, &drain->flights.settling, entry) {
+        TAILQ_FOREACH(flight, &drain->flights.settling, entry)
+        {
             if (flight->seq == moves[i].seq) {
                 land(drain, flight);
                 break;
@@ -68,7 +74,8 @@ void drain_settled(void *argument, struct outbox_move *moves, size_t count) {
 }
 
 /* Gathered rows were never marked: they are `pending` in the database still. */
-static void forget_mark(struct drain *drain, int64_t seq) {
+static void forget_mark(struct drain *drain, int64_t seq)
+{
     struct move_list *marks = &drain->marks;
     for (size_t i = 0; i < marks->count; i++) {
         if (marks->items[i].seq == seq) {
@@ -79,7 +86,8 @@ static void forget_mark(struct drain *drain, int64_t seq) {
     }
 }
 
-static void bring_home(struct drain *drain, struct flight_queue *queue) {
+static void bring_home(struct drain *drain, struct flight_queue *queue)
+{
     struct flight *flight = NULL;
     while ((flight = TAILQ_FIRST(queue)) != NULL) {
         if (flight->state == FLIGHT_GATHERED) {
@@ -91,7 +99,8 @@ static void bring_home(struct drain *drain, struct flight_queue *queue) {
     }
 }
 
-void drain_lost(struct drain *drain) {
+void drain_lost(struct drain *drain)
+{
     if (!drain->open) {
         return;
     }
@@ -108,17 +117,19 @@ void drain_lost(struct drain *drain) {
     drain_pump(drain);
 }
 
-void drain_retired(struct drain *drain, int64_t seq) {
+void drain_retired(struct drain *drain, int64_t seq)
+{
     struct flight *flight = flights_find_seq(&drain->flights, seq);
     if (flight == NULL) {
         return;
     }
-    land(drain, flight); /* a mark that is not queued yet will find the row aborted */
+    land(drain, flight);      /* a mark that is not queued yet will find the row aborted */
     drain_write_ready(drain); /* it may have stood before others */
     drain_pump(drain);
 }
 
-void drain_silence_fired(void *argument) {
+void drain_silence_fired(void *argument)
+{
     struct drain *drain = argument;
     struct flight *oldest = TAILQ_FIRST(&drain->flights.awaiting);
     if (oldest == NULL) {
@@ -129,18 +140,21 @@ void drain_silence_fired(void *argument) {
         loop_timer_start(drain->silence_timer, left_ms);
         return;
     }
-    log_event(LOG_LEVEL_WARN, "broker_silent", LOG_TEXT("mesh", drain->options.mesh_slug), LOG_NUMBER("in_air", drain->flights.in_air), LOG_END);
+    log_event(LOG_LEVEL_WARN, "broker_silent", LOG_TEXT("mesh", drain->options.mesh_slug), LOG_NUMBER("in_air", drain->flights.in_air),
+              LOG_END);
     drain->options.silent(drain->options.argument);
 }
 
 /* ---- answers -------------------------------------------------------------------------------------------------- */
 
-static int64_t with_jitter(const struct drain *drain, int64_t delay_ms) {
+static int64_t with_jitter(const struct drain *drain, int64_t delay_ms)
+{
     int64_t span = delay_ms * drain->options.jitter_pct / 100;
     return span <= 0 ? delay_ms : delay_ms - span + (int64_t)random_uniform((uint32_t)(2 * span + 1));
 }
 
-static int64_t next_delay(const struct drain *drain, struct lane *lane, int64_t retry_after_ms) {
+static int64_t next_delay(const struct drain *drain, struct lane *lane, int64_t retry_after_ms)
+{
     int64_t maximum_ms = drain->options.backoff_max_ms;
     if (lane->delay_ms == 0) {
         lane->delay_ms = drain->options.backoff_initial_ms;
@@ -154,7 +168,8 @@ static int64_t next_delay(const struct drain *drain, struct lane *lane, int64_t 
 }
 
 /* Rows of the lane that are not written yet stay behind the one that was refused, also with a broker that holds nothing (70-broker is an addition). */
-static void call_back_unwritten(struct drain *drain, struct lane *lane) {
+static void call_back_unwritten(struct drain *drain, struct lane *lane)
+{
     struct flight *flight = TAILQ_FIRST(&drain->flights.queue);
     while (flight != NULL) {
         struct flight *following = TAILQ_NEXT(flight, entry);
@@ -172,7 +187,8 @@ static void call_back_unwritten(struct drain *drain, struct lane *lane) {
 }
 
 /* A passing refusal. The broker holds what follows it in the lane (70-broker), so further ones only join the first one's waiting. */
-static void retry(struct drain *drain, struct flight *flight, const struct frame_ack *ack) {
+static void retry(struct drain *drain, struct flight *flight, const struct frame_ack *ack)
+{
     struct lane *lane = flight->lane;
     int64_t now_ms = clock_monotonic_ms();
     lanes_skip(lane, flight->seq);
@@ -188,13 +204,15 @@ static void retry(struct drain *drain, struct flight *flight, const struct frame
     send_back(drain, flight, ack->error == NULL ? "refused for now" : ack->error, clock_wall_ms() + left_ms);
 }
 
-static void accepted(struct drain *drain, int64_t seq, const struct frame_ack *ack) {
+static void accepted(struct drain *drain, int64_t seq, const struct frame_ack *ack)
+{
     struct outbox_move *move = drain_add_move(drain, &drain->settles, seq, OUTBOX_EVENT_ACCEPTED);
     move->broker_message_id = memory_strdup(ack->message_id == NULL ? "" : ack->message_id);
     move->history_id = ack->history_id;
 }
 
-static void refused(struct drain *drain, int64_t seq, const struct frame_ack *ack, enum log_level level) {
+static void refused(struct drain *drain, int64_t seq, const struct frame_ack *ack, enum log_level level)
+{
     char status[32];
     (void)snprintf(status, sizeof(status), "refused (%" PRId64 ")", ack->status);
     struct outbox_move *move = drain_add_move(drain, &drain->settles, seq, OUTBOX_EVENT_REFUSED);
@@ -204,7 +222,8 @@ static void refused(struct drain *drain, int64_t seq, const struct frame_ack *ac
               LOG_TEXT("detail", move->error), LOG_END);
 }
 
-static void note_acceptance(struct drain *drain, const struct frame_ack *ack) {
+static void note_acceptance(struct drain *drain, const struct frame_ack *ack)
+{
     drain->figures.accepted++;
     if (!ack->duplicate && ack->status != 200) {
         return;
@@ -217,7 +236,8 @@ static void note_acceptance(struct drain *drain, const struct frame_ack *ack) {
     }
 }
 
-static void answer_flight(struct drain *drain, struct flight *flight, const struct frame_ack *ack) {
+static void answer_flight(struct drain *drain, struct flight *flight, const struct frame_ack *ack)
+{
     enum ack_verdict verdict = frame_ack_verdict(ack);
     if (verdict != ACK_RETRY && flight->lane->holder_seq == flight->seq) {
         flight->lane->holder_seq = -1;
@@ -228,7 +248,8 @@ static void answer_flight(struct drain *drain, struct flight *flight, const stru
         flight->lane->delay_ms = 0;
         note_acceptance(drain, ack);
         if (drain->options.accepted != NULL) {
-            drain->options.accepted(drain->options.argument, flight->client_message_id, ack->message_id, flight->lane->destination_ref, &flight->content);
+            drain->options.accepted(drain->options.argument, flight->client_message_id, ack->message_id, flight->lane->destination_ref,
+                                    &flight->content);
         }
         accepted(drain, flight->seq, ack);
         land(drain, flight);
@@ -255,7 +276,8 @@ struct late_answer {
     int64_t history_id;
 };
 
-static void late_found(void *argument, int status, struct outbox_found *found) {
+static void late_found(void *argument, int status, struct outbox_found *found)
+{
     struct late_answer *late = argument;
     struct drain *drain = late->drain;
     drain->lookups--;
@@ -287,7 +309,8 @@ static void late_found(void *argument, int status, struct outbox_found *found) {
 }
 
 /* The answer to something that is no longer in the air: an acceptance still ends its row. */
-static void look_up_late(struct drain *drain, const struct frame_ack *ack) {
+static void look_up_late(struct drain *drain, const struct frame_ack *ack)
+{
     enum ack_verdict verdict = frame_ack_verdict(ack);
     if ((verdict != ACK_ACCEPTED && verdict != ACK_DUPLICATE) || drain->lookups >= LOOKUPS_MAXIMUM) {
         return;
@@ -302,7 +325,8 @@ static void look_up_late(struct drain *drain, const struct frame_ack *ack) {
     outbox_find(drain->options.outbox, late->client_message_id, false, late_found, late);
 }
 
-void drain_answer(struct drain *drain, const struct frame_ack *ack) {
+void drain_answer(struct drain *drain, const struct frame_ack *ack)
+{
     if (ack->client_message_id == NULL) {
         return;
     }

@@ -13,14 +13,15 @@ const char CHECK_REPLAY_SUSPECTED[] = "replay_suspected";
 
 /* ---- the push itself ------------------------------------------------------------------------------------------ */
 
-static bool is_well_formed(struct received *received) {
+static bool is_well_formed(struct received *received)
+{
     const struct frame_push *push = received->push;
     struct buffer nonce;
     buffer_init(&nonce, LIMIT_FRAME);
-    bool good = hex_is_key(push->sender_member_pubkey) && client_message_id_is_valid(push->client_message_id, strlen(push->client_message_id)) &&
+    bool good = hex_is_key(push->sender_member_pubkey) &&
+                client_message_id_is_valid(push->client_message_id, strlen(push->client_message_id)) &&
                 base64_decode(push->nonce, strlen(push->nonce), &nonce) == 0 && nonce.length == NONCE_BYTES &&
-                base64_decode(push->ciphertext, push->ciphertext_length, &received->sealed) == 0 &&
-                received->sealed.length >= BOX_OVERHEAD;
+                base64_decode(push->ciphertext, push->ciphertext_length, &received->sealed) == 0 && received->sealed.length >= BOX_OVERHEAD;
     if (good) {
         memcpy(received->nonce.bytes, nonce.data, NONCE_BYTES);
         const struct text parts[] = { { nonce.data, nonce.length }, { received->sealed.data, received->sealed.length } };
@@ -30,40 +31,47 @@ static bool is_well_formed(struct received *received) {
     return good;
 }
 
-static bool mesh_is_ours(struct received *received) {
+static bool mesh_is_ours(struct received *received)
+{
     return string_equal(received->push->mesh_id, received->mesh_id);
 }
 
 /* What is for a topic, a group or everybody needs a key that this daemon does not hold (yet): it waits in the quarantine. */
-static bool is_direct(struct received *received) {
+static bool is_direct(struct received *received)
+{
     const char *target = received->push->target_spec;
     return received->push->topic == NULL && (target == NULL || (target[0] != '#' && target[0] != '@' && !string_equal(target, "*")));
 }
 
-static bool target_is_us(struct received *received) {
+static bool target_is_us(struct received *received)
+{
     const char *target = received->push->target_spec; /* an existing broker does not say */
     return target == NULL || string_equal(target, keypair_public_hex(received->keys));
 }
 
-static bool sender_key_is_valid(struct received *received) {
+static bool sender_key_is_valid(struct received *received)
+{
     struct error error;
     return public_key_parse(received->push->sender_member_pubkey, &received->sender_key, &error) == 0;
 }
 
-static bool sender_is_not_revoked(struct received *received) {
+static bool sender_is_not_revoked(struct received *received)
+{
     return !trust_is_revoked(received->trust, received->push->sender_member_pubkey);
 }
 
 /* ---- opening -------------------------------------------------------------------------------------------------- */
 
-static bool box_opens(struct received *received) {
+static bool box_opens(struct received *received)
+{
     struct error error;
-    return box_open(received->boxes, received->keys, &received->sender_key, &received->nonce, received->sealed.data, received->sealed.length,
-                    &received->plaintext, &error) == 0;
+    return box_open(received->boxes, received->keys, &received->sender_key, &received->nonce, received->sealed.data,
+                    received->sealed.length, &received->plaintext, &error) == 0;
 }
 
 /* Finds out what it is: an envelope is one whatever was declared; what was declared sealed and is no envelope is nothing. */
-static bool is_readable(struct received *received) {
+static bool is_readable(struct received *received)
+{
     struct error error;
     int result = envelope_parse(received->plaintext.data, received->plaintext.length, &received->envelope, &received->document,
                                 &received->is_envelope, &error);
@@ -77,7 +85,8 @@ static bool is_readable(struct received *received) {
 /* ---- a sealed envelope ---------------------------------------------------------------------------------------- */
 
 /* A push without client_message_id (an existing broker) says nothing that the signed one could contradict. */
-static bool id_agrees(struct received *received) {
+static bool id_agrees(struct received *received)
+{
     const json_t *outside = json_object_get(received->frame, "client_message_id");
     bool absent = outside == NULL || json_is_null(outside);
     if (!absent && !string_equal(received->envelope.id, received->push->client_message_id)) {
@@ -87,20 +96,23 @@ static bool id_agrees(struct received *received) {
     return client_message_id_is_valid(received->envelope.id, strlen(received->envelope.id));
 }
 
-static bool envelope_agrees(struct received *received) {
+static bool envelope_agrees(struct received *received)
+{
     const struct envelope *envelope = &received->envelope;
     return string_equal(envelope->mesh, received->mesh_id) && string_equal(envelope->from, received->push->sender_member_pubkey) &&
            string_equal(envelope->kind, "dm") && string_equal(envelope->to, keypair_public_hex(received->keys)) &&
            (envelope->key_id == NULL || envelope->key_id[0] == '\0');
 }
 
-static bool signatures_hold(struct received *received) {
+static bool signatures_hold(struct received *received)
+{
     struct error error;
     return envelope_verify(&received->envelope, received->document, &error) == 0;
 }
 
 /* From the envelope alone: what stands outside may be absent, but not another value. */
-static bool outside_agrees(struct received *received) {
+static bool outside_agrees(struct received *received)
+{
     const struct frame_push *push = received->push;
     const struct envelope *envelope = &received->envelope;
     const json_t *priority = json_object_get(received->frame, "priority");
@@ -110,7 +122,8 @@ static bool outside_agrees(struct received *received) {
            (json_array_size(push->mentions) == 0 || json_equal(push->mentions, envelope->mentions));
 }
 
-static bool fields_are_sane(struct received *received) {
+static bool fields_are_sane(struct received *received)
+{
     const struct envelope *envelope = &received->envelope;
     enum outbox_priority priority = PRIORITY_NEXT;
     struct buffer meta;
@@ -121,19 +134,22 @@ static bool fields_are_sane(struct received *received) {
     return good;
 }
 
-static bool is_not_from_the_future(struct received *received) {
+static bool is_not_from_the_future(struct received *received)
+{
     return received->envelope.sent_at <= received->now_ms + AHEAD_MAXIMUM_MS;
 }
 
 /* ---- the bare text of an older client ------------------------------------------------------------------------- */
 
-static bool is_no_downgrade(struct received *received) {
+static bool is_no_downgrade(struct received *received)
+{
     return trust_sender_body_version(received->trust, received->push->sender_member_pubkey) <= BODY_VERSION_BARE;
 }
 
 /* A box opens at both ends, so a broker can hand us our own back, also under the other's name. Our nonces are a keyed hash of recipient and plaintext (decision 0005): that shows whose
  * box it is. */
-static bool is_not_our_own(struct received *received) {
+static bool is_not_our_own(struct received *received)
+{
     if (string_equal(received->push->sender_member_pubkey, keypair_public_hex(received->keys))) {
         return false;
     }
@@ -142,7 +158,8 @@ static bool is_not_our_own(struct received *received) {
     return memcmp(ours.bytes, received->nonce.bytes, NONCE_BYTES) != 0;
 }
 
-static bool priority_is_known(struct received *received) {
+static bool priority_is_known(struct received *received)
+{
     enum outbox_priority priority = PRIORITY_NEXT;
     return priority_parse(received->push->priority, &priority);
 }
@@ -170,7 +187,8 @@ const struct check CHECKS[] = {
 };
 const size_t CHECK_COUNT = ARRAY_LENGTH(CHECKS);
 
-static bool applies(const struct check *check, const struct received *received) {
+static bool applies(const struct check *check, const struct received *received)
+{
     switch (check->scope) {
     case CHECK_EVERY:
         return true;
@@ -182,7 +200,8 @@ static bool applies(const struct check *check, const struct received *received) 
     return true;
 }
 
-const char *checks_judge(struct received *received) {
+const char *checks_judge(struct received *received)
+{
     received->client_message_id = received->push->client_message_id;
     for (size_t i = 0; i < CHECK_COUNT; i++) {
         if (applies(&CHECKS[i], received) && !CHECKS[i].holds(received)) {
@@ -192,13 +211,15 @@ const char *checks_judge(struct received *received) {
     return NULL;
 }
 
-void received_init(struct received *received) {
+void received_init(struct received *received)
+{
     *received = (struct received){ 0 };
     buffer_init(&received->sealed, LIMIT_FRAME);
     buffer_init(&received->plaintext, LIMIT_FRAME);
 }
 
-void received_release(struct received *received) {
+void received_release(struct received *received)
+{
     buffer_release(&received->sealed);
     buffer_wipe_release(&received->plaintext);
     json_decref(received->document);

@@ -14,18 +14,18 @@ struct received {
     const struct keypair *keys;
     struct box_cache *boxes;
     const struct trust *trust;
-    int64_t now_ms;               /* corrected by the skew that the link knows */
+    int64_t now_ms; /* corrected by the skew that the link knows */
     const json_t *frame;
     const struct frame_push *push;
 
     /* found on the way */
     struct nonce nonce;
     struct buffer sealed, plaintext;
-    struct sha256 content;        /* of nonce ‖ ciphertext */
+    struct sha256 content; /* of nonce ‖ ciphertext */
     struct public_key sender_key;
-    bool is_envelope;             /* bodyVersion 3, whatever was declared; else 1: the bare text */
+    bool is_envelope; /* bodyVersion 3, whatever was declared; else 1: the bare text */
     struct envelope envelope;
-    json_t *document;             /* owns what envelope borrows */
+    json_t *document;              /* owns what envelope borrows */
     const char *client_message_id; /* what it will be stored and acknowledged under */
 };
 void received_init(struct received *received);
@@ -34,7 +34,7 @@ void received_release(struct received *received); /* wipes the plaintext */
 enum check_scope { CHECK_EVERY, CHECK_ENVELOPE, CHECK_LEGACY };
 struct check {
     enum check_scope scope;
-    const char *reason;           /* in the quarantine, the log and metrics */
+    const char *reason; /* in the quarantine, the log and metrics */
     bool (*holds)(struct received *received);
 };
 extern const struct check CHECKS[];

@@ -11,11 +11,13 @@ enum { BOX_CACHE_CAPACITY = 512, SILENCE_MS = 15000, STOP_AT_LAST_MS = 2000 };
 
 /* ---- small things that the parts share ------------------------------------------------------------------------ */
 
-void delivery_hold(struct delivery *delivery) {
+void delivery_hold(struct delivery *delivery)
+{
     delivery->outstanding++;
 }
 
-void delivery_let_go(struct delivery *delivery) {
+void delivery_let_go(struct delivery *delivery)
+{
     delivery->outstanding--;
     if (delivery->freed && delivery->outstanding == 0) {
         free(delivery->slug);
@@ -24,7 +26,8 @@ void delivery_let_go(struct delivery *delivery) {
     }
 }
 
-void delivery_publish(struct delivery *delivery, const char *type, json_t *data, int64_t inbox_seq) {
+void delivery_publish(struct delivery *delivery, const char *type, json_t *data, int64_t inbox_seq)
+{
     if (delivery->events.publish == NULL) {
         json_decref(data);
         return;
@@ -32,13 +35,15 @@ void delivery_publish(struct delivery *delivery, const char *type, json_t *data,
     delivery->events.publish(delivery->events.argument, type, delivery->slug, data, inbox_seq);
 }
 
-void delivery_publish_system(struct delivery *delivery, const char *event, json_t *data) {
+void delivery_publish_system(struct delivery *delivery, const char *event, json_t *data)
+{
     json_t *object = data == NULL ? json_new_object() : data;
     json_put_string(object, "event", event);
     delivery_publish(delivery, "system", object, -1);
 }
 
-int delivery_send_json(struct delivery *delivery, json_t *frame) {
+int delivery_send_json(struct delivery *delivery, json_t *frame)
+{
     size_t size = 0;
     char *text = json_to_string(frame, &size);
     json_decref(frame);
@@ -47,7 +52,8 @@ int delivery_send_json(struct delivery *delivery, json_t *frame) {
     return result;
 }
 
-json_t *delivery_keep_json(const json_t *value) {
+json_t *delivery_keep_json(const json_t *value)
+{
     union {
         const json_t *borrowed;
         json_t *kept;
@@ -55,61 +61,74 @@ json_t *delivery_keep_json(const json_t *value) {
     return json_incref(pointer.kept);
 }
 
-int64_t delivery_now_ms(const struct delivery *delivery) {
+int64_t delivery_now_ms(const struct delivery *delivery)
+{
     return clock_wall_ms() + link_clock_skew_ms(delivery->link);
 }
 
-const char *delivery_row_mesh(const struct delivery *delivery) {
+const char *delivery_row_mesh(const struct delivery *delivery)
+{
     return delivery->mesh_id;
 }
 
-const char *delivery_mesh_slug(const struct delivery *delivery) {
+const char *delivery_mesh_slug(const struct delivery *delivery)
+{
     return delivery->slug;
 }
 
-const char *delivery_mesh_id(const struct delivery *delivery) {
+const char *delivery_mesh_id(const struct delivery *delivery)
+{
     return delivery->mesh_id;
 }
 
-const char *delivery_own_pubkey(const struct delivery *delivery) {
+const char *delivery_own_pubkey(const struct delivery *delivery)
+{
     return keypair_public_hex(delivery->keys);
 }
 
-struct trust *delivery_trust(struct delivery *delivery) {
+struct trust *delivery_trust(struct delivery *delivery)
+{
     return delivery->trust;
 }
 
-struct link *delivery_link(struct delivery *delivery) {
+struct link *delivery_link(struct delivery *delivery)
+{
     return delivery->link;
 }
 
-const struct blinding_key *delivery_blinding_key(const struct delivery *delivery) {
+const struct blinding_key *delivery_blinding_key(const struct delivery *delivery)
+{
     return delivery->blinding;
 }
 
-int64_t delivery_inline_bytes(const struct delivery *delivery) {
+int64_t delivery_inline_bytes(const struct delivery *delivery)
+{
     return link_features(delivery->link)->inline_bytes; /* the default until a broker said otherwise */
 }
 
 /* ---- the drain's callbacks ------------------------------------------------------------------------------------ */
 
 /* The envelope goes to whoever may understand it: through a broker that knows it, and to a verified member through any (45-trust: bodyVersion 1 is never sent to one). */
-static bool is_to_be_sealed(const struct delivery *delivery, const struct trust_member *member) {
+static bool is_to_be_sealed(const struct delivery *delivery, const struct trust_member *member)
+{
     return link_features(delivery->link)->sealed_envelope || (member != NULL && member->verified);
 }
 
-static struct text meta_of(const struct outbox_row *row) {
+static struct text meta_of(const struct outbox_row *row)
+{
     return row->meta == NULL || string_equal(row->meta, "{}") ? (struct text){ "", 0 } : text_from(row->meta);
 }
 
 /* Of the accept; never later than now: a clock that was set back since would make the recipient take it for a replay. */
-static int64_t sent_at_of(const struct delivery *delivery, const struct outbox_row *row) {
+static int64_t sent_at_of(const struct delivery *delivery, const struct outbox_row *row)
+{
     int64_t now_ms = delivery_now_ms(delivery);
     int64_t accepted_ms = row->enqueued_at + link_clock_skew_ms(delivery->link);
     return accepted_ms < now_ms ? accepted_ms : now_ms;
 }
 
-static int seal_row(void *argument, const struct outbox_row *row, struct buffer *ret_frame, struct sha256 *ret_content, struct error *error) {
+static int seal_row(void *argument, const struct outbox_row *row, struct buffer *ret_frame, struct sha256 *ret_content, struct error *error)
+{
     struct delivery *delivery = argument;
     if (trust_is_revoked(delivery->trust, row->destination_ref)) {
         return error_set(error, ERROR_DENIED, "recipient_revoked: the recipient is no longer a member");
@@ -131,42 +150,50 @@ static int seal_row(void *argument, const struct outbox_row *row, struct buffer 
     return delivery_seal(&request, delivery->keys, delivery->boxes, ret_frame, ret_content, error);
 }
 
-static int write_frame(void *argument, const char *text, size_t size) {
+static int write_frame(void *argument, const char *text, size_t size)
+{
     struct delivery *delivery = argument;
     return link_send(delivery->link, text, size);
 }
 
-static size_t backlog(void *argument) {
+static size_t backlog(void *argument)
+{
     struct delivery *delivery = argument;
     return link_backlog(delivery->link);
 }
 
-static void answers_stopped(void *argument) {
+static void answers_stopped(void *argument)
+{
     struct delivery *delivery = argument;
     link_reset(delivery->link, "no answer in 15 s");
 }
 
-static void refused_row_given_up(void *argument) {
+static void refused_row_given_up(void *argument)
+{
     struct delivery *delivery = argument;
     link_reset(delivery->link, "a message that the broker waits for was given up");
 }
 
 static void row_accepted(void *argument, const char *client_message_id, const char *broker_message_id, const char *destination_ref,
-                         const struct sha256 *content) {
+                         const struct sha256 *content)
+{
     receipts_accepted(argument, client_message_id, broker_message_id, destination_ref, content);
 }
 
-static void row_aged(void *argument) {
+static void row_aged(void *argument)
+{
     expiry_run(argument);
 }
 
-static void drain_became_idle(void *argument) {
+static void drain_became_idle(void *argument)
+{
     delivery_check_stopped(argument);
 }
 
 /* ---- frames --------------------------------------------------------------------------------------------------- */
 
-static void receive_ack(struct delivery *delivery, const json_t *frame) {
+static void receive_ack(struct delivery *delivery, const json_t *frame)
+{
     struct frame_ack ack;
     struct error error;
     if (frame_ack_parse(frame, &ack, &error) < 0) {
@@ -177,15 +204,22 @@ static void receive_ack(struct delivery *delivery, const json_t *frame) {
 }
 
 /* A refusal of something that was sent: as an ack without `status` from an existing broker, judged by its words. */
-static void receive_error(struct delivery *delivery, const json_t *frame) {
+static void receive_error(struct delivery *delivery, const json_t *frame)
+{
     const char *id = json_string_value(json_object_get(frame, "id"));
     const char *code = json_string_value(json_object_get(frame, "code"));
     const char *message = json_string_value(json_object_get(frame, "message"));
     char *text = memory_printf("%.64s: %.400s", code == NULL ? "error" : code, message == NULL ? "" : message);
     char *printable = text_printable(text, strlen(text));
     if (id != NULL) {
-        const struct frame_ack ack = { .client_message_id = id, .message_id = "", .status = -1, .history_id = -1, .history_available = -1,
-                                       .first_seen_at = -1, .error = printable, .retry_after_ms = -1 };
+        const struct frame_ack ack = { .client_message_id = id,
+                                       .message_id = "",
+                                       .status = -1,
+                                       .history_id = -1,
+                                       .history_available = -1,
+                                       .first_seen_at = -1,
+                                       .error = printable,
+                                       .retry_after_ms = -1 };
         drain_answer(delivery->drain, &ack);
     } else {
         log_event(LOG_LEVEL_WARN, "broker_error", LOG_TEXT("mesh", delivery->slug), LOG_TEXT("detail", printable), LOG_END);
@@ -197,14 +231,16 @@ static void receive_error(struct delivery *delivery, const json_t *frame) {
 static const struct frame_handler {
     const char *type;
     void (*receive)(struct delivery *delivery, const json_t *frame);
-} FRAME_HANDLERS[] = { /* other types are ignored (40-wire) */
+} FRAME_HANDLERS[] = {
+    /* other types are ignored (40-wire) */
     { "push", receive_push },
     { "ack", receive_ack },
     { "receipt", receipts_receive },
     { "error", receive_error },
 };
 
-static void link_frame(void *argument, struct link *link, const char *type, const json_t *frame) {
+static void link_frame(void *argument, struct link *link, const char *type, const json_t *frame)
+{
     (void)link;
     for (size_t i = 0; i < ARRAY_LENGTH(FRAME_HANDLERS); i++) {
         if (string_equal(FRAME_HANDLERS[i].type, type)) {
@@ -216,7 +252,8 @@ static void link_frame(void *argument, struct link *link, const char *type, cons
 
 /* ---- the link's state ----------------------------------------------------------------------------------------- */
 
-static void link_opened(struct delivery *delivery) {
+static void link_opened(struct delivery *delivery)
+{
     delivery->open = true;
     delivery->was_open = true;
     receive_opened(delivery); /* before the list is asked for: its answer releases what is held */
@@ -226,7 +263,8 @@ static void link_opened(struct delivery *delivery) {
     expiry_run_and_open(delivery);
 }
 
-static void link_lost(struct delivery *delivery) {
+static void link_lost(struct delivery *delivery)
+{
     delivery->open = false;
     drain_lost(delivery->drain);
     receive_lost(delivery);
@@ -235,7 +273,8 @@ static void link_lost(struct delivery *delivery) {
     directory_lost(delivery);
 }
 
-static void link_state_changed(void *argument, struct link *link, enum link_state state, const char *reason) {
+static void link_state_changed(void *argument, struct link *link, enum link_state state, const char *reason)
+{
     (void)link;
     struct delivery *delivery = argument;
     log_event(state == LINK_REFUSED ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO, "link_state", LOG_TEXT("mesh", delivery->slug),
@@ -251,13 +290,15 @@ static void link_state_changed(void *argument, struct link *link, enum link_stat
     delivery_publish(delivery, "broker_status", data, -1);
 }
 
-static void link_challenge_seen(void *argument, struct link *link) {
+static void link_challenge_seen(void *argument, struct link *link)
+{
     (void)link;
     struct delivery *delivery = argument;
     trust_set_challenge_seen(delivery->trust);
 }
 
-static void link_negotiation_failed(void *argument, struct link *link, const struct feature_verdict *verdict) {
+static void link_negotiation_failed(void *argument, struct link *link, const struct feature_verdict *verdict)
+{
     (void)link;
     struct delivery *delivery = argument;
     json_t *data = json_new_object();
@@ -268,7 +309,8 @@ static void link_negotiation_failed(void *argument, struct link *link, const str
 }
 
 /* The retention is kept also when it refuses the link: the next start must see it. */
-static void link_judge(void *argument, struct link *link, const struct feature_set *features, struct feature_verdict *verdict) {
+static void link_judge(void *argument, struct link *link, const struct feature_set *features, struct feature_verdict *verdict)
+{
     (void)link;
     struct delivery *delivery = argument;
     if (!features->dedupe) {
@@ -284,13 +326,15 @@ static void link_judge(void *argument, struct link *link, const struct feature_s
     }
 }
 
-static void link_drained(void *argument, struct link *link) {
+static void link_drained(void *argument, struct link *link)
+{
     (void)link;
     struct delivery *delivery = argument;
     drain_writable(delivery->drain);
 }
 
-static void link_has_stopped(void *argument, struct link *link) {
+static void link_has_stopped(void *argument, struct link *link)
+{
     (void)link;
     struct delivery *delivery = argument;
     delivery->link_stopped = true;
@@ -299,7 +343,8 @@ static void link_has_stopped(void *argument, struct link *link) {
 
 /* ---- making --------------------------------------------------------------------------------------------------- */
 
-static int check_override(const struct delivery *delivery, struct error *error) {
+static int check_override(const struct delivery *delivery, struct error *error)
+{
     int64_t limit = expiry_override_limit(delivery, trust_retention_days(delivery->trust));
     if (limit == 0) {
         return 0;
@@ -310,7 +355,8 @@ static int check_override(const struct delivery *delivery, struct error *error) 
                      delivery->max_age_override_hours, limit, delivery->slug);
 }
 
-static int make_link(struct delivery *delivery, const struct delivery_options *options, struct error *error) {
+static int make_link(struct delivery *delivery, const struct delivery_options *options, struct error *error)
+{
     struct link_options link_options = options->link;
     link_options.challenge_required = link_options.challenge_required || trust_challenge_seen(delivery->trust);
     const struct link_callbacks callbacks = {
@@ -326,7 +372,8 @@ static int make_link(struct delivery *delivery, const struct delivery_options *o
     return link_new(delivery->loop, &link_options, &callbacks, &delivery->link, error);
 }
 
-static void make_drain(struct delivery *delivery, const struct delivery_options *options) {
+static void make_drain(struct delivery *delivery, const struct delivery_options *options)
+{
     const struct drain_options drain_options = {
         .loop = delivery->loop,
         .outbox = delivery->outbox,
@@ -353,7 +400,8 @@ static void make_drain(struct delivery *delivery, const struct delivery_options 
 static void stop_timer_fired(void *argument);
 static void tell_stopped(void *argument);
 
-int delivery_new(const struct delivery_options *options, struct delivery **ret_delivery, struct error *error) {
+int delivery_new(const struct delivery_options *options, struct delivery **ret_delivery, struct error *error)
+{
     struct delivery *delivery = memory_zalloc(sizeof(*delivery));
     delivery->loop = options->loop;
     delivery->outbox = options->outbox;
@@ -399,7 +447,8 @@ int delivery_new(const struct delivery_options *options, struct delivery **ret_d
     return 0;
 }
 
-void delivery_start(struct delivery *delivery) {
+void delivery_start(struct delivery *delivery)
+{
     expiry_run(delivery); /* rows grow old without a link, too */
     if (trust_self_revoked(delivery->trust)) {
         link_revoke(delivery->link, "revoked: the mesh's owner or an admin signed it");
@@ -408,7 +457,8 @@ void delivery_start(struct delivery *delivery) {
     }
 }
 
-void delivery_free(struct delivery *delivery) {
+void delivery_free(struct delivery *delivery)
+{
     if (delivery == NULL) {
         return;
     }
@@ -435,16 +485,19 @@ void delivery_free(struct delivery *delivery) {
 
 /* ---- stopping ------------------------------------------------------------------------------------------------- */
 
-static void tell_stopped(void *argument) {
+static void tell_stopped(void *argument)
+{
     struct delivery *delivery = argument;
     delivery->stopped(delivery->stopped_argument); /* may free us */
 }
 
-static bool is_settled(const struct delivery *delivery) {
+static bool is_settled(const struct delivery *delivery)
+{
     return drain_is_idle(delivery->drain) && delivery->receiving.storing == 0 && !delivery->acks.flush_is_due;
 }
 
-static void stop_link(struct delivery *delivery) {
+static void stop_link(struct delivery *delivery)
+{
     delivery->link_stopping = true;
     loop_timer_start(delivery->stop_timer, STOP_AT_LAST_MS);
     if (delivery->open) {
@@ -453,7 +506,8 @@ static void stop_link(struct delivery *delivery) {
     link_stop(delivery->link);
 }
 
-static void finish_stop(struct delivery *delivery) {
+static void finish_stop(struct delivery *delivery)
+{
     if (!delivery->stop_is_told) {
         delivery->stop_is_told = true;
         loop_timer_stop(delivery->stop_timer);
@@ -461,7 +515,8 @@ static void finish_stop(struct delivery *delivery) {
     }
 }
 
-void delivery_check_stopped(struct delivery *delivery) {
+void delivery_check_stopped(struct delivery *delivery)
+{
     if (!delivery->stopping || delivery->freed || delivery->stopped == NULL) {
         return;
     }
@@ -474,7 +529,8 @@ void delivery_check_stopped(struct delivery *delivery) {
 }
 
 /* First: answers are waited for no longer. Then: not for the link or the disk either; what is still `inflight` is put right at the next start. */
-static void stop_timer_fired(void *argument) {
+static void stop_timer_fired(void *argument)
+{
     struct delivery *delivery = argument;
     if (!delivery->link_stopping) {
         stop_link(delivery);
@@ -484,7 +540,8 @@ static void stop_timer_fired(void *argument) {
     }
 }
 
-void delivery_stop(struct delivery *delivery, int64_t grace_ms, void (*stopped)(void *argument), void *argument) {
+void delivery_stop(struct delivery *delivery, int64_t grace_ms, void (*stopped)(void *argument), void *argument)
+{
     delivery->stopping = true;
     delivery->stopped = stopped;
     delivery->stopped_argument = argument;
@@ -495,11 +552,13 @@ void delivery_stop(struct delivery *delivery, int64_t grace_ms, void (*stopped)(
 
 /* ---- from the outbox ------------------------------------------------------------------------------------------ */
 
-void delivery_row_inserted(struct delivery *delivery, const struct outbox_row *row) {
+void delivery_row_inserted(struct delivery *delivery, const struct outbox_row *row)
+{
     expiry_row_inserted(delivery);
     drain_inserted(delivery->drain, row);
 }
 
-void delivery_row_retired(struct delivery *delivery, int64_t seq) {
+void delivery_row_retired(struct delivery *delivery, int64_t seq)
+{
     drain_retired(delivery->drain, seq);
 }

@@ -23,15 +23,15 @@ struct delivery_options {
     struct outbox *outbox;
     struct inbox *inbox;
     struct db *trust_db;
-    struct link_options link;        /* mesh, keys, … ; strings are copied */
-    const char *owner_pubkey;        /* "" unknown */
+    struct link_options link; /* mesh, keys, … ; strings are copied */
+    const char *owner_pubkey; /* "" unknown */
     const char *role;
     struct event_sink events;
-    size_t window;                   /* drain.window */
+    size_t window; /* drain.window */
     int64_t backoff_initial_ms, backoff_max_ms;
     int jitter_pct;
-    int64_t max_age_hours;           /* outbox.max_age_hours */
-    int64_t max_age_override_hours;  /* 0 none */
+    int64_t max_age_hours;          /* outbox.max_age_hours */
+    int64_t max_age_override_hours; /* 0 none */
     bool allow_plaintext;
 };
 struct delivery;
@@ -84,13 +84,13 @@ json_t *inbox_row_to_json(const struct inbox_row *row, const char *mesh_slug) MU
 /* One message sealed for a member, as delivery and the cold path send it: envelope (or the bare text for a broker without sealed_envelope and an unverified member), SIV nonce, base64, send frame. */
 struct seal_request {
     const char *mesh_id, *client_message_id, *destination_kind, *destination_ref, *priority, *reply_to_id, *rv;
-    struct text meta_canonical;      /* empty: none */
+    struct text meta_canonical; /* empty: none */
     struct text body;
     int64_t sent_at;
     struct fingerprint broker_fingerprint;
-    bool sealed;                     /* bodyVersion 3 */
+    bool sealed; /* bodyVersion 3 */
 };
-int delivery_seal(const struct seal_request *request, const struct keypair *keys, struct box_cache *boxes,
-                  struct buffer *ret_frame, struct sha256 *ret_content, struct error *error) MUST_CHECK;
+int delivery_seal(const struct seal_request *request, const struct keypair *keys, struct box_cache *boxes, struct buffer *ret_frame,
+                  struct sha256 *ret_content, struct error *error) MUST_CHECK;
 
 #endif

@@ -9,21 +9,22 @@
 enum { ASKED_KEYS = 32 };
 
 struct receiving {
-    json_t *held;                  /* pushes that wait for the member list, in order; NULL: none */
+    json_t *held; /* pushes that wait for the member list, in order; NULL: none */
     size_t held_bytes;
     bool holding;
     struct loop_timer *hold_timer; /* and not for ever */
     size_t storing;                /* inserts and quarantines not yet on disk */
     size_t unsettled_bytes;        /* of ciphertext, held or being stored */
     bool paused;                   /* reading is, until some of it is settled */
-    char *stalled_on;              /* broker's id of the first message that could not be stored: what follows it must not be stored before it; NULL: none */
-    int64_t stalled_until_ms;      /* monotonic: the broker has had time to send it again */
+    char *
+        stalled_on; /* broker's id of the first message that could not be stored: what follows it must not be stored before it; NULL: none */
+    int64_t stalled_until_ms; /* monotonic: the broker has had time to send it again */
     struct {
         char pubkey[KEY_HEX_SIZE];
-        int64_t at_ms;             /* monotonic */
-    } asked[ASKED_KEYS];           /* unknown senders that we have asked about: once is enough */
+        int64_t at_ms;   /* monotonic */
+    } asked[ASKED_KEYS]; /* unknown senders that we have asked about: once is enough */
     size_t asked_next;
-    bool insert_failed;            /* said in the log, until one succeeds */
+    bool insert_failed; /* said in the log, until one succeeds */
     int64_t stored, duplicates, quarantined;
 };
 
@@ -38,33 +39,33 @@ struct acks {
     struct pending_ack *items;
     size_t count, capacity;
     bool flush_is_due;
-    json_t *receipts;              /* for receipt_ack */
-    json_t *seen;                  /* acks of rows marked seen, until the link takes them */
+    json_t *receipts; /* for receipt_ack */
+    json_t *seen;     /* acks of rows marked seen, until the link takes them */
 };
 
 struct directory {
-    json_t *presences;             /* array, as peers_list has them; the last known */
-    json_t *of_member;             /* object: a member's key, and an array of its presences */
-    json_t *departures;            /* object: a member's key, and when it was last present */
-    int64_t lost_at;               /* when the link was lost; -1 before */
-    bool listing;                  /* a list_members is on its way */
-    bool list_again;               /* and was asked for again meanwhile */
-    int64_t after;                 /* the page asked for; 0: the first */
+    json_t *presences;  /* array, as peers_list has them; the last known */
+    json_t *of_member;  /* object: a member's key, and an array of its presences */
+    json_t *departures; /* object: a member's key, and when it was last present */
+    int64_t lost_at;    /* when the link was lost; -1 before */
+    bool listing;       /* a list_members is on its way */
+    bool list_again;    /* and was asked for again meanwhile */
+    int64_t after;      /* the page asked for; 0: the first */
     size_t pages;
 };
 
 struct profile {
-    json_t *fields;                /* as set; never NULL */
+    json_t *fields; /* as set; never NULL */
     struct loop_timer *heartbeat_timer;
     bool working;
-    const char *sent_status;       /* what the broker knows; NULL: nothing yet on this connection */
+    const char *sent_status; /* what the broker knows; NULL: nothing yet on this connection */
 };
 
 struct expiry {
     struct loop_timer *timer;
-    bool running;                  /* in the database now */
+    bool running; /* in the database now */
     bool again;
-    bool open_after;               /* the drain opens when it is done */
+    bool open_after; /* the drain opens when it is done */
 };
 
 struct delivery {
@@ -82,13 +83,13 @@ struct delivery {
     struct box_cache *boxes;
     struct blinding_key *blinding;
 
-    bool open;                     /* the link is */
-    bool was_open;                 /* ever: its features are known */
+    bool open;     /* the link is */
+    bool was_open; /* ever: its features are known */
     bool freed;
-    unsigned outstanding;          /* database answers that will still come: the memory stays until then */
+    unsigned outstanding; /* database answers that will still come: the memory stays until then */
 
     /* stopping */
-    bool stopping;                 /* delivery_stop was called */
+    bool stopping; /* delivery_stop was called */
     bool link_stopping, link_stopped, stop_is_told;
     struct loop_timer *stop_timer;
     void (*stopped)(void *argument);
@@ -96,7 +97,7 @@ struct delivery {
 
     struct receiving receiving;
     struct acks acks;
-    struct receipts *receipts;     /* receipts.c */
+    struct receipts *receipts; /* receipts.c */
     struct directory directory;
     struct profile profile;
     struct expiry expiry;
@@ -119,8 +120,8 @@ json_t *delivery_keep_json(const json_t *value) MUST_CHECK; /* a reference to wh
 void receive_init(struct delivery *delivery);
 void receive_release(struct delivery *delivery);
 void receive_push(struct delivery *delivery, const json_t *frame);
-void receive_opened(struct delivery *delivery);          /* holds pushes until the members are listed */
-void receive_members_listed(struct delivery *delivery);  /* or cannot be */
+void receive_opened(struct delivery *delivery);         /* holds pushes until the members are listed */
+void receive_members_listed(struct delivery *delivery); /* or cannot be */
 void receive_lost(struct delivery *delivery);
 
 /* acks.c */

@@ -10,25 +10,30 @@
 
 enum { PAGES_MAXIMUM = 1000 };
 
-static const char *string_of(const json_t *object, const char *name) {
+static const char *string_of(const json_t *object, const char *name)
+{
     return json_string_value(json_object_get(object, name));
 }
 
 /* A presence's member; a session's own routing key stands beside it. */
-static const char *member_of(const json_t *presence) {
+static const char *member_of(const json_t *presence)
+{
     const char *member = string_of(presence, "memberPubkey");
     return member != NULL ? member : string_of(presence, "pubkey");
 }
 
 /* ---- members -------------------------------------------------------------------------------------------------- */
 
-static void tell_changes(struct delivery *delivery, const struct trust_changes *changes) {
+static void tell_changes(struct delivery *delivery, const struct trust_changes *changes)
+{
     if (changes->refused > 0 || changes->key_swaps > 0 || changes->rotation_forks > 0) {
-        log_event(LOG_LEVEL_WARN, "membership_suspicious", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_NUMBER("refused", changes->refused),
-                  LOG_NUMBER("key_swaps", changes->key_swaps), LOG_NUMBER("rotation_forks", changes->rotation_forks), LOG_END);
+        log_event(LOG_LEVEL_WARN, "membership_suspicious", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug),
+                  LOG_NUMBER("refused", changes->refused), LOG_NUMBER("key_swaps", changes->key_swaps),
+                  LOG_NUMBER("rotation_forks", changes->rotation_forks), LOG_END);
     }
     if (changes->newly_revoked > 0) {
-        log_event(LOG_LEVEL_WARN, "member_revoked", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_NUMBER("members", changes->newly_revoked), LOG_END);
+        log_event(LOG_LEVEL_WARN, "member_revoked", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug),
+                  LOG_NUMBER("members", changes->newly_revoked), LOG_END);
     }
     if (changes->rotation_forks > 0) {
         delivery_publish_system(delivery, "rotation_fork", NULL);
@@ -48,7 +53,8 @@ static void tell_changes(struct delivery *delivery, const struct trust_changes *
 }
 
 /* A later page says where it begins: so trust knows that it ends no list. */
-static json_t *copy_of_page(const json_t *answer, int64_t after) {
+static json_t *copy_of_page(const json_t *answer, int64_t after)
+{
     json_t *kept = delivery_keep_json(answer);
     json_t *page = json_copy(kept);
     json_decref(kept);
@@ -60,14 +66,16 @@ static json_t *copy_of_page(const json_t *answer, int64_t after) {
     return page;
 }
 
-static int merge(struct delivery *delivery, const json_t *answer) {
+static int merge(struct delivery *delivery, const json_t *answer)
+{
     struct trust_changes changes = { 0 };
     struct error error;
     json_t *page = copy_of_page(answer, delivery->directory.after);
     int result = trust_merge_members(delivery->trust, page, &changes, &error);
     json_decref(page);
     if (result < 0) {
-        log_event(LOG_LEVEL_WARN, "members_list_refused", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_TEXT("detail", error.message), LOG_END);
+        log_event(LOG_LEVEL_WARN, "members_list_refused", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_TEXT("detail", error.message),
+                  LOG_END);
         return result;
     }
     tell_changes(delivery, &changes);
@@ -76,7 +84,8 @@ static int merge(struct delivery *delivery, const json_t *answer) {
 
 static void members_listed(void *argument, const json_t *answer);
 
-static bool ask_for_page(struct delivery *delivery) {
+static bool ask_for_page(struct delivery *delivery)
+{
     struct directory *directory = &delivery->directory;
     json_t *request = json_new_object();
     json_put_string(request, "type", "list_members");
@@ -89,7 +98,8 @@ static bool ask_for_page(struct delivery *delivery) {
 }
 
 /* Pages ascend, so even a broker that lies about them comes to an end. */
-static bool has_next_page(struct directory *directory, const json_t *answer) {
+static bool has_next_page(struct directory *directory, const json_t *answer)
+{
     int64_t next = 0;
     struct error error;
     if (json_read_integer(answer, "next", JSON_OPTIONAL, 0, INT64_C(1) << 53, &next, &error) < 0 || next <= directory->after ||
@@ -100,7 +110,8 @@ static bool has_next_page(struct directory *directory, const json_t *answer) {
     return true;
 }
 
-static void members_listed(void *argument, const json_t *answer) {
+static void members_listed(void *argument, const json_t *answer)
+{
     struct delivery *delivery = argument;
     struct directory *directory = &delivery->directory;
     directory->listing = false;
@@ -122,7 +133,8 @@ static void members_listed(void *argument, const json_t *answer) {
     receive_members_listed(delivery);
 }
 
-void directory_list_members(struct delivery *delivery) {
+void directory_list_members(struct delivery *delivery)
+{
     struct directory *directory = &delivery->directory;
     directory->list_again = directory->listing;
     if (!directory->listing) {
@@ -133,7 +145,8 @@ void directory_list_members(struct delivery *delivery) {
 }
 
 /* Who is there is seen now, or was when the link was lost; who left was seen until then. `listed` is what the member list says. */
-static int64_t last_seen_at(const struct delivery *delivery, const char *pubkey, int64_t listed) {
+static int64_t last_seen_at(const struct delivery *delivery, const char *pubkey, int64_t listed)
+{
     const struct directory *directory = &delivery->directory;
     if (json_object_get(directory->of_member, pubkey) != NULL) {
         return delivery->open ? clock_wall_ms() : directory->lost_at;
@@ -143,7 +156,8 @@ static int64_t last_seen_at(const struct delivery *delivery, const char *pubkey,
     return departed > listed ? departed : listed;
 }
 
-json_t *delivery_members(const struct delivery *delivery) {
+json_t *delivery_members(const struct delivery *delivery)
+{
     json_t *members = json_new_array();
     for (size_t i = 0; i < trust_member_count(delivery->trust); i++) {
         const struct trust_member *member = trust_member_at(delivery->trust, i);
@@ -160,7 +174,8 @@ json_t *delivery_members(const struct delivery *delivery) {
     return members;
 }
 
-bool delivery_members_are_fresh(const struct delivery *delivery) {
+bool delivery_members_are_fresh(const struct delivery *delivery)
+{
     return delivery->open && trust_is_fresh(delivery->trust);
 }
 
@@ -175,10 +190,12 @@ struct peers_question {
     void *argument;
 };
 
-static void gather_presences(json_t *presences, const json_t *peers_list) {
+static void gather_presences(json_t *presences, const json_t *peers_list)
+{
     size_t index = 0;
     json_t *presence = NULL;
-    json_array_foreach(json_object_get(peers_list, "peers"), index, presence) {
+    json_array_foreach(json_object_get(peers_list, "peers"), index, presence)
+    {
         const char *member = member_of(presence);
         if (member != NULL && hex_is_key(member)) {
             json_array_append_new(presences, json_incref(presence));
@@ -186,7 +203,8 @@ static void gather_presences(json_t *presences, const json_t *peers_list) {
     }
 }
 
-static void index_presence(struct directory *directory, json_t *presence) {
+static void index_presence(struct directory *directory, json_t *presence)
+{
     const char *member = member_of(presence);
     json_t *own = json_object_get(directory->of_member, member);
     if (own == NULL) {
@@ -196,20 +214,24 @@ static void index_presence(struct directory *directory, json_t *presence) {
     json_array_append_new(own, json_incref(presence));
 }
 
-static void index_presences(struct directory *directory) {
+static void index_presences(struct directory *directory)
+{
     json_object_clear(directory->of_member);
     size_t index = 0;
     json_t *presence = NULL;
-    json_array_foreach(directory->presences, index, presence) {
+    json_array_foreach(directory->presences, index, presence)
+    {
         index_presence(directory, presence);
     }
 }
 
-static void keep_presences(struct delivery *delivery, json_t *presences /* given */) {
+static void keep_presences(struct delivery *delivery, json_t *presences /* given */)
+{
     bool stranger = false;
     size_t index = 0;
     const json_t *presence = NULL;
-    json_array_foreach(presences, index, presence) {
+    json_array_foreach(presences, index, presence)
+    {
         stranger = stranger || trust_member(delivery->trust, member_of(presence)) == NULL;
     }
     json_decref(delivery->directory.presences);
@@ -224,7 +246,8 @@ static json_t *peers_json(const struct delivery *delivery);
 
 static void peers_listed(void *argument, const json_t *answer);
 
-static bool ask_for_peers(struct peers_question *question, const char *after) {
+static bool ask_for_peers(struct peers_question *question, const char *after)
+{
     json_t *request = json_new_object();
     json_put_string(request, "type", "list_peers");
     if (after != NULL) {
@@ -235,7 +258,8 @@ static bool ask_for_peers(struct peers_question *question, const char *after) {
     return result == 0;
 }
 
-static void finish_question(struct peers_question *question, bool fresh) {
+static void finish_question(struct peers_question *question, bool fresh)
+{
     if (fresh) {
         keep_presences(question->delivery, question->presences);
     } else {
@@ -247,7 +271,8 @@ static void finish_question(struct peers_question *question, bool fresh) {
     free(question);
 }
 
-static void peers_listed(void *argument, const json_t *answer) {
+static void peers_listed(void *argument, const json_t *answer)
+{
     struct peers_question *question = argument;
     bool is_page = string_equal(string_of(answer, "type"), "peers_list");
     if (is_page) {
@@ -260,7 +285,8 @@ static void peers_listed(void *argument, const json_t *answer) {
     finish_question(question, is_page);
 }
 
-static void ask_who_is_there(struct delivery *delivery, void (*done)(void *argument, json_t *peers, bool stale), void *argument) {
+static void ask_who_is_there(struct delivery *delivery, void (*done)(void *argument, json_t *peers, bool stale), void *argument)
+{
     struct peers_question *question = memory_zalloc(sizeof(*question));
     question->delivery = delivery;
     question->presences = json_new_array();
@@ -271,12 +297,14 @@ static void ask_who_is_there(struct delivery *delivery, void (*done)(void *argum
     }
 }
 
-void delivery_peers(struct delivery *delivery, void (*done)(void *argument, json_t *peers, bool stale), void *argument) {
+void delivery_peers(struct delivery *delivery, void (*done)(void *argument, json_t *peers, bool stale), void *argument)
+{
     ask_who_is_there(delivery, done, argument);
 }
 
 /* The same connection of the same member: by session, else by routing key. */
-static bool is_same_presence(const json_t *a, const json_t *b) {
+static bool is_same_presence(const json_t *a, const json_t *b)
+{
     const char *session = string_of(b, "sessionId");
     if (session != NULL && string_of(a, "sessionId") != NULL) {
         return string_equal(string_of(a, "sessionId"), session) && string_equal(member_of(a), member_of(b));
@@ -285,7 +313,8 @@ static bool is_same_presence(const json_t *a, const json_t *b) {
     return string_equal(string_of(a, "pubkey"), key == NULL ? member_of(b) : key);
 }
 
-static void remove_presence(struct delivery *delivery, const json_t *data) {
+static void remove_presence(struct delivery *delivery, const json_t *data)
+{
     json_t *presences = delivery->directory.presences;
     size_t before = json_array_size(presences);
     for (size_t i = before; i > 0; i--) {
@@ -298,7 +327,8 @@ static void remove_presence(struct delivery *delivery, const json_t *data) {
     }
 }
 
-static void presence_changed(struct delivery *delivery, bool joined, const json_t *data) {
+static void presence_changed(struct delivery *delivery, bool joined, const json_t *data)
+{
     const char *pubkey = member_of(data);
     if (pubkey == NULL || !hex_is_key(pubkey)) {
         return;
@@ -323,18 +353,21 @@ static void presence_changed(struct delivery *delivery, bool joined, const json_
     }
 }
 
-bool delivery_peer_is_online(const struct delivery *delivery, const char *pubkey_hex) {
+bool delivery_peer_is_online(const struct delivery *delivery, const char *pubkey_hex)
+{
     return delivery->open && json_object_get(delivery->directory.of_member, pubkey_hex) != NULL;
 }
 
 /* ---- GET /v1/peers -------------------------------------------------------------------------------------------- */
 
-static json_t *copy_or_null(const json_t *object, const char *name) {
+static json_t *copy_or_null(const json_t *object, const char *name)
+{
     const json_t *value = json_object_get(object, name);
     return value == NULL ? json_null() : json_deep_copy(value);
 }
 
-static json_t *session_json(const json_t *presence) {
+static json_t *session_json(const json_t *presence)
+{
     int64_t connected_at = -1;
     struct error error;
     if (json_read_integer(presence, "connectedAt", JSON_OPTIONAL, 0, INT64_C(1) << 53, &connected_at, &error) < 0) {
@@ -352,7 +385,8 @@ static json_t *session_json(const json_t *presence) {
 }
 
 /* What the member's newest presence says of it; nothing of somebody who is away. */
-static void put_presence(json_t *peer, const json_t *presence) {
+static void put_presence(json_t *peer, const json_t *presence)
+{
     bool online = presence != NULL;
     json_put_bool(peer, "online", online);
     json_put(peer, "status", online ? copy_or_null(presence, "status") : json_string("offline"));
@@ -365,12 +399,14 @@ static void put_presence(json_t *peer, const json_t *presence) {
     json_put(peer, "profile", json_is_object(profile) ? json_deep_copy(profile) : json_new_object());
 }
 
-static json_t *peer_json(const struct delivery *delivery, const char *pubkey, const struct trust_member *member) {
+static json_t *peer_json(const struct delivery *delivery, const char *pubkey, const struct trust_member *member)
+{
     json_t *sessions = json_new_array();
     const json_t *newest = NULL;
     size_t index = 0;
     const json_t *presence = NULL;
-    json_array_foreach(json_object_get(delivery->directory.of_member, pubkey), index, presence) {
+    json_array_foreach(json_object_get(delivery->directory.of_member, pubkey), index, presence)
+    {
         json_array_append_new(sessions, session_json(presence));
         newest = presence;
     }
@@ -385,7 +421,8 @@ static json_t *peer_json(const struct delivery *delivery, const char *pubkey, co
     return peer;
 }
 
-static json_t *peers_json(const struct delivery *delivery) {
+static json_t *peers_json(const struct delivery *delivery)
+{
     json_t *peers = json_new_array();
     for (size_t i = 0; i < trust_member_count(delivery->trust); i++) {
         const struct trust_member *member = trust_member_at(delivery->trust, i);
@@ -395,7 +432,8 @@ static json_t *peers_json(const struct delivery *delivery) {
     }
     const char *pubkey = NULL; /* and who is there without being a member that we know */
     json_t *own = NULL;
-    json_object_foreach(delivery->directory.of_member, pubkey, own) {
+    json_object_foreach(delivery->directory.of_member, pubkey, own)
+    {
         if (trust_member(delivery->trust, pubkey) == NULL) {
             json_array_append_new(peers, peer_json(delivery, pubkey, NULL));
         }
@@ -405,7 +443,8 @@ static json_t *peers_json(const struct delivery *delivery) {
 
 /* ---- events and the link -------------------------------------------------------------------------------------- */
 
-static bool is_membership_event(const char *event) {
+static bool is_membership_event(const char *event)
+{
     static const char *const NAMES[] = { "member_joined", "member_revoked", "member_keypair_rotated", "member_renamed", "member_left" };
     for (size_t i = 0; i < ARRAY_LENGTH(NAMES); i++) {
         if (string_equal(event, NAMES[i])) {
@@ -415,7 +454,8 @@ static bool is_membership_event(const char *event) {
     return false;
 }
 
-static void membership_changed(struct delivery *delivery, const char *event, const json_t *data) {
+static void membership_changed(struct delivery *delivery, const char *event, const json_t *data)
+{
     struct trust_changes changes = { 0 };
     struct error error;
     if (trust_merge_event(delivery->trust, event, data, &changes, &error) < 0) {
@@ -432,7 +472,8 @@ static void membership_changed(struct delivery *delivery, const char *event, con
     delivery_publish_system(delivery, event, told);
 }
 
-bool directory_event(struct delivery *delivery, const char *event, const json_t *event_data) {
+bool directory_event(struct delivery *delivery, const char *event, const json_t *event_data)
+{
     if (string_equal(event, "peer_joined") || string_equal(event, "peer_left")) {
         presence_changed(delivery, string_equal(event, "peer_joined"), event_data);
         return true;
@@ -444,25 +485,29 @@ bool directory_event(struct delivery *delivery, const char *event, const json_t 
     return false;
 }
 
-void directory_opened(struct delivery *delivery) {
+void directory_opened(struct delivery *delivery)
+{
     directory_list_members(delivery);
     ask_who_is_there(delivery, NULL, NULL);
 }
 
-void directory_lost(struct delivery *delivery) {
+void directory_lost(struct delivery *delivery)
+{
     trust_mark_stale(delivery->trust);
     delivery->directory.list_again = false;
     delivery->directory.lost_at = clock_wall_ms();
 }
 
-void directory_init(struct delivery *delivery) {
+void directory_init(struct delivery *delivery)
+{
     delivery->directory.presences = json_new_array();
     delivery->directory.of_member = json_new_object();
     delivery->directory.departures = json_new_object();
     delivery->directory.lost_at = -1;
 }
 
-void directory_release(struct delivery *delivery) {
+void directory_release(struct delivery *delivery)
+{
     json_decref(delivery->directory.presences);
     delivery->directory.presences = NULL;
     json_decref(delivery->directory.of_member);

@@ -8,7 +8,7 @@
 #include "util/text.h"
 
 enum {
-    BACKLOG_MAXIMUM = 256 * 1024, /* what the link may hold unsent before we wait: more would only make the answers late */
+    BACKLOG_MAXIMUM = 256 * 1024,     /* what the link may hold unsent before we wait: more would only make the answers late */
     QUEUED_MAXIMUM = 2 * 1024 * 1024, /* frames sealed and not written, before another page is read */
     FETCH_AGAIN_MS = 1000
 };
@@ -31,22 +31,26 @@ static void flush_deferred(void *argument);
 
 /* ---- life ----------------------------------------------------------------------------------------------------- */
 
-void drain_hold(struct drain *drain) {
+void drain_hold(struct drain *drain)
+{
     drain->outstanding++;
 }
 
-void drain_let_go(struct drain *drain) {
+void drain_let_go(struct drain *drain)
+{
     drain->outstanding--;
     if (drain->freed && drain->outstanding == 0) {
         free(drain);
     }
 }
 
-static void timer_fired(void *argument) {
+static void timer_fired(void *argument)
+{
     drain_pump(argument);
 }
 
-struct drain *drain_new(const struct drain_options *options) {
+struct drain *drain_new(const struct drain_options *options)
+{
     struct drain *drain = memory_zalloc(sizeof(*drain));
     drain->options = *options;
     drain->options.row_mesh = memory_strdup(options->row_mesh);
@@ -66,7 +70,8 @@ struct drain *drain_new(const struct drain_options *options) {
     return drain;
 }
 
-static void release_moves(struct move_list *list) {
+static void release_moves(struct move_list *list)
+{
     for (size_t i = 0; i < list->count; i++) {
         free(list->items[i].broker_message_id);
         free(list->items[i].error);
@@ -76,7 +81,8 @@ static void release_moves(struct move_list *list) {
 }
 
 /* The copies are const for everybody but their owner. */
-static void free_copy(const char *copy) {
+static void free_copy(const char *copy)
+{
     union {
         const char *given;
         char *owned;
@@ -84,7 +90,8 @@ static void free_copy(const char *copy) {
     free(pointer.owned);
 }
 
-void drain_free(struct drain *drain) {
+void drain_free(struct drain *drain)
+{
     if (drain == NULL) {
         return;
     }
@@ -103,24 +110,28 @@ void drain_free(struct drain *drain) {
     drain_let_go(drain);
 }
 
-void drain_open(struct drain *drain, int64_t max_age_ms, size_t page_rows) {
+void drain_open(struct drain *drain, int64_t max_age_ms, size_t page_rows)
+{
     drain->open = true;
     drain->max_age_ms = max_age_ms;
     drain->page_rows = page_rows == 0 ? 1 : page_rows;
     drain_pump(drain);
 }
 
-void drain_stop(struct drain *drain) {
+void drain_stop(struct drain *drain)
+{
     drain->stopping = true;
 }
 
-const struct drain_figures *drain_figures(const struct drain *drain) {
+const struct drain_figures *drain_figures(const struct drain *drain)
+{
     return &drain->figures;
 }
 
 /* ---- marks and writes ----------------------------------------------------------------------------------------- */
 
-struct outbox_move *drain_add_move(struct drain *drain, struct move_list *list, int64_t seq, enum outbox_event event) {
+struct outbox_move *drain_add_move(struct drain *drain, struct move_list *list, int64_t seq, enum outbox_event event)
+{
     if (list->count == list->capacity) {
         list->capacity = list->capacity == 0 ? 64 : list->capacity * 2;
         list->items = memory_realloc(list->items, list->capacity * sizeof(*list->items));
@@ -131,7 +142,8 @@ struct outbox_move *drain_add_move(struct drain *drain, struct move_list *list, 
     return move;
 }
 
-void drain_write_ready(struct drain *drain) {
+void drain_write_ready(struct drain *drain)
+{
     struct flights *flights = &drain->flights;
     struct flight *flight = NULL;
     while (drain->open && (flight = TAILQ_FIRST(&flights->queue)) != NULL && flight->state == FLIGHT_READY) {
@@ -149,7 +161,8 @@ void drain_write_ready(struct drain *drain) {
 }
 
 /* Both the moves and the queue are in the order of sending, so each search begins where the last one ended. */
-static void marked(void *argument, struct outbox_move *moves, size_t count) {
+static void marked(void *argument, struct outbox_move *moves, size_t count)
+{
     struct mark_batch *batch = argument;
     struct drain *drain = batch->drain;
     bool current = !drain->freed && batch->generation == drain->generation;
@@ -178,12 +191,14 @@ static void marked(void *argument, struct outbox_move *moves, size_t count) {
     drain_let_go(drain);
 }
 
-static void queue_marks(struct drain *drain) {
+static void queue_marks(struct drain *drain)
+{
     if (drain->marks.count == 0) {
         return;
     }
     struct flight *flight = NULL;
-    TAILQ_FOREACH(flight, &drain->flights.queue, entry) {
+    TAILQ_FOREACH(flight, &drain->flights.queue, entry)
+    {
         if (flight->state == FLIGHT_GATHERED) {
             flight->state = flight->fast ? FLIGHT_READY : FLIGHT_MARKING;
         }
@@ -197,7 +212,8 @@ static void queue_marks(struct drain *drain) {
     outbox_move_batch(drain->options.outbox, list.items, list.count, marked, batch);
 }
 
-void drain_flush(struct drain *drain) {
+void drain_flush(struct drain *drain)
+{
     queue_marks(drain); /* before the settles: a row is marked before it is settled */
     if (drain->settles.count > 0) {
         struct move_list list = drain->settles;
@@ -209,32 +225,37 @@ void drain_flush(struct drain *drain) {
     drain_write_ready(drain);
 }
 
-static void flush_deferred(void *argument) {
+static void flush_deferred(void *argument)
+{
     struct drain *drain = argument;
     drain->flush_is_due = false;
     drain_flush(drain);
     drain_pump(drain);
 }
 
-void drain_schedule_flush(struct drain *drain) {
+void drain_schedule_flush(struct drain *drain)
+{
     if (!drain->flush_is_due) {
         drain->flush_is_due = true;
         loop_defer(drain->options.loop, flush_deferred, drain);
     }
 }
 
-void drain_writable(struct drain *drain) {
+void drain_writable(struct drain *drain)
+{
     drain_write_ready(drain);
     drain_pump(drain);
 }
 
 /* ---- choosing rows -------------------------------------------------------------------------------------------- */
 
-static bool is_past_age(const struct drain *drain, const struct outbox_row *row) {
+static bool is_past_age(const struct drain *drain, const struct outbox_row *row)
+{
     return clock_wall_ms() - row->enqueued_at > drain->max_age_ms;
 }
 
-static void refuse_unsealable(struct drain *drain, const struct outbox_row *row, const struct error *error) {
+static void refuse_unsealable(struct drain *drain, const struct outbox_row *row, const struct error *error)
+{
     log_event(LOG_LEVEL_ERROR, "send_refused", LOG_TEXT("mesh", drain->options.mesh_slug),
               LOG_TEXT("client_message_id", row->client_message_id), LOG_TEXT("detail", error->message), LOG_END);
     struct outbox_move *move = drain_add_move(drain, &drain->settles, row->seq, OUTBOX_EVENT_REFUSED);
@@ -243,7 +264,8 @@ static void refuse_unsealable(struct drain *drain, const struct outbox_row *row,
 }
 
 /* Takes a row into the air, or sees that it need not be. */
-static void take_row(struct drain *drain, const struct outbox_row *row, bool fast) {
+static void take_row(struct drain *drain, const struct outbox_row *row, bool fast)
+{
     if (flights_find(&drain->flights, row->client_message_id) != NULL) {
         return;
     }
@@ -271,7 +293,8 @@ static void take_row(struct drain *drain, const struct outbox_row *row, bool fas
 }
 
 /* A row at the cursor: sent, or skipped when its lane waits or has skipped rows that go before it. */
-static void pass_row(struct drain *drain, const struct outbox_row *row, bool fast) {
+static void pass_row(struct drain *drain, const struct outbox_row *row, bool fast)
+{
     struct lane *lane = lanes_find(&drain->lanes, row->priority, row->destination_ref);
     if (lane != NULL && lane->state != LANE_FREE) {
         lanes_skip(lane, row->seq);
@@ -281,11 +304,13 @@ static void pass_row(struct drain *drain, const struct outbox_row *row, bool fas
     drain->cursors[row->priority].after_seq = row->seq;
 }
 
-static bool may_send(const struct drain *drain) {
+static bool may_send(const struct drain *drain)
+{
     return drain->open && !drain->recovering && !drain->stopping && !drain->freed;
 }
 
-void drain_inserted(struct drain *drain, const struct outbox_row *row) {
+void drain_inserted(struct drain *drain, const struct outbox_row *row)
+{
     struct cursor *cursor = &drain->cursors[row->priority];
     if (row->seq <= cursor->after_seq) {
         return; /* a page had it already */
@@ -302,7 +327,8 @@ void drain_inserted(struct drain *drain, const struct outbox_row *row) {
 
 /* ---- reading pages -------------------------------------------------------------------------------------------- */
 
-static void take_cursor_page(struct drain *drain, const struct page *page, struct outbox_row **rows, size_t count) {
+static void take_cursor_page(struct drain *drain, const struct page *page, struct outbox_row **rows, size_t count)
+{
     struct cursor *cursor = &drain->cursors[page->priority];
     for (size_t i = 0; i < count; i++) {
         pass_row(drain, rows[i], false);
@@ -310,7 +336,8 @@ static void take_cursor_page(struct drain *drain, const struct page *page, struc
     cursor->caught_up = count < page->limit && !cursor->missed;
 }
 
-static void take_lane_page(struct drain *drain, const struct page *page, struct outbox_row **rows, size_t count) {
+static void take_lane_page(struct drain *drain, const struct page *page, struct outbox_row **rows, size_t count)
+{
     struct lane *lane = lanes_find(&drain->lanes, page->priority, page->destination_ref);
     if (lane == NULL || lane->state != LANE_CATCHING) {
         return; /* it waits again, and remembers these rows */
@@ -332,7 +359,8 @@ static void take_lane_page(struct drain *drain, const struct page *page, struct 
     }
 }
 
-static void page_read(void *argument, int status, struct outbox_row **rows, size_t count) {
+static void page_read(void *argument, int status, struct outbox_row **rows, size_t count)
+{
     struct page *page = argument;
     struct drain *drain = page->drain;
     drain->fetching = false;
@@ -358,7 +386,8 @@ static void page_read(void *argument, int status, struct outbox_row **rows, size
     drain_let_go(drain);
 }
 
-static void read_page(struct drain *drain, enum outbox_priority priority, struct lane *lane, size_t limit) {
+static void read_page(struct drain *drain, enum outbox_priority priority, struct lane *lane, size_t limit)
+{
     struct page *page = memory_zalloc(sizeof(*page));
     page->drain = drain;
     page->generation = drain->generation;
@@ -383,7 +412,8 @@ static void read_page(struct drain *drain, enum outbox_priority priority, struct
 }
 
 /* How many rows may be read now; 0: wait until more answers are in, so that pages stay large while a backlog drains. */
-static size_t page_limit(const struct drain *drain) {
+static size_t page_limit(const struct drain *drain)
+{
     size_t window = drain->options.window;
     size_t in_air = drain->flights.in_air;
     if (in_air >= window || drain->flights.queued_bytes > QUEUED_MAXIMUM) {
@@ -395,7 +425,8 @@ static size_t page_limit(const struct drain *drain) {
     return in_air == 0 || room >= worthwhile ? limit : 0;
 }
 
-static void tell_when_idle(struct drain *drain) {
+static void tell_when_idle(struct drain *drain)
+{
     bool idle = drain_is_idle(drain);
     if (idle && !drain->was_idle && drain->options.idle != NULL) {
         drain->was_idle = true;
@@ -404,7 +435,8 @@ static void tell_when_idle(struct drain *drain) {
     drain->was_idle = idle;
 }
 
-void drain_pump(struct drain *drain) {
+void drain_pump(struct drain *drain)
+{
     int64_t next_ms = lanes_wake(&drain->lanes, clock_monotonic_ms());
     if (next_ms >= 0) {
         loop_timer_start(drain->lane_timer, next_ms);

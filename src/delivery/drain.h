@@ -19,12 +19,12 @@ struct drain;
 struct drain_options {
     struct loop *loop;
     struct outbox *outbox;
-    const char *row_mesh;   /* the rows' `mesh` */
-    const char *mesh_slug;  /* for the log */
+    const char *row_mesh;  /* the rows' `mesh` */
+    const char *mesh_slug; /* for the log */
     size_t window;
     int64_t backoff_initial_ms, backoff_max_ms;
     int jitter_pct;
-    int64_t silence_ms;     /* no answer for this long: silent() */
+    int64_t silence_ms; /* no answer for this long: silent() */
 
     void *argument;
     /* The frame of a row, and the hash that receipts of it will carry. Negative: it can never be sent; the row becomes dead with error->message. */
@@ -34,13 +34,14 @@ struct drain_options {
     void (*silent)(void *argument);                              /* answers stopped coming: reset the link (drain_lost follows) */
     /* A row that the broker refused for now was given up here (dropped, too old), and the broker, who cannot know, holds back what follows it (70-broker): reset the link. NULL: nothing. */
     void (*given_up)(void *argument);
-    void (*aged)(void *argument);                                /* a row past the maximum age was met: expire */
+    void (*aged)(void *argument); /* a row past the maximum age was met: expire */
     /* The broker has it: content is the hash that seal gave. May be NULL. */
-    void (*accepted)(void *argument, const char *client_message_id, const char *broker_message_id, const char *destination_ref, const struct sha256 *content);
+    void (*accepted)(void *argument, const char *client_message_id, const char *broker_message_id, const char *destination_ref,
+                     const struct sha256 *content);
     /* NULL: outbox_fetch_pending. A test that decides when a page arrives puts itself between. */
     void (*fetch)(struct outbox *outbox, const struct outbox_fetch *fetch,
                   void (*done)(void *argument, int status, struct outbox_row **rows, size_t count), void *argument);
-    void (*idle)(void *argument);                                /* drain_is_idle became true; may be NULL; must not free the drain */
+    void (*idle)(void *argument); /* drain_is_idle became true; may be NULL; must not free the drain */
 };
 
 /* Strings are copied. */
@@ -51,7 +52,7 @@ void drain_free(struct drain *drain); /* takes NULL; what still comes back from 
 void drain_open(struct drain *drain, int64_t max_age_ms, size_t page_rows);
 /* The link is lost: what is in the air goes back to `pending` at once, and the cursors to the start when that has happened. */
 void drain_lost(struct drain *drain);
-void drain_stop(struct drain *drain); /* no new sends; answers still count */
+void drain_stop(struct drain *drain);          /* no new sends; answers still count */
 bool drain_is_idle(const struct drain *drain); /* nothing in the air, nothing unwritten to the database */
 
 void drain_inserted(struct drain *drain, const struct outbox_row *row);
@@ -60,7 +61,7 @@ void drain_answer(struct drain *drain, const struct frame_ack *ack);
 void drain_writable(struct drain *drain); /* the link's backlog is gone */
 
 struct drain_figures {
-    size_t in_air;              /* rows that await an answer or are about to be sent */
+    size_t in_air; /* rows that await an answer or are about to be sent */
     int64_t accepted, duplicates, history_pruned, refused, retried, late;
 };
 const struct drain_figures *drain_figures(const struct drain *drain);

@@ -10,9 +10,9 @@
 /* ---- lanes ---------------------------------------------------------------------------------------------------- */
 
 enum lane_state {
-    LANE_FREE,     /* its rows go with the cursor */
-    LANE_WAITING,  /* backoff: until due_ms, and until nothing of it is in the air */
-    LANE_CATCHING  /* its skipped rows are being fetched */
+    LANE_FREE,    /* its rows go with the cursor */
+    LANE_WAITING, /* backoff: until due_ms, and until nothing of it is in the air */
+    LANE_CATCHING /* its skipped rows are being fetched */
 };
 struct lane {
     LIST_ENTRY(lane) bucket;
@@ -20,12 +20,12 @@ struct lane {
     char *destination_ref;
     enum outbox_priority priority;
     enum lane_state state;
-    unsigned flights;        /* in the air, or on their way back to `pending` in the database */
-    int64_t delay_ms;        /* newest backoff; 0: none since a success */
-    int64_t due_ms;          /* monotonic */
-    int64_t resume_after;    /* its rows up to here are dealt with; INT64_MAX: none was skipped */
-    int64_t last_skipped;    /* -1 none */
-    int64_t holder_seq;      /* refused for now on this connection and not decided since: the broker holds the others for it. -1 none */
+    unsigned flights;     /* in the air, or on their way back to `pending` in the database */
+    int64_t delay_ms;     /* newest backoff; 0: none since a success */
+    int64_t due_ms;       /* monotonic */
+    int64_t resume_after; /* its rows up to here are dealt with; INT64_MAX: none was skipped */
+    int64_t last_skipped; /* -1 none */
+    int64_t holder_seq;   /* refused for now on this connection and not decided since: the broker holds the others for it. -1 none */
 };
 LIST_HEAD(lane_bucket, lane);
 TAILQ_HEAD(lane_queue, lane);
@@ -65,10 +65,10 @@ struct flight {
     char *client_message_id;
     struct lane *lane;
     enum flight_state state;
-    bool fast;              /* from memory: ready as soon as its mark is queued */
-    struct buffer frame;    /* until written */
+    bool fast;           /* from memory: ready as soon as its mark is queued */
+    struct buffer frame; /* until written */
     struct sha256 content;
-    int64_t written_ms;     /* monotonic */
+    int64_t written_ms; /* monotonic */
 };
 LIST_HEAD(flight_bucket, flight);
 TAILQ_HEAD(flight_queue, flight);
@@ -76,13 +76,13 @@ enum { FLIGHT_BUCKETS = 512 };
 struct flights {
     struct flight_bucket buckets[FLIGHT_BUCKETS];
     struct flight_queue queue, awaiting, settling;
-    size_t in_air;          /* queue and awaiting */
-    size_t queued_bytes;    /* frames in the queue */
+    size_t in_air;       /* queue and awaiting */
+    size_t queued_bytes; /* frames in the queue */
 };
 void flights_init(struct flights *flights);
 void flights_release(struct flights *flights);
-struct flight *flights_add(struct flights *flights, const struct outbox_row *row, struct lane *lane, bool fast, struct buffer *frame /* taken over */,
-                           const struct sha256 *content);
+struct flight *flights_add(struct flights *flights, const struct outbox_row *row, struct lane *lane, bool fast,
+                           struct buffer *frame /* taken over */, const struct sha256 *content);
 struct flight *flights_find(struct flights *flights, const char *client_message_id);
 struct flight *flights_find_seq(struct flights *flights, int64_t seq); /* queue and awaiting */
 void flights_written(struct flights *flights, struct flight *flight, int64_t now_ms);
@@ -97,9 +97,9 @@ struct move_list {
 };
 
 struct cursor {
-    int64_t after_seq;      /* every pending row up to here is in the air, or skipped and remembered by its lane */
-    bool caught_up;         /* there are no others: what comes next is told by drain_inserted */
-    bool missed;            /* told of a row while a page was being read, which may not have it */
+    int64_t after_seq; /* every pending row up to here is in the air, or skipped and remembered by its lane */
+    bool caught_up;    /* there are no others: what comes next is told by drain_inserted */
+    bool missed;       /* told of a row while a page was being read, which may not have it */
 };
 
 struct drain {
@@ -110,21 +110,21 @@ struct drain {
     struct cursor cursors[PRIORITIES];
 
     bool open, stopping, freed;
-    bool recovering;        /* the link was lost, and rows are still on their way back to `pending` */
+    bool recovering; /* the link was lost, and rows are still on their way back to `pending` */
     bool was_idle;
-    uint64_t generation;    /* of the link: what was asked in an older one comes back to nothing */
-    unsigned outstanding;   /* calls that will still come back: the memory stays until then */
+    uint64_t generation;  /* of the link: what was asked in an older one comes back to nothing */
+    unsigned outstanding; /* calls that will still come back: the memory stays until then */
     int64_t max_age_ms;
     size_t page_rows;
 
     bool fetching;
-    size_t reserved;        /* places in the window kept for the page that is being read */
+    size_t reserved; /* places in the window kept for the page that is being read */
 
     struct move_list marks;   /* not durable: pending → inflight */
     struct move_list settles; /* everything else */
     unsigned settle_batches;  /* not yet back */
     bool flush_is_due;
-    unsigned lookups;         /* of late answers */
+    unsigned lookups; /* of late answers */
 
     struct loop_timer *lane_timer, *silence_timer, *fetch_timer;
 };

@@ -9,7 +9,8 @@ enum { SHORTEST_WAIT_MS = 1000, LONGEST_WAIT_MS = 60000 };
 static const int64_t HOUR_MS = 3600000;
 enum { ROW_BYTES_READ_AT_ONCE = 8 * 1024 * 1024, ROWS_READ_LEAST = 8, ROWS_READ_MOST = 128 };
 
-static int64_t max_age_hours(const struct delivery *delivery) {
+static int64_t max_age_hours(const struct delivery *delivery)
+{
     if (delivery->max_age_override_hours > 0) {
         return delivery->max_age_override_hours;
     }
@@ -23,16 +24,19 @@ static int64_t max_age_hours(const struct delivery *delivery) {
     return days > 0 ? maximum_age_hours(days) : delivery->max_age_hours;
 }
 
-int64_t expiry_max_age_ms(const struct delivery *delivery) {
+int64_t expiry_max_age_ms(const struct delivery *delivery)
+{
     return max_age_hours(delivery) * HOUR_MS;
 }
 
-int64_t expiry_override_limit(const struct delivery *delivery, int64_t dedupe_retention_days) {
+int64_t expiry_override_limit(const struct delivery *delivery, int64_t dedupe_retention_days)
+{
     int64_t limit = dedupe_retention_days * 24 - 1;
     return dedupe_retention_days > 0 && delivery->max_age_override_hours > limit ? limit : 0;
 }
 
-static void open_drain(struct delivery *delivery) {
+static void open_drain(struct delivery *delivery)
+{
     delivery->expiry.open_after = false;
     if (!delivery->open || delivery->stopping) {
         return;
@@ -43,7 +47,8 @@ static void open_drain(struct delivery *delivery) {
     drain_open(delivery->drain, expiry_max_age_ms(delivery), (size_t)rows);
 }
 
-static void wait_for_oldest(struct delivery *delivery, int64_t oldest_enqueued_at) {
+static void wait_for_oldest(struct delivery *delivery, int64_t oldest_enqueued_at)
+{
     if (oldest_enqueued_at < 0) {
         return; /* nothing waits: the next accept starts the timer */
     }
@@ -53,7 +58,8 @@ static void wait_for_oldest(struct delivery *delivery, int64_t oldest_enqueued_a
     loop_timer_start(delivery->expiry.timer, wait_ms);
 }
 
-static void expired(void *argument, int64_t count, int64_t oldest_enqueued_at) {
+static void expired(void *argument, int64_t count, int64_t oldest_enqueued_at)
+{
     struct delivery *delivery = argument;
     if (!delivery->freed) {
         delivery->expiry.running = false;
@@ -72,7 +78,8 @@ static void expired(void *argument, int64_t count, int64_t oldest_enqueued_at) {
     delivery_let_go(delivery);
 }
 
-void expiry_run(struct delivery *delivery) {
+void expiry_run(struct delivery *delivery)
+{
     struct expiry *expiry = &delivery->expiry;
     if (expiry->running) {
         expiry->again = true;
@@ -85,26 +92,31 @@ void expiry_run(struct delivery *delivery) {
     outbox_expire(delivery->outbox, delivery_row_mesh(delivery), clock_wall_ms() - expiry_max_age_ms(delivery), expired, delivery);
 }
 
-void expiry_run_and_open(struct delivery *delivery) {
+void expiry_run_and_open(struct delivery *delivery)
+{
     delivery->expiry.open_after = true;
     expiry_run(delivery);
 }
 
-void expiry_row_inserted(struct delivery *delivery) {
+void expiry_row_inserted(struct delivery *delivery)
+{
     if (!delivery->expiry.running && !loop_timer_is_running(delivery->expiry.timer)) {
         loop_timer_start(delivery->expiry.timer, LONGEST_WAIT_MS);
     }
 }
 
-static void timer_fired(void *argument) {
+static void timer_fired(void *argument)
+{
     expiry_run(argument);
 }
 
-void expiry_init(struct delivery *delivery) {
+void expiry_init(struct delivery *delivery)
+{
     delivery->expiry.timer = loop_timer_new(delivery->loop, timer_fired, delivery);
 }
 
-void expiry_release(struct delivery *delivery) {
+void expiry_release(struct delivery *delivery)
+{
     loop_timer_free(delivery->expiry.timer);
     delivery->expiry.timer = NULL;
 }

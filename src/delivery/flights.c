@@ -4,7 +4,8 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-static struct flight_bucket *bucket_of(struct flights *flights, const char *client_message_id) {
+static struct flight_bucket *bucket_of(struct flights *flights, const char *client_message_id)
+{
     uint32_t hash = 2166136261u;
     for (const char *byte = client_message_id; *byte != '\0'; byte++) {
         hash = (hash ^ (uint8_t)*byte) * 16777619u;
@@ -12,7 +13,8 @@ static struct flight_bucket *bucket_of(struct flights *flights, const char *clie
     return &flights->buckets[hash % FLIGHT_BUCKETS];
 }
 
-static struct flight_queue *queue_of(struct flights *flights, const struct flight *flight) {
+static struct flight_queue *queue_of(struct flights *flights, const struct flight *flight)
+{
     switch (flight->state) {
     case FLIGHT_AWAITING:
         return &flights->awaiting;
@@ -26,13 +28,15 @@ static struct flight_queue *queue_of(struct flights *flights, const struct fligh
     return &flights->queue;
 }
 
-static void drop_frame(struct flights *flights, struct flight *flight) {
+static void drop_frame(struct flights *flights, struct flight *flight)
+{
     flights->queued_bytes -= flight->frame.length;
     buffer_release(&flight->frame);
     buffer_init(&flight->frame, 0);
 }
 
-void flights_init(struct flights *flights) {
+void flights_init(struct flights *flights)
+{
     for (size_t i = 0; i < FLIGHT_BUCKETS; i++) {
         LIST_INIT(&flights->buckets[i]);
     }
@@ -43,7 +47,8 @@ void flights_init(struct flights *flights) {
     flights->queued_bytes = 0;
 }
 
-void flights_release(struct flights *flights) {
+void flights_release(struct flights *flights)
+{
     struct flight_queue *const queues[] = { &flights->queue, &flights->awaiting, &flights->settling };
     for (size_t i = 0; i < ARRAY_LENGTH(queues); i++) {
         while (!TAILQ_EMPTY(queues[i])) {
@@ -53,7 +58,8 @@ void flights_release(struct flights *flights) {
 }
 
 struct flight *flights_add(struct flights *flights, const struct outbox_row *row, struct lane *lane, bool fast, struct buffer *frame,
-                           const struct sha256 *content) {
+                           const struct sha256 *content)
+{
     struct flight *flight = memory_zalloc(sizeof(*flight));
     flight->seq = row->seq;
     flight->client_message_id = memory_strdup(row->client_message_id);
@@ -70,9 +76,11 @@ struct flight *flights_add(struct flights *flights, const struct outbox_row *row
     return flight;
 }
 
-struct flight *flights_find(struct flights *flights, const char *client_message_id) {
+struct flight *flights_find(struct flights *flights, const char *client_message_id)
+{
     struct flight *flight = NULL;
-    LIST_FOREACH(flight, bucket_of(flights, client_message_id), bucket) {
+    LIST_FOREACH(flight, bucket_of(flights, client_message_id), bucket)
+    {
         if (string_equal(flight->client_message_id, client_message_id)) {
             return flight;
         }
@@ -80,14 +88,17 @@ struct flight *flights_find(struct flights *flights, const char *client_message_
     return NULL;
 }
 
-struct flight *flights_find_seq(struct flights *flights, int64_t seq) {
+struct flight *flights_find_seq(struct flights *flights, int64_t seq)
+{
     struct flight *flight = NULL;
-    TAILQ_FOREACH(flight, &flights->queue, entry) {
+    TAILQ_FOREACH(flight, &flights->queue, entry)
+    {
         if (flight->seq == seq) {
             return flight;
         }
     }
-    TAILQ_FOREACH(flight, &flights->awaiting, entry) {
+    TAILQ_FOREACH(flight, &flights->awaiting, entry)
+    {
         if (flight->seq == seq) {
             return flight;
         }
@@ -95,7 +106,8 @@ struct flight *flights_find_seq(struct flights *flights, int64_t seq) {
     return NULL;
 }
 
-void flights_written(struct flights *flights, struct flight *flight, int64_t now_ms) {
+void flights_written(struct flights *flights, struct flight *flight, int64_t now_ms)
+{
     TAILQ_REMOVE(&flights->queue, flight, entry);
     drop_frame(flights, flight);
     flight->state = FLIGHT_AWAITING;
@@ -103,7 +115,8 @@ void flights_written(struct flights *flights, struct flight *flight, int64_t now
     TAILQ_INSERT_TAIL(&flights->awaiting, flight, entry);
 }
 
-void flights_settle(struct flights *flights, struct flight *flight) {
+void flights_settle(struct flights *flights, struct flight *flight)
+{
     TAILQ_REMOVE(queue_of(flights, flight), flight, entry);
     LIST_REMOVE(flight, bucket);
     drop_frame(flights, flight);
@@ -112,7 +125,8 @@ void flights_settle(struct flights *flights, struct flight *flight) {
     TAILQ_INSERT_TAIL(&flights->settling, flight, entry);
 }
 
-void flights_remove(struct flights *flights, struct flight *flight) {
+void flights_remove(struct flights *flights, struct flight *flight)
+{
     TAILQ_REMOVE(queue_of(flights, flight), flight, entry);
     if (flight->state != FLIGHT_SETTLING) {
         LIST_REMOVE(flight, bucket);

@@ -3,13 +3,15 @@
 
 #include "json/json.h"
 
-bool delivery_is_degraded(const struct delivery *delivery) {
+bool delivery_is_degraded(const struct delivery *delivery)
+{
     enum link_state state = link_state(delivery->link);
     bool dedupe_off = delivery->open && !link_features(delivery->link)->dedupe;
     return state == LINK_REFUSED || dedupe_off || trust_membership_fork(delivery->trust);
 }
 
-json_t *delivery_health(const struct delivery *delivery) {
+json_t *delivery_health(const struct delivery *delivery)
+{
     struct outbox_counts counts;
     outbox_counts(delivery->outbox, delivery_row_mesh(delivery), &counts);
     const struct feature_set *features = link_features(delivery->link);
@@ -42,14 +44,16 @@ json_t *delivery_health(const struct delivery *delivery) {
     return health;
 }
 
-static json_t *put_feature(json_t *features, const char *name) {
+static json_t *put_feature(json_t *features, const char *name)
+{
     json_t *params = json_new_object();
     json_put_integer(params, "version", 1);
     json_put(features, name, params);
     return params;
 }
 
-static void put_dedupe(json_t *object, const struct feature_set *features) {
+static void put_dedupe(json_t *object, const struct feature_set *features)
+{
     json_t *params = put_feature(object, "client_message_id_dedupe");
     json_put_string(params, "mode", features->dedupe_permanent ? "permanent" : "retention_scoped");
     if (!features->dedupe_permanent) {
@@ -58,7 +62,8 @@ static void put_dedupe(json_t *object, const struct feature_set *features) {
     json_put_bool(params, "request_fingerprint", true);
 }
 
-json_t *delivery_features(const struct delivery *delivery) {
+json_t *delivery_features(const struct delivery *delivery)
+{
     json_t *object = json_new_object();
     const struct feature_set *features = link_features(delivery->link);
     if (!delivery->was_open || !features->negotiated) {

@@ -3,7 +3,8 @@
 #include "json/json.h"
 #include "util/text.h"
 
-json_t *inbox_row_to_json(const struct inbox_row *row, const char *mesh_slug) {
+json_t *inbox_row_to_json(const struct inbox_row *row, const char *mesh_slug)
+{
     json_t *object = json_new_object();
     json_put_string(object, "id", row->id);
     json_put_integer(object, "seq", row->seq);

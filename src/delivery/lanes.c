@@ -4,7 +4,8 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-static struct lane_bucket *bucket_of(struct lanes *lanes, enum outbox_priority priority, const char *destination_ref) {
+static struct lane_bucket *bucket_of(struct lanes *lanes, enum outbox_priority priority, const char *destination_ref)
+{
     uint32_t hash = 2166136261u ^ (uint32_t)priority;
     for (const char *byte = destination_ref; *byte != '\0'; byte++) {
         hash = (hash ^ (uint8_t)*byte) * 16777619u;
@@ -12,7 +13,8 @@ static struct lane_bucket *bucket_of(struct lanes *lanes, enum outbox_priority p
     return &lanes->buckets[hash % LANE_BUCKETS];
 }
 
-static struct lane_queue *queue_of(struct lanes *lanes, const struct lane *lane) {
+static struct lane_queue *queue_of(struct lanes *lanes, const struct lane *lane)
+{
     switch (lane->state) {
     case LANE_WAITING:
         return &lanes->waiting;
@@ -24,7 +26,8 @@ static struct lane_queue *queue_of(struct lanes *lanes, const struct lane *lane)
     return NULL;
 }
 
-static void set_state(struct lanes *lanes, struct lane *lane, enum lane_state state) {
+static void set_state(struct lanes *lanes, struct lane *lane, enum lane_state state)
+{
     if (lane->state == state) {
         return;
     }
@@ -39,7 +42,8 @@ static void set_state(struct lanes *lanes, struct lane *lane, enum lane_state st
     }
 }
 
-static void free_when_ordinary(struct lane *lane) {
+static void free_when_ordinary(struct lane *lane)
+{
     if (lane->state == LANE_FREE && lane->flights == 0) {
         LIST_REMOVE(lane, bucket);
         free(lane->destination_ref);
@@ -47,7 +51,8 @@ static void free_when_ordinary(struct lane *lane) {
     }
 }
 
-void lanes_init(struct lanes *lanes) {
+void lanes_init(struct lanes *lanes)
+{
     for (size_t i = 0; i < LANE_BUCKETS; i++) {
         LIST_INIT(&lanes->buckets[i]);
     }
@@ -57,7 +62,8 @@ void lanes_init(struct lanes *lanes) {
     }
 }
 
-void lanes_release(struct lanes *lanes) {
+void lanes_release(struct lanes *lanes)
+{
     for (size_t i = 0; i < LANE_BUCKETS; i++) {
         struct lane *lane = NULL;
         while ((lane = LIST_FIRST(&lanes->buckets[i])) != NULL) {
@@ -68,9 +74,11 @@ void lanes_release(struct lanes *lanes) {
     }
 }
 
-struct lane *lanes_find(struct lanes *lanes, enum outbox_priority priority, const char *destination_ref) {
+struct lane *lanes_find(struct lanes *lanes, enum outbox_priority priority, const char *destination_ref)
+{
     struct lane *lane = NULL;
-    LIST_FOREACH(lane, bucket_of(lanes, priority, destination_ref), bucket) {
+    LIST_FOREACH(lane, bucket_of(lanes, priority, destination_ref), bucket)
+    {
         if (lane->priority == priority && string_equal(lane->destination_ref, destination_ref)) {
             return lane;
         }
@@ -78,7 +86,8 @@ struct lane *lanes_find(struct lanes *lanes, enum outbox_priority priority, cons
     return NULL;
 }
 
-struct lane *lanes_get(struct lanes *lanes, enum outbox_priority priority, const char *destination_ref) {
+struct lane *lanes_get(struct lanes *lanes, enum outbox_priority priority, const char *destination_ref)
+{
     struct lane *lane = lanes_find(lanes, priority, destination_ref);
     if (lane == NULL) {
         lane = memory_zalloc(sizeof(*lane));
@@ -92,7 +101,8 @@ struct lane *lanes_get(struct lanes *lanes, enum outbox_priority priority, const
     return lane;
 }
 
-void lanes_skip(struct lane *lane, int64_t seq) {
+void lanes_skip(struct lane *lane, int64_t seq)
+{
     if (lane->resume_after > seq - 1) {
         lane->resume_after = seq - 1;
     }
@@ -101,12 +111,14 @@ void lanes_skip(struct lane *lane, int64_t seq) {
     }
 }
 
-void lanes_wait(struct lanes *lanes, struct lane *lane, int64_t delay_ms, int64_t now_ms) {
+void lanes_wait(struct lanes *lanes, struct lane *lane, int64_t delay_ms, int64_t now_ms)
+{
     lane->due_ms = now_ms + delay_ms;
     set_state(lanes, lane, LANE_WAITING);
 }
 
-int64_t lanes_wake(struct lanes *lanes, int64_t now_ms) {
+int64_t lanes_wake(struct lanes *lanes, int64_t now_ms)
+{
     int64_t next_ms = -1;
     struct lane *lane = TAILQ_FIRST(&lanes->waiting);
     while (lane != NULL) {
@@ -123,23 +135,27 @@ int64_t lanes_wake(struct lanes *lanes, int64_t now_ms) {
     return next_ms;
 }
 
-struct lane *lanes_next_catching(struct lanes *lanes, enum outbox_priority priority) {
+struct lane *lanes_next_catching(struct lanes *lanes, enum outbox_priority priority)
+{
     return TAILQ_FIRST(&lanes->catching[priority]);
 }
 
-void lanes_caught_up(struct lanes *lanes, struct lane *lane) {
+void lanes_caught_up(struct lanes *lanes, struct lane *lane)
+{
     lane->resume_after = INT64_MAX;
     lane->last_skipped = -1;
     set_state(lanes, lane, LANE_FREE);
     free_when_ordinary(lane);
 }
 
-void lanes_land(struct lane *lane) {
+void lanes_land(struct lane *lane)
+{
     lane->flights--;
     free_when_ordinary(lane);
 }
 
-void lanes_rewind(struct lanes *lanes) {
+void lanes_rewind(struct lanes *lanes)
+{
     for (size_t i = 0; i < LANE_BUCKETS; i++) {
         struct lane *lane = LIST_FIRST(&lanes->buckets[i]);
         while (lane != NULL) {

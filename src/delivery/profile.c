@@ -11,13 +11,14 @@ enum { HEARTBEAT_MS = 300000 };
 static const struct profile_field {
     const char *name, *frame;
 } FIELDS[] = {
-    { "summary", "set_summary" }, { "status", "set_status" }, { "visible", "set_visible" }, { "avatar", "set_profile" },
+    { "summary", "set_summary" }, { "status", "set_status" }, { "visible", "set_visible" },      { "avatar", "set_profile" },
     { "title", "set_profile" },   { "bio", "set_profile" },   { "capabilities", "set_profile" },
 };
 
 /* ---- telling the broker --------------------------------------------------------------------------------------- */
 
-static const char *effective_status(const struct profile *profile) {
+static const char *effective_status(const struct profile *profile)
+{
     const char *set = json_string_value(json_object_get(profile->fields, "status"));
     if (string_equal(set, "dnd")) {
         return "dnd"; /* a wish, which a sign of life does not undo */
@@ -28,7 +29,8 @@ static const char *effective_status(const struct profile *profile) {
     return "idle";
 }
 
-static void tell_status(struct delivery *delivery) {
+static void tell_status(struct delivery *delivery)
+{
     struct profile *profile = &delivery->profile;
     const char *status = effective_status(profile);
     if (!delivery->open || string_equal(profile->sent_status, status)) {
@@ -43,7 +45,8 @@ static void tell_status(struct delivery *delivery) {
 }
 
 /* One frame of the fields that it carries, as far as they are set. */
-static void tell_fields(struct delivery *delivery, const char *type) {
+static void tell_fields(struct delivery *delivery, const char *type)
+{
     json_t *frame = json_new_object();
     bool any = false;
     json_put_string(frame, "type", type);
@@ -61,7 +64,8 @@ static void tell_fields(struct delivery *delivery, const char *type) {
     }
 }
 
-static bool names_field_of(const json_t *fields, const char *frame) {
+static bool names_field_of(const json_t *fields, const char *frame)
+{
     for (size_t i = 0; i < ARRAY_LENGTH(FIELDS); i++) {
         if (string_equal(FIELDS[i].frame, frame) && json_object_get(fields, FIELDS[i].name) != NULL) {
             return true;
@@ -70,7 +74,8 @@ static bool names_field_of(const json_t *fields, const char *frame) {
     return false;
 }
 
-static void tell(struct delivery *delivery, const json_t *changed) {
+static void tell(struct delivery *delivery, const json_t *changed)
+{
     static const char *const FRAMES[] = { "set_summary", "set_visible", "set_profile" };
     for (size_t i = 0; i < ARRAY_LENGTH(FRAMES); i++) {
         if (names_field_of(changed, FRAMES[i])) {
@@ -82,7 +87,8 @@ static void tell(struct delivery *delivery, const json_t *changed) {
 
 /* ---- the profile ---------------------------------------------------------------------------------------------- */
 
-json_t *delivery_profile(const struct delivery *delivery) {
+json_t *delivery_profile(const struct delivery *delivery)
+{
     const json_t *fields = delivery->profile.fields;
     json_t *object = json_new_object();
     for (size_t i = 0; i < ARRAY_LENGTH(FIELDS); i++) {
@@ -96,7 +102,8 @@ json_t *delivery_profile(const struct delivery *delivery) {
     return object;
 }
 
-json_t *delivery_set_profile(struct delivery *delivery, const json_t *fields, bool *ret_deferred) {
+json_t *delivery_set_profile(struct delivery *delivery, const json_t *fields, bool *ret_deferred)
+{
     json_t *applied = json_new_array();
     for (size_t i = 0; i < ARRAY_LENGTH(FIELDS); i++) {
         json_t *value = json_object_get(fields, FIELDS[i].name);
@@ -115,30 +122,35 @@ json_t *delivery_set_profile(struct delivery *delivery, const json_t *fields, bo
     return applied;
 }
 
-static void heartbeat_over(void *argument) {
+static void heartbeat_over(void *argument)
+{
     struct delivery *delivery = argument;
     delivery->profile.working = false;
     tell_status(delivery);
 }
 
-void delivery_heartbeat(struct delivery *delivery) {
+void delivery_heartbeat(struct delivery *delivery)
+{
     delivery->profile.working = true;
     loop_timer_start(delivery->profile.heartbeat_timer, HEARTBEAT_MS);
     tell_status(delivery);
 }
 
-void profile_opened(struct delivery *delivery) {
+void profile_opened(struct delivery *delivery)
+{
     delivery->profile.sent_status = NULL;
     if (json_object_size(delivery->profile.fields) > 0 || delivery->profile.working) {
         tell(delivery, delivery->profile.fields);
     }
 }
 
-void profile_lost(struct delivery *delivery) {
+void profile_lost(struct delivery *delivery)
+{
     delivery->profile.sent_status = NULL;
 }
 
-void profile_init(struct delivery *delivery) {
+void profile_init(struct delivery *delivery)
+{
     struct profile *profile = &delivery->profile;
     const char *stored = trust_profile(delivery->trust);
     struct error error;
@@ -149,7 +161,8 @@ void profile_init(struct delivery *delivery) {
     profile->heartbeat_timer = loop_timer_new(delivery->loop, heartbeat_over, delivery);
 }
 
-void profile_release(struct delivery *delivery) {
+void profile_release(struct delivery *delivery)
+{
     json_decref(delivery->profile.fields);
     delivery->profile.fields = NULL;
     loop_timer_free(delivery->profile.heartbeat_timer);

@@ -12,7 +12,7 @@ enum { RECENT_SENDS = 1024, TOLD_RECEIPTS = 1024, UNSETTLED_MAXIMUM = 2048 };
 
 /* What was accepted lately, so that the usual receipt, which comes moments later, needs no look into the database before its signature is checked. */
 struct recent_send {
-    uint64_t hash;                 /* of client_message_id */
+    uint64_t hash; /* of client_message_id */
     char *client_message_id, *broker_message_id;
     char destination_ref[KEY_HEX_SIZE];
     struct sha256 content;
@@ -21,7 +21,7 @@ struct recent_send {
 struct receipts {
     struct recent_send sends[RECENT_SENDS];
     size_t next_send;
-    uint64_t told[TOLD_RECEIPTS];  /* verified ones that were published: a repeated one is no news */
+    uint64_t told[TOLD_RECEIPTS]; /* verified ones that were published: a repeated one is no news */
     size_t next_told;
     size_t unsettled;
 };
@@ -32,7 +32,8 @@ struct receipt_arrival {
     char *rsig; /* still to be checked against the contents that the outbox knows; NULL: nothing is */
 };
 
-static uint64_t hash_text(uint64_t hash, const char *text) {
+static uint64_t hash_text(uint64_t hash, const char *text)
+{
     for (const char *byte = text; *byte != '\0'; byte++) {
         hash = (hash ^ (uint8_t)*byte) * UINT64_C(1099511628211);
     }
@@ -43,17 +44,20 @@ static const uint64_t HASH_START = UINT64_C(14695981039346656037);
 
 /* ---- what was sent lately ------------------------------------------------------------------------------------- */
 
-void receipts_init(struct delivery *delivery) {
+void receipts_init(struct delivery *delivery)
+{
     delivery->receipts = memory_zalloc(sizeof(*delivery->receipts));
 }
 
-static void forget_send(struct recent_send *send) {
+static void forget_send(struct recent_send *send)
+{
     free(send->client_message_id);
     free(send->broker_message_id);
     *send = (struct recent_send){ 0 };
 }
 
-void receipts_release(struct delivery *delivery) {
+void receipts_release(struct delivery *delivery)
+{
     for (size_t i = 0; i < RECENT_SENDS; i++) {
         forget_send(&delivery->receipts->sends[i]);
     }
@@ -62,7 +66,8 @@ void receipts_release(struct delivery *delivery) {
 }
 
 void receipts_accepted(struct delivery *delivery, const char *client_message_id, const char *broker_message_id, const char *destination_ref,
-                       const struct sha256 *content) {
+                       const struct sha256 *content)
+{
     struct receipts *receipts = delivery->receipts;
     struct recent_send *send = &receipts->sends[receipts->next_send++ % RECENT_SENDS];
     forget_send(send);
@@ -75,7 +80,8 @@ void receipts_accepted(struct delivery *delivery, const char *client_message_id,
     send->content = *content;
 }
 
-static const struct recent_send *find_send(const struct receipts *receipts, const struct outbox_receipt *receipt) {
+static const struct recent_send *find_send(const struct receipts *receipts, const struct outbox_receipt *receipt)
+{
     uint64_t hash = hash_text(HASH_START, receipt->client_message_id);
     for (size_t i = 0; i < RECENT_SENDS; i++) {
         const struct recent_send *send = &receipts->sends[i];
@@ -88,14 +94,21 @@ static const struct recent_send *find_send(const struct receipts *receipts, cons
 
 /* ---- signatures ----------------------------------------------------------------------------------------------- */
 
-static bool signature_holds(const struct delivery *delivery, const struct outbox_receipt *receipt, const char *rsig, const struct sha256 *content) {
+static bool signature_holds(const struct delivery *delivery, const struct outbox_receipt *receipt, const char *rsig,
+                            const struct sha256 *content)
+{
     char at[24];
     char content_hex[SHA256_HEX_SIZE];
     (void)snprintf(at, sizeof(at), "%" PRId64, receipt->signed_at);
     hex_encode(content->bytes, SHA256_BYTES, content_hex);
     const struct text values[] = {
-        text_from(delivery->mesh_id), text_from(receipt->client_message_id), text_from(keypair_public_hex(delivery->keys)), text_from(receipt->by),
-        text_from(receipt->state), text_from(at), text_from(content_hex),
+        text_from(delivery->mesh_id),
+        text_from(receipt->client_message_id),
+        text_from(keypair_public_hex(delivery->keys)),
+        text_from(receipt->by),
+        text_from(receipt->state),
+        text_from(at),
+        text_from(content_hex),
     };
     struct buffer text;
     struct error error;
@@ -107,7 +120,9 @@ static bool signature_holds(const struct delivery *delivery, const struct outbox
 }
 
 /* By whom the message was for, over one of the texts that were sent. */
-static bool is_true(const struct delivery *delivery, const struct outbox_receipt *receipt, const char *rsig, const struct outbox_receipt_result *sent) {
+static bool is_true(const struct delivery *delivery, const struct outbox_receipt *receipt, const char *rsig,
+                    const struct outbox_receipt_result *sent)
+{
     if (!string_equal(sent->destination_kind, "dm") || !string_equal(sent->destination_ref, receipt->by)) {
         return false;
     }
@@ -121,7 +136,8 @@ static bool is_true(const struct delivery *delivery, const struct outbox_receipt
 
 /* ---- telling -------------------------------------------------------------------------------------------------- */
 
-static bool was_told(struct receipts *receipts, const struct outbox_receipt *receipt) {
+static bool was_told(struct receipts *receipts, const struct outbox_receipt *receipt)
+{
     uint64_t hash = hash_text(hash_text(hash_text(HASH_START, receipt->broker_message_id), receipt->by), receipt->state);
     for (size_t i = 0; i < TOLD_RECEIPTS; i++) {
         if (receipts->told[i] == hash) {
@@ -132,7 +148,8 @@ static bool was_told(struct receipts *receipts, const struct outbox_receipt *rec
     return false;
 }
 
-static void publish(struct delivery *delivery, const struct outbox_receipt *receipt) {
+static void publish(struct delivery *delivery, const struct outbox_receipt *receipt)
+{
     json_t *data = json_new_object();
     json_put_string(data, "client_message_id", receipt->client_message_id);
     json_put_string(data, "broker_message_id", receipt->broker_message_id);
@@ -143,7 +160,8 @@ static void publish(struct delivery *delivery, const struct outbox_receipt *rece
     delivery_publish(delivery, "receipt", data, -1);
 }
 
-static void refuse(const struct delivery *delivery, const struct outbox_receipt *receipt, const char *why) {
+static void refuse(const struct delivery *delivery, const struct outbox_receipt *receipt, const char *why)
+{
     log_event(LOG_LEVEL_WARN, "receipt_refused", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug),
               LOG_TEXT("broker_message_id", receipt->broker_message_id), LOG_TEXT("detail", why), LOG_END);
 }
@@ -152,7 +170,8 @@ static void refuse(const struct delivery *delivery, const struct outbox_receipt 
 
 static void added(void *argument, struct outbox_receipt *receipt, const struct outbox_receipt_result *result);
 
-static void add(struct delivery *delivery, struct outbox_receipt *receipt, char *rsig /* given; NULL: nothing left to check */) {
+static void add(struct delivery *delivery, struct outbox_receipt *receipt, char *rsig /* given; NULL: nothing left to check */)
+{
     struct receipt_arrival *arrival = memory_zalloc(sizeof(*arrival));
     arrival->delivery = delivery;
     arrival->rsig = rsig;
@@ -161,7 +180,8 @@ static void add(struct delivery *delivery, struct outbox_receipt *receipt, char 
     outbox_receipt_add(delivery->outbox, receipt, added, arrival);
 }
 
-static struct outbox_receipt *copy_of(const struct outbox_receipt *receipt) {
+static struct outbox_receipt *copy_of(const struct outbox_receipt *receipt)
+{
     struct outbox_receipt *copy = memory_zalloc(sizeof(*copy));
     *copy = *receipt;
     copy->client_message_id = memory_strdup(receipt->client_message_id);
@@ -173,7 +193,9 @@ static struct outbox_receipt *copy_of(const struct outbox_receipt *receipt) {
 }
 
 /* It is in the outbox, as the broker's word. Now that the contents are known: the recipient's, or a forgery. */
-static void check_signature(struct delivery *delivery, const struct outbox_receipt *receipt, const struct outbox_receipt_result *result, const char *rsig) {
+static void check_signature(struct delivery *delivery, const struct outbox_receipt *receipt, const struct outbox_receipt_result *result,
+                            const char *rsig)
+{
     if (!is_true(delivery, receipt, rsig, result)) {
         refuse(delivery, receipt, "its signature is not the recipient's over what was sent");
         return;
@@ -184,7 +206,9 @@ static void check_signature(struct delivery *delivery, const struct outbox_recei
     add(delivery, verified, NULL);
 }
 
-static void settle(struct delivery *delivery, const struct receipt_arrival *arrival, struct outbox_receipt *receipt, const struct outbox_receipt_result *result) {
+static void settle(struct delivery *delivery, const struct receipt_arrival *arrival, struct outbox_receipt *receipt,
+                   const struct outbox_receipt_result *result)
+{
     if (result->status == -ERROR_NOT_FOUND) {
         refuse(delivery, receipt, "it is for nothing that was sent from here");
     } else if (result->status < 0) {
@@ -197,7 +221,8 @@ static void settle(struct delivery *delivery, const struct receipt_arrival *arri
     acks_receipt(delivery, receipt->broker_message_id, receipt->by, receipt->state);
 }
 
-static void added(void *argument, struct outbox_receipt *receipt, const struct outbox_receipt_result *result) {
+static void added(void *argument, struct outbox_receipt *receipt, const struct outbox_receipt_result *result)
+{
     struct receipt_arrival *arrival = argument;
     struct delivery *delivery = arrival->delivery;
     if (!delivery->freed) {
@@ -211,7 +236,8 @@ static void added(void *argument, struct outbox_receipt *receipt, const struct o
 
 /* ---- arriving ------------------------------------------------------------------------------------------------- */
 
-static int read_receipt(const json_t *frame, struct outbox_receipt *ret_receipt, const char **ret_rsig, struct error *error) {
+static int read_receipt(const json_t *frame, struct outbox_receipt *ret_receipt, const char **ret_rsig, struct error *error)
+{
     const char *client_message_id = NULL;
     const char *message_id = NULL;
     const char *by = NULL;
@@ -247,7 +273,8 @@ static int read_receipt(const json_t *frame, struct outbox_receipt *ret_receipt,
     return 0;
 }
 
-void receipts_receive(struct delivery *delivery, const json_t *frame) {
+void receipts_receive(struct delivery *delivery, const json_t *frame)
+{
     if (delivery->receipts->unsettled >= UNSETTLED_MAXIMUM) {
         return; /* it is kept for us, and comes again */
     }
@@ -255,7 +282,8 @@ void receipts_receive(struct delivery *delivery, const json_t *frame) {
     const char *rsig = NULL;
     struct error error;
     if (read_receipt(frame, receipt, &rsig, &error) < 0) {
-        log_event(LOG_LEVEL_WARN, "receipt_malformed", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_TEXT("detail", error.message), LOG_END);
+        log_event(LOG_LEVEL_WARN, "receipt_malformed", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_TEXT("detail", error.message),
+                  LOG_END);
         free(receipt);
         return;
     }

@@ -11,25 +11,27 @@
 #include "util/text.h"
 
 enum {
-    UNSETTLED_MAXIMUM = 1024,              /* pushes held or being stored; an honest broker has 256 unacknowledged at most */
+    UNSETTLED_MAXIMUM = 1024, /* pushes held or being stored; an honest broker has 256 unacknowledged at most */
     UNSETTLED_BYTES_MAXIMUM = 16 * 1024 * 1024,
-    HOLD_MS = 3000,                        /* for a member list that does not come */
+    HOLD_MS = 3000, /* for a member list that does not come */
     ASK_AGAIN_MS = 60000,
-    STALL_MS = 60000                       /* twice a broker's lease */
+    STALL_MS = 60000 /* twice a broker's lease */
 };
 
 /* A push on its way to the disk. */
 struct arrival {
     struct delivery *delivery;
-    json_t *frame;             /* for the quarantine */
+    json_t *frame; /* for the quarantine */
     char *client_message_id, *broker_message_id, *sender_pubkey;
     struct sha256 content;
-    size_t size;               /* counted in unsettled_bytes */
+    size_t size; /* counted in unsettled_bytes */
 };
 
 static void quarantine(struct delivery *delivery, const json_t *frame, const char *reason);
 
-static struct arrival *arrival_new(struct delivery *delivery, const json_t *frame, const struct frame_push *push, const char *client_message_id) {
+static struct arrival *arrival_new(struct delivery *delivery, const json_t *frame, const struct frame_push *push,
+                                   const char *client_message_id)
+{
     struct arrival *arrival = memory_zalloc(sizeof(*arrival));
     arrival->delivery = delivery;
     arrival->frame = delivery_keep_json(frame);
@@ -44,7 +46,8 @@ static struct arrival *arrival_new(struct delivery *delivery, const json_t *fram
 }
 
 /* Back pressure: what a broker may make us hold in memory is bounded, and nothing is dropped for it, which would cost the order. */
-static void pause_or_resume(struct delivery *delivery) {
+static void pause_or_resume(struct delivery *delivery)
+{
     struct receiving *receiving = &delivery->receiving;
     size_t count = receiving->storing + json_array_size(receiving->held);
     bool full = count >= UNSETTLED_MAXIMUM || receiving->unsettled_bytes >= UNSETTLED_BYTES_MAXIMUM;
@@ -55,7 +58,8 @@ static void pause_or_resume(struct delivery *delivery) {
     }
 }
 
-static void arrival_free(struct arrival *arrival) {
+static void arrival_free(struct arrival *arrival)
+{
     struct delivery *delivery = arrival->delivery;
     size_t size = arrival->size;
     json_decref(arrival->frame);
@@ -75,7 +79,8 @@ static void arrival_free(struct arrival *arrival) {
 /* ---- storing -------------------------------------------------------------------------------------------------- */
 
 /* Not on disk (there is no room): not acknowledged, so the broker sends it again, and everything after it. Until then nothing is taken, or what follows would come before it. */
-static void note_failure(struct delivery *delivery, int status, const char *broker_message_id) {
+static void note_failure(struct delivery *delivery, int status, const char *broker_message_id)
+{
     struct receiving *receiving = &delivery->receiving;
     if (receiving->stalled_on == NULL) {
         receiving->stalled_on = memory_strdup(broker_message_id);
@@ -88,7 +93,8 @@ static void note_failure(struct delivery *delivery, int status, const char *brok
 }
 
 /* On disk, or not: only what is gets acknowledged, and only what is new gets published. */
-static void stored(struct inbox_insert *insert) {
+static void stored(struct inbox_insert *insert)
+{
     struct arrival *arrival = insert->argument;
     struct delivery *delivery = arrival->delivery;
     if (delivery->freed) {
@@ -111,7 +117,8 @@ static void stored(struct inbox_insert *insert) {
     arrival_free(arrival);
 }
 
-static char *copy_meta(const json_t *meta) {
+static char *copy_meta(const json_t *meta)
+{
     struct buffer text;
     if (meta == NULL || json_object_size(meta) == 0) {
         return NULL;
@@ -122,7 +129,8 @@ static char *copy_meta(const json_t *meta) {
     return copy;
 }
 
-static void fill_sender(const struct delivery *delivery, const struct received *received, struct inbox_row *row) {
+static void fill_sender(const struct delivery *delivery, const struct received *received, struct inbox_row *row)
+{
     const struct trust_member *member = trust_member(delivery->trust, received->push->sender_member_pubkey);
     char key_start[9];
     (void)snprintf(key_start, sizeof(key_start), "%.8s", received->push->sender_member_pubkey);
@@ -132,7 +140,8 @@ static void fill_sender(const struct delivery *delivery, const struct received *
     row->verified = !received->is_envelope ? INBOX_LEGACY : member != NULL && member->verified ? INBOX_VERIFIED : INBOX_UNVERIFIED;
 }
 
-static struct inbox_row *make_row(const struct delivery *delivery, const struct received *received) {
+static struct inbox_row *make_row(const struct delivery *delivery, const struct received *received)
+{
     const struct frame_push *push = received->push;
     const struct envelope *envelope = &received->envelope;
     struct inbox_row *row = memory_zalloc(sizeof(*row));
@@ -158,7 +167,8 @@ static struct inbox_row *make_row(const struct delivery *delivery, const struct 
     return row;
 }
 
-static void store(struct delivery *delivery, const struct received *received) {
+static void store(struct delivery *delivery, const struct received *received)
+{
     struct arrival *arrival = arrival_new(delivery, received->frame, received->push, received->client_message_id);
     arrival->content = received->content;
     struct inbox_insert *insert = memory_zalloc(sizeof(*insert));
@@ -170,7 +180,8 @@ static void store(struct delivery *delivery, const struct received *received) {
 
 /* ---- the quarantine ------------------------------------------------------------------------------------------- */
 
-static void put_away(void *argument, int status, bool is_new) {
+static void put_away(void *argument, int status, bool is_new)
+{
     struct arrival *arrival = argument;
     struct delivery *delivery = arrival->delivery;
     if (!delivery->freed && status < 0) {
@@ -183,11 +194,13 @@ static void put_away(void *argument, int status, bool is_new) {
 }
 
 /* The broker's words, cut so that a nonsense of a megabyte in an id does not become the row's. */
-static char *cut(const char *text) {
+static char *cut(const char *text)
+{
     return memory_strndup(text, strnlen(text, 256));
 }
 
-static void quarantine(struct delivery *delivery, const json_t *frame, const char *reason) {
+static void quarantine(struct delivery *delivery, const json_t *frame, const char *reason)
+{
     struct frame_push push;
     struct error error;
     if (frame_push_parse(frame, &push, &error) < 0) {
@@ -211,7 +224,8 @@ static void quarantine(struct delivery *delivery, const json_t *frame, const cha
 /* ---- judging -------------------------------------------------------------------------------------------------- */
 
 /* What a verified sender's envelope teaches: how it seals, and how many revocations it knows. */
-static void learn(struct delivery *delivery, const struct received *received) {
+static void learn(struct delivery *delivery, const struct received *received)
+{
     if (!received->is_envelope) {
         return;
     }
@@ -226,7 +240,8 @@ static void learn(struct delivery *delivery, const struct received *received) {
     }
 }
 
-static void judge(struct delivery *delivery, const json_t *frame, const struct frame_push *push) {
+static void judge(struct delivery *delivery, const json_t *frame, const struct frame_push *push)
+{
     struct received received;
     received_init(&received);
     received.mesh_id = delivery->mesh_id;
@@ -249,7 +264,8 @@ static void judge(struct delivery *delivery, const json_t *frame, const struct f
 /* ---- holding -------------------------------------------------------------------------------------------------- */
 
 /* A sender that nobody has told us of: the list may say who it is. Once for each, and not again soon. */
-static bool should_ask_about(struct delivery *delivery, const char *pubkey) {
+static bool should_ask_about(struct delivery *delivery, const char *pubkey)
+{
     struct receiving *receiving = &delivery->receiving;
     int64_t now_ms = clock_monotonic_ms();
     if (!hex_is_key(pubkey) || trust_member(delivery->trust, pubkey) != NULL) {
@@ -266,12 +282,14 @@ static bool should_ask_about(struct delivery *delivery, const char *pubkey) {
     return true;
 }
 
-static void hold_from_now(struct delivery *delivery) {
+static void hold_from_now(struct delivery *delivery)
+{
     delivery->receiving.holding = true;
     loop_timer_start(delivery->receiving.hold_timer, HOLD_MS);
 }
 
-static void hold(struct delivery *delivery, const json_t *frame, const struct frame_push *push) {
+static void hold(struct delivery *delivery, const json_t *frame, const struct frame_push *push)
+{
     struct receiving *receiving = &delivery->receiving;
     if (receiving->held == NULL) {
         receiving->held = json_new_array();
@@ -281,7 +299,8 @@ static void hold(struct delivery *delivery, const json_t *frame, const struct fr
     receiving->unsettled_bytes += push->ciphertext_length;
 }
 
-static bool is_stalled(struct delivery *delivery, const struct frame_push *push) {
+static bool is_stalled(struct delivery *delivery, const struct frame_push *push)
+{
     struct receiving *receiving = &delivery->receiving;
     if (receiving->stalled_on == NULL) {
         return false;
@@ -294,7 +313,8 @@ static bool is_stalled(struct delivery *delivery, const struct frame_push *push)
     return true;
 }
 
-static void receive_message(struct delivery *delivery, const json_t *frame, const struct frame_push *push) {
+static void receive_message(struct delivery *delivery, const json_t *frame, const struct frame_push *push)
+{
     struct receiving *receiving = &delivery->receiving;
     if (is_stalled(delivery, push)) {
         return;
@@ -311,7 +331,8 @@ static void receive_message(struct delivery *delivery, const json_t *frame, cons
     pause_or_resume(delivery);
 }
 
-static json_t *take_held(struct receiving *receiving) {
+static json_t *take_held(struct receiving *receiving)
+{
     json_t *held = receiving->held;
     receiving->held = NULL;
     receiving->holding = false;
@@ -322,12 +343,14 @@ static json_t *take_held(struct receiving *receiving) {
 }
 
 /* In the order in which they came; one of them may make the rest wait again. */
-static void release_held(struct delivery *delivery) {
+static void release_held(struct delivery *delivery)
+{
     struct receiving *receiving = &delivery->receiving;
     json_t *held = take_held(receiving);
     size_t index = 0;
     const json_t *frame = NULL;
-    json_array_foreach(held, index, frame) {
+    json_array_foreach(held, index, frame)
+    {
         struct frame_push push;
         struct error error;
         if (frame_push_parse(frame, &push, &error) == 0) {
@@ -337,22 +360,26 @@ static void release_held(struct delivery *delivery) {
     json_decref(held);
 }
 
-static void hold_timer_fired(void *argument) {
+static void hold_timer_fired(void *argument)
+{
     release_held(argument);
 }
 
-void receive_members_listed(struct delivery *delivery) {
+void receive_members_listed(struct delivery *delivery)
+{
     if (delivery->receiving.holding) {
         release_held(delivery);
     }
 }
 
-void receive_opened(struct delivery *delivery) {
+void receive_opened(struct delivery *delivery)
+{
     /* Who was revoked while we were away must be known before the first message is judged; the directory asks. */
     hold_from_now(delivery);
 }
 
-void receive_lost(struct delivery *delivery) {
+void receive_lost(struct delivery *delivery)
+{
     struct receiving *receiving = &delivery->receiving;
     json_decref(take_held(receiving));
     free(receiving->stalled_on); /* the next connection begins with the lowest that was not acknowledged */
@@ -360,11 +387,13 @@ void receive_lost(struct delivery *delivery) {
     receiving->paused = false;
 }
 
-void receive_init(struct delivery *delivery) {
+void receive_init(struct delivery *delivery)
+{
     delivery->receiving.hold_timer = loop_timer_new(delivery->loop, hold_timer_fired, delivery);
 }
 
-void receive_release(struct delivery *delivery) {
+void receive_release(struct delivery *delivery)
+{
     receive_lost(delivery);
     loop_timer_free(delivery->receiving.hold_timer);
     delivery->receiving.hold_timer = NULL;
@@ -373,7 +402,8 @@ void receive_release(struct delivery *delivery) {
 /* ---- system pushes -------------------------------------------------------------------------------------------- */
 
 /* Neither the broker's events nor what a client marks as such is a message (45-trust). Their text is shown as the broker's. */
-static void receive_system(struct delivery *delivery, const struct frame_push *push) {
+static void receive_system(struct delivery *delivery, const struct frame_push *push)
+{
     bool known = push->event != NULL && push->event_data != NULL && string_equal(push->subtype, "system") &&
                  directory_event(delivery, push->event, push->event_data);
     if (!known) {
@@ -388,11 +418,13 @@ static void receive_system(struct delivery *delivery, const struct frame_push *p
     }
 }
 
-void receive_push(struct delivery *delivery, const json_t *frame) {
+void receive_push(struct delivery *delivery, const json_t *frame)
+{
     struct frame_push push;
     struct error error;
     if (frame_push_parse(frame, &push, &error) < 0) {
-        log_event(LOG_LEVEL_WARN, "push_malformed", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_TEXT("detail", error.message), LOG_END);
+        log_event(LOG_LEVEL_WARN, "push_malformed", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_TEXT("detail", error.message),
+                  LOG_END);
     } else if (push.subtype != NULL || push.event != NULL) {
         receive_system(delivery, &push);
     } else {

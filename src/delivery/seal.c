@@ -9,7 +9,8 @@
 
 enum { BODY_VERSION_BARE = 1, BODY_VERSION_SEALED = 3 };
 
-static int build_envelope(const struct seal_request *request, const struct keypair *keys, struct buffer *ret_plaintext, struct error *error) {
+static int build_envelope(const struct seal_request *request, const struct keypair *keys, struct buffer *ret_plaintext, struct error *error)
+{
     json_t *meta = NULL;
     if (request->meta_canonical.length > 0) {
         int result = json_parse_strict(request->meta_canonical.data, request->meta_canonical.length, &meta, error);
@@ -35,12 +36,15 @@ static int build_envelope(const struct seal_request *request, const struct keypa
     return result;
 }
 
-static int build_plaintext(const struct seal_request *request, const struct keypair *keys, struct buffer *ret_plaintext, struct error *error) {
+static int build_plaintext(const struct seal_request *request, const struct keypair *keys, struct buffer *ret_plaintext,
+                           struct error *error)
+{
     if (request->sealed) {
         return build_envelope(request, keys, ret_plaintext, error);
     }
     if (request->meta_canonical.length > 0) {
-        return error_set(error, ERROR_DENIED, "sealed_envelope_required: without it meta would be lost, and this broker and recipient do not have it");
+        return error_set(error, ERROR_DENIED,
+                         "sealed_envelope_required: without it meta would be lost, and this broker and recipient do not have it");
     }
     if (buffer_append(ret_plaintext, request->body.data, request->body.length) < 0) {
         return error_set(error, ERROR_TOO_LARGE, "payload_too_large: the message does not fit a frame");
@@ -49,7 +53,8 @@ static int build_plaintext(const struct seal_request *request, const struct keyp
 }
 
 static int print_frame(const struct seal_request *request, const struct nonce *nonce, const struct buffer *sealed, struct buffer *ret_frame,
-                       struct error *error) {
+                       struct error *error)
+{
     struct buffer nonce_text;
     struct buffer sealed_text;
     buffer_init(&nonce_text, LIMIT_FRAME);
@@ -86,8 +91,9 @@ static int print_frame(const struct seal_request *request, const struct nonce *n
     return result;
 }
 
-int delivery_seal(const struct seal_request *request, const struct keypair *keys, struct box_cache *boxes,
-                  struct buffer *ret_frame, struct sha256 *ret_content, struct error *error) {
+int delivery_seal(const struct seal_request *request, const struct keypair *keys, struct box_cache *boxes, struct buffer *ret_frame,
+                  struct sha256 *ret_content, struct error *error)
+{
     if (!string_equal(request->destination_kind, "dm")) {
         return error_set(error, ERROR_INVALID, "only direct messages are sealed for one member");
     }

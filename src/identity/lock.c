@@ -11,7 +11,8 @@
 enum { PID_FILE_MAXIMUM = 32 };
 
 /* 0 when the file does not say. */
-static int64_t read_pid(const char *path) {
+static int64_t read_pid(const char *path)
+{
     struct buffer bytes;
     int64_t pid = 0;
     buffer_init(&bytes, PID_FILE_MAXIMUM);
@@ -27,14 +28,14 @@ static int64_t read_pid(const char *path) {
     return pid;
 }
 
-int identity_lock(const struct config_paths *paths, int *ret_fd, int64_t *ret_holder, struct error *error) {
+int identity_lock(const struct config_paths *paths, int *ret_fd, int64_t *ret_holder, struct error *error)
+{
     int fd = -1;
     int result = file_lock(paths->pid_file, 0600, &fd, error);
     if (result == -(int)ERROR_BUSY) {
         *ret_holder = read_pid(paths->pid_file);
-        return *ret_holder > 0
-                   ? error_set(error, ERROR_BUSY, "a daemon runs already, process %" PRId64, *ret_holder)
-                   : error_set(error, ERROR_BUSY, "a daemon runs already");
+        return *ret_holder > 0 ? error_set(error, ERROR_BUSY, "a daemon runs already, process %" PRId64, *ret_holder)
+                               : error_set(error, ERROR_BUSY, "a daemon runs already");
     }
     if (result != 0) {
         return result;
@@ -49,7 +50,8 @@ int identity_lock(const struct config_paths *paths, int *ret_fd, int64_t *ret_ho
     return 0;
 }
 
-int identity_lock_write_pid(int fd, int64_t pid, struct error *error) {
+int identity_lock_write_pid(int fd, int64_t pid, struct error *error)
+{
     char digits[PID_FILE_MAXIMUM];
     int length = snprintf(digits, sizeof(digits), "%" PRId64 "\n", pid);
     if (ftruncate(fd, 0) != 0) {
@@ -61,7 +63,8 @@ int identity_lock_write_pid(int fd, int64_t pid, struct error *error) {
     return 0;
 }
 
-void identity_unlock(int fd) {
+void identity_unlock(int fd)
+{
     if (fd < 0) {
         return;
     }
@@ -71,7 +74,8 @@ void identity_unlock(int fd) {
     close(fd);
 }
 
-int identity_running_pid(const struct config_paths *paths, int64_t *ret_pid, struct error *error) {
+int identity_running_pid(const struct config_paths *paths, int64_t *ret_pid, struct error *error)
+{
     if (!file_is_locked(paths->pid_file)) {
         return error_set(error, ERROR_NOT_FOUND, "no daemon runs");
     }

@@ -43,7 +43,8 @@ static const char INSERT_LEGACY[] = "INSERT INTO inbox_legacy (mesh, content) VA
 static const char SELECT_PRUNED[] = "SELECT 1 FROM inbox_pruned WHERE mesh = ?1 AND sender_pubkey = ?2 AND client_message_id = ?3";
 static const char SELECT_FLOOR[] = "SELECT 1 FROM inbox_floor WHERE mesh = ?1 AND sent_at >= ?2";
 /* A legacy id is only what the broker said: it takes nothing from the message whose signed id it is. */
-static const char SELECT_SIGNED[] = "SELECT 1 FROM inbox WHERE mesh = ?1 AND sender_pubkey = ?2 AND client_message_id = ?3 AND verified <> 2";
+static const char SELECT_SIGNED[] =
+    "SELECT 1 FROM inbox WHERE mesh = ?1 AND sender_pubkey = ?2 AND client_message_id = ?3 AND verified <> 2";
 static const char SELECT_STORED[] = "SELECT 1 FROM inbox WHERE mesh = ?1 AND sender_pubkey = ?2 AND client_message_id = ?3";
 static const char INSERT_ROW[] =
     "INSERT INTO inbox (id, client_message_id, mesh, broker_message_id, history_id, kind, topic, sender_pubkey, sender_name, body, meta,"
@@ -212,10 +213,14 @@ static int insert_row(struct db_connection *connection, struct inbox_insert *ins
     if (statement == NULL)
         return -(int)error->code;
     struct text body = { row->body == NULL ? "" : row->body, row->body_size };
-    int status = db_bind(statement, error, "ttttitttt" "xttt" "iiibi", row->id, row->client_message_id, row->mesh, row->broker_message_id,
-                         row->history_id, row->kind, row->topic, row->sender_pubkey, row->sender_name, body, row->meta, row->priority, row->reply_to_id,
-                         row->sent_at, row->received_at, (int64_t)row->verified, (const void *)row->content.bytes, (size_t)SHA256_BYTES,
-                         (int64_t)insert->from_history);
+    int status =
+        db_bind(statement, error,
+                "ttttitttt"
+                "xttt"
+                "iiibi",
+                row->id, row->client_message_id, row->mesh, row->broker_message_id, row->history_id, row->kind, row->topic,
+                row->sender_pubkey, row->sender_name, body, row->meta, row->priority, row->reply_to_id, row->sent_at, row->received_at,
+                (int64_t)row->verified, (const void *)row->content.bytes, (size_t)SHA256_BYTES, (int64_t)insert->from_history);
     if (status == 0)
         status = db_step(statement, error);
     db_reset(statement);
@@ -271,7 +276,8 @@ void inbox_insert(struct inbox *inbox, struct inbox_insert *insert, void (*done)
 {
     struct insert_task *work = memory_zalloc(sizeof(*work));
     ulid_generate(insert->row->id);
-    work->task = (struct db_task){ .run = run_insert, .done = done_insert, .flags = insert->legacy_once ? DB_DURABLE | DB_SAVEPOINT : DB_DURABLE };
+    work->task =
+        (struct db_task){ .run = run_insert, .done = done_insert, .flags = insert->legacy_once ? DB_DURABLE | DB_SAVEPOINT : DB_DURABLE };
     work->inbox = inbox;
     work->insert = insert;
     work->done = done;

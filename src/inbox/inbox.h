@@ -20,27 +20,27 @@ enum inbox_verified { INBOX_UNVERIFIED, INBOX_VERIFIED, INBOX_LEGACY }; /* JSON 
 
 struct inbox_row {
     int64_t seq;
-    char id[27];               /* ULID; made by inbox_insert */
+    char id[27]; /* ULID; made by inbox_insert */
     char *client_message_id, *mesh, *broker_message_id, *kind, *topic, *sender_pubkey, *sender_name;
     char *body;
     size_t body_size;
-    char *meta;                /* JCS; NULL */
+    char *meta; /* JCS; NULL */
     char *priority, *reply_to_id;
     enum inbox_verified verified;
     int64_t history_id, sent_at, received_at, seen_at; /* -1 null */
     /* for the receipt that `seen` sends later: */
-    struct sha256 content;     /* of nonce ‖ ciphertext */
+    struct sha256 content; /* of nonce ‖ ciphertext */
 };
 void inbox_row_free(struct inbox_row *row);
 
 struct inbox_insert {
-    struct inbox_row *row;     /* taken over; after done: seq set when new */
-    bool legacy_once;          /* bodyVersion 1: also deduped for ever by `content` */
+    struct inbox_row *row; /* taken over; after done: seq set when new */
+    bool legacy_once;      /* bodyVersion 1: also deduped for ever by `content` */
     bool from_history;
     /* results: */
-    int status;                /* 0; negative: not stored, do not acknowledge */
+    int status; /* 0; negative: not stored, do not acknowledge */
     bool is_new;
-    bool replay_suspected;     /* sent_at at or below the floor of pruned dedupe keys, and not stored before; or its id is another message's,
+    bool replay_suspected; /* sent_at at or below the floor of pruned dedupe keys, and not stored before; or its id is another message's,
                                   which only bodyVersion 1 makes possible: not stored as a message */
     void *argument;
 };
@@ -67,11 +67,11 @@ int64_t inbox_quarantine_count(const struct inbox *inbox, const char *mesh /* NU
 
 struct inbox_query {
     const char *mesh, *topic, *sender_pubkey, *sender_name; /* NULL: any; sender_name matches case-insensitively when the key is NULL */
-    int64_t since_ms;       /* received_at at or later; -1 any */
+    int64_t since_ms;                                       /* received_at at or later; -1 any */
     bool unread, ascending;
-    int64_t after_seq;      /* exclusive bound in the direction of reading; -1 none */
+    int64_t after_seq; /* exclusive bound in the direction of reading; -1 none */
     size_t limit;
-    size_t maximum_bytes;   /* stops before the page's bodies and metas pass it (at least one row) */
+    size_t maximum_bytes; /* stops before the page's bodies and metas pass it (at least one row) */
 };
 /* rows are the callback's. more: there are further rows. */
 void inbox_list(struct inbox *inbox, const struct inbox_query *query,

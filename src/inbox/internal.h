@@ -12,8 +12,8 @@ struct quarantine_count {
 };
 
 enum {
-    INBOX_STEP_ROWS = 500,        /* rows a step when marking or pruning: one commit stays short */
-    QUARANTINE_MAXIMUM = 10000    /* rows a mesh: a hostile broker must not fill the disk with them */
+    INBOX_STEP_ROWS = 500,     /* rows a step when marking or pruning: one commit stays short */
+    QUARANTINE_MAXIMUM = 10000 /* rows a mesh: a hostile broker must not fill the disk with them */
 };
 
 struct inbox {
@@ -26,7 +26,7 @@ struct inbox {
 };
 
 /* The columns of a row, in the order that inbox_row_read takes. */
-#define INBOX_COLUMNS                                                                                                        \
+#define INBOX_COLUMNS                                                                                                           \
     "seq, id, client_message_id, mesh, broker_message_id, history_id, kind, topic, sender_pubkey, sender_name, meta, priority," \
     " reply_to_id, verified, sent_at, received_at, seen_at, content"
 enum { INBOX_BODY_COLUMN = 18 };

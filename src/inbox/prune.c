@@ -3,19 +3,20 @@
 #include "inbox/internal.h"
 #include "util/memory.h"
 
-static const char KEEP_KEYS[] =
-    "INSERT OR IGNORE INTO inbox_pruned (mesh, sender_pubkey, client_message_id, sent_at, received_at)"
-    " SELECT mesh, sender_pubkey, client_message_id, sent_at, received_at FROM inbox INDEXED BY inbox_received"
-    " WHERE received_at < ?1 ORDER BY received_at, seq LIMIT ?2";
-static const char DELETE_ROWS[] =
-    "DELETE FROM inbox WHERE seq IN (SELECT seq FROM inbox INDEXED BY inbox_received WHERE received_at < ?1 ORDER BY received_at, seq LIMIT ?2)";
+static const char KEEP_KEYS[] = "INSERT OR IGNORE INTO inbox_pruned (mesh, sender_pubkey, client_message_id, sent_at, received_at)"
+                                " SELECT mesh, sender_pubkey, client_message_id, sent_at, received_at FROM inbox INDEXED BY inbox_received"
+                                " WHERE received_at < ?1 ORDER BY received_at, seq LIMIT ?2";
+static const char DELETE_ROWS[] = "DELETE FROM inbox WHERE seq IN (SELECT seq FROM inbox INDEXED BY inbox_received WHERE received_at < ?1 "
+                                  "ORDER BY received_at, seq LIMIT ?2)";
 static const char RAISE_FLOOR[] =
-    "INSERT INTO inbox_floor (mesh, sent_at) SELECT mesh, max(sent_at) FROM (SELECT mesh, sent_at FROM inbox_pruned INDEXED BY inbox_pruned_received"
+    "INSERT INTO inbox_floor (mesh, sent_at) SELECT mesh, max(sent_at) FROM (SELECT mesh, sent_at FROM inbox_pruned INDEXED BY "
+    "inbox_pruned_received"
     " WHERE received_at < ?1 ORDER BY received_at, mesh, sender_pubkey, client_message_id LIMIT ?2) WHERE sent_at IS NOT NULL GROUP BY mesh"
     " ON CONFLICT (mesh) DO UPDATE SET sent_at = max(sent_at, excluded.sent_at)";
 static const char DELETE_KEYS[] =
     "DELETE FROM inbox_pruned WHERE (mesh, sender_pubkey, client_message_id) IN (SELECT mesh, sender_pubkey, client_message_id"
-    " FROM inbox_pruned INDEXED BY inbox_pruned_received WHERE received_at < ?1 ORDER BY received_at, mesh, sender_pubkey, client_message_id LIMIT ?2)";
+    " FROM inbox_pruned INDEXED BY inbox_pruned_received WHERE received_at < ?1 ORDER BY received_at, mesh, sender_pubkey, "
+    "client_message_id LIMIT ?2)";
 
 struct prune_task {
     struct db_task task;

@@ -84,8 +84,9 @@ static int run_add(struct db_connection *connection, struct db_task *task)
     sha256_of(row->push, strlen(row->push), &hash);
     int64_t changes = 0;
     add->is_new = add->removed = false;
-    int status = db_execute(connection, &task->error, &changes, INSERT_ROW, "ttttttbi", row->mesh, row->sender_pubkey, row->client_message_id,
-                            row->broker_message_id, row->reason, row->push, (const void *)hash.bytes, (size_t)SHA256_BYTES, row->received_at);
+    int status =
+        db_execute(connection, &task->error, &changes, INSERT_ROW, "ttttttbi", row->mesh, row->sender_pubkey, row->client_message_id,
+                   row->broker_message_id, row->reason, row->push, (const void *)hash.bytes, (size_t)SHA256_BYTES, row->received_at);
     if (status < 0)
         return status;
     add->is_new = changes == 1;
@@ -109,7 +110,8 @@ static void done_add(struct db_task *task)
     free(add);
 }
 
-void inbox_quarantine(struct inbox *inbox, struct quarantine_row *row, void (*done)(void *argument, int status, bool is_new), void *argument)
+void inbox_quarantine(struct inbox *inbox, struct quarantine_row *row, void (*done)(void *argument, int status, bool is_new),
+                      void *argument)
 {
     struct add_task *add = memory_zalloc(sizeof(*add));
     add->task = (struct db_task){ .run = run_add, .done = done_add, .flags = DB_DURABLE | DB_SAVEPOINT };

@@ -5,13 +5,13 @@
 #include "util/memory.h"
 
 /* One statement for each way in: the whole table by seq, the unread ones by their partial index, one sender by its index. */
-#define SELECT_PAGE(index, condition, bound, order)                                                                             \
-    "SELECT " INBOX_COLUMNS ", body FROM inbox INDEXED BY " index " WHERE " condition " AND " bound                              \
-    " AND (?1 IS NULL OR mesh = ?1) AND (?2 IS NULL OR topic = ?2) AND (?3 IS NULL OR sender_pubkey = ?3)"                       \
+#define SELECT_PAGE(index, condition, bound, order)                                                        \
+    "SELECT " INBOX_COLUMNS ", body FROM inbox INDEXED BY " index " WHERE " condition " AND " bound        \
+    " AND (?1 IS NULL OR mesh = ?1) AND (?2 IS NULL OR topic = ?2) AND (?3 IS NULL OR sender_pubkey = ?3)" \
     " AND (?4 IS NULL OR sender_name = ?4 COLLATE NOCASE) AND received_at >= ?5 ORDER BY seq " order " LIMIT ?7"
-#define SELECT_ANY(bound, order)                                                                                                \
-    "SELECT " INBOX_COLUMNS ", body FROM inbox NOT INDEXED WHERE " bound                                                        \
-    " AND (?1 IS NULL OR mesh = ?1) AND (?2 IS NULL OR topic = ?2) AND (?3 IS NULL OR sender_pubkey = ?3)"                       \
+#define SELECT_ANY(bound, order)                                                                           \
+    "SELECT " INBOX_COLUMNS ", body FROM inbox NOT INDEXED WHERE " bound                                   \
+    " AND (?1 IS NULL OR mesh = ?1) AND (?2 IS NULL OR topic = ?2) AND (?3 IS NULL OR sender_pubkey = ?3)" \
     " AND (?4 IS NULL OR sender_name = ?4 COLLATE NOCASE) AND received_at >= ?5 ORDER BY seq " order " LIMIT ?7"
 #define UP "seq > ?6"
 #define DOWN "seq < ?6"

@@ -5,8 +5,7 @@
  * the bound they are dropped, and another page brings them. When a page comes back as the last and nothing was dropped since it was asked for, what was gathered is written, and the
  * stream is live.
  *
- * A live stream whose backlog passes 1 MiB lags: it gets no more until its reader has taken what there is, and then the rest as a replay. A burst that came within one turn of the loop
- * says nothing of the reader, so it is cut off only once it is seen to take nothing.
+ * A live stream whose backlog passes 1 MiB lags: it gets no more until its reader has taken what there is, and then the rest as a replay. It is cut off once it has taken nothing for 2 s.
  *
  * Must not know where events come from, nor their types but `message`. */
 #include "ipc/event_stream.h"
@@ -25,13 +24,9 @@ enum {
     /* Gathered while replaying; together well below LIMIT_STREAM_BACKLOG, so that what is written when the stream goes live does not make it lag. */
     GATHERED_MESSAGES_MAX = 256 * 1024,
     GATHERED_OTHERS_MAX = 512 * 1024,
-    /* A reader that lags is cut off when it takes nothing while so many bytes of events come, in so many turns of the loop and for so long, or at all for STALL_MAX_MS. Between two
-     * turns what was queued is handed to the kernel; a burst within one turn says nothing of the reader, and on a busy host a reader may well not run for some 20 ms. */
-    STALL_BYTES = LIMIT_STREAM_BACKLOG,
-    STALL_TURNS = 4,
-    STALL_MIN_MS = 30,
-    STALL_MAX_MS = 250,
-    STALL_TICK_MS = 50,
+    /* A reader that lags is cut off once it has taken nothing for so long: a burst that came at once says nothing of the reader, and on a busy host a good one may well not run for a while. */
+    STALL_MS = 2000,
+    STALL_TICK_MS = 250,
 };
 
 struct gathered {
@@ -193,60 +188,33 @@ static void stream_gather(struct event_stream *stream, struct stream_event *even
 
 /* ---- readers that lag -------------------------------------------------------------------------------------------- */
 
-static void start_lagging(struct event_stream *stream)
-{
-    struct events *events = stream->events;
-    stream->lagging = stream->replaying = stream->more = true;
-    if (!loop_timer_is_running(events->stall_tick))
-        loop_timer_start(events->stall_tick, STALL_TICK_MS);
-}
-
 /* How long the reader has taken nothing. */
 static int64_t look_at_progress(struct event_stream *stream)
 {
     int64_t now_ms = clock_monotonic_ms();
-    int64_t backlog = (int64_t)http_stream_backlog(stream->exchange->http);
-    int64_t taken = stream->queued - backlog;
-    if (taken > stream->taken || backlog == 0) {
+    int64_t taken = stream->queued - (int64_t)http_stream_backlog(stream->exchange->http);
+    if (taken > stream->taken) {
         stream->taken = taken;
         stream->progress_at_ms = now_ms;
-        stream->still_turns = 0;
-        stream->offered = 0;
     }
     return now_ms - stream->progress_at_ms;
 }
 
-static void end_turn(void *argument)
-{
-    struct events *events = argument;
-    events->turn_is_counted = false;
-    events->turn++;
-}
-
-/* With each event; looked at once a turn. */
-static bool is_stalled(struct event_stream *stream)
+static void start_lagging(struct event_stream *stream)
 {
     struct events *events = stream->events;
-    if (!events->turn_is_counted)
-        loop_defer(events->ipc->loop, end_turn, events);
-    events->turn_is_counted = true;
-    if (stream->looked_at_turn == events->turn)
-        return false;
-    stream->looked_at_turn = events->turn;
-    stream->still_turns++;
-    return look_at_progress(stream) >= STALL_MIN_MS && stream->still_turns >= STALL_TURNS && stream->offered >= STALL_BYTES;
+    stream->lagging = stream->replaying = stream->more = true;
+    stream->taken = stream->queued - (int64_t)http_stream_backlog(stream->exchange->http);
+    stream->progress_at_ms = clock_monotonic_ms();
+    if (!loop_timer_is_running(events->stall_tick))
+        loop_timer_start(events->stall_tick, STALL_TICK_MS);
 }
 
 void event_stream_offer(struct event_stream *stream, struct stream_event *event)
 {
     if (!stream->replaying && http_stream_backlog(stream->exchange->http) > LIMIT_STREAM_BACKLOG)
         start_lagging(stream);
-    bool stalled = is_stalled(stream);
-    if (stream_wants(stream, event))
-        stream->offered += event->text.length;
-    if (stalled && stream->lagging)
-        stream_cut(stream);
-    else if (stream->replaying)
+    if (stream->replaying)
         stream_gather(stream, event);
     else
         event_stream_write(stream, event);
@@ -258,7 +226,7 @@ static void look_for_stalled(void *argument)
     bool any = false;
     for (struct event_stream *stream = events->streams, *next; stream != NULL; stream = next) {
         next = stream->next;
-        if (stream->lagging && look_at_progress(stream) >= STALL_MAX_MS)
+        if (stream->lagging && look_at_progress(stream) >= STALL_MS)
             stream_cut(stream);
         else
             any = any || stream->lagging;
@@ -376,5 +344,4 @@ void event_streams_release(struct events *events)
     while (events->streams != NULL)
         event_stream_close(events->streams);
     loop_timer_free(events->stall_tick);
-    loop_defer_cancel(events->ipc->loop, end_turn, events);
 }

@@ -27,8 +27,6 @@ struct event_stream {
     bool lagging;           /* the backlog passed its limit: replaying, once it is taken */
     int64_t queued, taken;  /* bytes of events: written to the stream, and gone from its backlog */
     int64_t progress_at_ms; /* when `taken` grew last */
-    unsigned looked_at_turn, still_turns;
-    uint64_t offered; /* bytes of events since the reader last took anything */
     struct gathered *first, *last;
     size_t gathered_messages, gathered_others; /* bytes */
 };
@@ -42,8 +40,6 @@ struct events {
 
     /* event_stream.c's, for readers that lag */
     struct loop_timer *stall_tick;
-    unsigned turn; /* of the loop, in which something was published */
-    bool turn_is_counted;
 };
 
 /* data is taken over. ts is the data's received_at when it is a message: the same whenever it is sent. */

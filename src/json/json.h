@@ -31,29 +31,28 @@ char *json_to_string(const json_t *value, size_t *ret_length) MUST_CHECK;
  * leaves *ret untouched and returns 0. A value of another type is ERROR_INVALID "field 'x' must be a string".
  * Results are borrowed from the object. */
 enum json_presence { JSON_OPTIONAL, JSON_REQUIRED };
-int json_read_string(const json_t *object, const char *name, enum json_presence presence,
-                     const char **ret_value, struct error *error) MUST_CHECK; /* refuses U+0000 inside */
-int json_read_text(const json_t *object, const char *name, enum json_presence presence,
-                   struct text *ret_value, struct error *error) MUST_CHECK; /* U+0000 allowed */
-int json_read_integer(const json_t *object, const char *name, enum json_presence presence, int64_t minimum,
-                      int64_t maximum, int64_t *ret_value, struct error *error) MUST_CHECK; /* 2^53 at most */
-int json_read_bool(const json_t *object, const char *name, enum json_presence presence, bool *ret_value,
-                   struct error *error) MUST_CHECK;
-int json_read_object(const json_t *object, const char *name, enum json_presence presence,
-                     const json_t **ret_value, struct error *error) MUST_CHECK;
-int json_read_array(const json_t *object, const char *name, enum json_presence presence,
-                    const json_t **ret_value, struct error *error) MUST_CHECK;
+int json_read_string(const json_t *object, const char *name, enum json_presence presence, const char **ret_value,
+                     struct error *error) MUST_CHECK; /* refuses U+0000 inside */
+int json_read_text(const json_t *object, const char *name, enum json_presence presence, struct text *ret_value,
+                   struct error *error) MUST_CHECK; /* U+0000 allowed */
+int json_read_integer(const json_t *object, const char *name, enum json_presence presence, int64_t minimum, int64_t maximum,
+                      int64_t *ret_value, struct error *error) MUST_CHECK; /* 2^53 at most */
+int json_read_bool(const json_t *object, const char *name, enum json_presence presence, bool *ret_value, struct error *error) MUST_CHECK;
+int json_read_object(const json_t *object, const char *name, enum json_presence presence, const json_t **ret_value,
+                     struct error *error) MUST_CHECK;
+int json_read_array(const json_t *object, const char *name, enum json_presence presence, const json_t **ret_value,
+                    struct error *error) MUST_CHECK;
 
 /* json_object_set_new for optional things: a NULL text, or a negative number, adds null / nothing. */
-void json_put_string(json_t *object, const char *name, const char *value);          /* NULL: null */
-void json_put_text(json_t *object, const char *name, struct text value);            /* data NULL: null */
+void json_put_string(json_t *object, const char *name, const char *value); /* NULL: null */
+void json_put_text(json_t *object, const char *name, struct text value);   /* data NULL: null */
 void json_put_integer(json_t *object, const char *name, int64_t value);
 void json_put_bool(json_t *object, const char *name, bool value);
 void json_put_null(json_t *object, const char *name);
 /* A time as RFC 3339 text; negative gives null (10-cli: "Times are RFC 3339 UTC with milliseconds"). */
 void json_put_time(json_t *object, const char *name, int64_t time_ms);
 void json_put(json_t *object, const char *name, json_t *value); /* takes the reference */
-json_t *json_new_object(void) MUST_CHECK;                         /* never NULL */
+json_t *json_new_object(void) MUST_CHECK;                       /* never NULL */
 json_t *json_new_array(void) MUST_CHECK;
 
 #endif

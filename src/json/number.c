@@ -25,7 +25,8 @@ struct decimal {
 };
 
 /* `count` correctly rounded digits of a positive value. */
-static void decimal_round(double value, int count, struct decimal *ret_decimal) {
+static void decimal_round(double value, int count, struct decimal *ret_decimal)
+{
     char text[64];
     int length = snprintf(text, sizeof(text), "%.*e", count - 1, value);
     int position = 0;
@@ -44,14 +45,16 @@ static void decimal_round(double value, int count, struct decimal *ret_decimal) 
     ret_decimal->point = (negative ? -exponent : exponent) + 1;
 }
 
-static void decimal_trim(struct decimal *decimal) {
+static void decimal_trim(struct decimal *decimal)
+{
     while (decimal->count > 1 && decimal->digits[decimal->count - 1] == '0') {
         decimal->count--;
     }
 }
 
 /* The next larger decimal with as many digits. */
-static void decimal_increment(struct decimal *decimal) {
+static void decimal_increment(struct decimal *decimal)
+{
     int index = decimal->count - 1;
     while (index >= 0 && decimal->digits[index] == '9') {
         decimal->digits[index--] = '0';
@@ -64,18 +67,21 @@ static void decimal_increment(struct decimal *decimal) {
     }
 }
 
-static bool decimal_reads_back(const struct decimal *decimal, double value) {
+static bool decimal_reads_back(const struct decimal *decimal, double value)
+{
     char text[64];
     (void)snprintf(text, sizeof(text), "%.*se%d", decimal->count, decimal->digits, decimal->point - decimal->count);
     return strtod(text, NULL) == value;
 }
 
-static bool is_power_of_two(double value) {
+static bool is_power_of_two(double value)
+{
     int exponent = 0;
     return frexp(value, &exponent) == 0.5;
 }
 
-static void decimal_shortest(double value, struct decimal *ret_decimal) {
+static void decimal_shortest(double value, struct decimal *ret_decimal)
+{
     for (int count = value < DBL_MIN ? 1 : DBL_DIG; count < DIGITS_MAXIMUM; count++) {
         decimal_round(value, count, ret_decimal);
         if (decimal_reads_back(ret_decimal, value)) {
@@ -95,7 +101,8 @@ static void decimal_shortest(double value, struct decimal *ret_decimal) {
 }
 
 /* ECMA-262, Number::toString; its n is `point`, its k is `count`. */
-static void layout(const struct decimal *decimal, const char *sign, char ret_text[NUMBER_SIZE]) {
+static void layout(const struct decimal *decimal, const char *sign, char ret_text[NUMBER_SIZE])
+{
     static const char ZEROS[] = "000000000000000000000";
     int count = decimal->count;
     int point = decimal->point;
@@ -107,12 +114,12 @@ static void layout(const struct decimal *decimal, const char *sign, char ret_tex
     } else if (-6 < point && point <= 0) {
         (void)snprintf(ret_text, NUMBER_SIZE, "%s0.%.*s%.*s", sign, -point, ZEROS, count, digits);
     } else {
-        (void)snprintf(ret_text, NUMBER_SIZE, "%s%.1s%s%.*se%+d", sign, digits, count > 1 ? "." : "", count - 1,
-                       digits + 1, point - 1);
+        (void)snprintf(ret_text, NUMBER_SIZE, "%s%.1s%s%.*se%+d", sign, digits, count > 1 ? "." : "", count - 1, digits + 1, point - 1);
     }
 }
 
-static void format_integer(int64_t value, char ret_text[NUMBER_SIZE]) {
+static void format_integer(int64_t value, char ret_text[NUMBER_SIZE])
+{
     char reversed[NUMBER_SIZE];
     size_t length = 0;
     size_t out = 0;
@@ -130,7 +137,8 @@ static void format_integer(int64_t value, char ret_text[NUMBER_SIZE]) {
     ret_text[out] = '\0';
 }
 
-void number_format(double value, char ret_text[NUMBER_SIZE]) {
+void number_format(double value, char ret_text[NUMBER_SIZE])
+{
     /* Every integer to 2^53 is exact and prints as itself; -0 prints as 0. */
     static const double EXACT_MAXIMUM = 9007199254740992.0;
     if (value >= -EXACT_MAXIMUM && value <= EXACT_MAXIMUM && value == (double)(int64_t)value) {

@@ -3,7 +3,8 @@
 #include "util/limits.h"
 
 /* Levels of nesting, without trusting the text to be well formed: jansson recurses, and its own maximum is far above ours. */
-static bool is_too_deep(const char *bytes, size_t length) {
+static bool is_too_deep(const char *bytes, size_t length)
+{
     size_t depth = 0;
     bool in_string = false;
     for (size_t index = 0; index < length; index++) {
@@ -27,7 +28,8 @@ static bool is_too_deep(const char *bytes, size_t length) {
     return false;
 }
 
-int json_parse_strict(const char *bytes, size_t length, json_t **ret_value, struct error *error) {
+int json_parse_strict(const char *bytes, size_t length, json_t **ret_value, struct error *error)
+{
     if (bytes == NULL || length == 0) {
         return error_set(error, ERROR_INVALID, "it is empty, not a JSON value");
     }
@@ -47,8 +49,7 @@ int json_parse_strict(const char *bytes, size_t length, json_t **ret_value, stru
         if (near != NULL) {
             *near = '\0';
         }
-        return error_set(error, ERROR_INVALID, "not strict JSON: %s at line %d, column %d", reason.text, reason.line,
-                         reason.column);
+        return error_set(error, ERROR_INVALID, "not strict JSON: %s at line %d, column %d", reason.text, reason.line, reason.column);
     }
     *ret_value = value;
     return 0;

@@ -9,7 +9,8 @@ enum print_order { ORDER_INSERTION, ORDER_CANONICAL };
 
 static int print_value(const json_t *value, enum print_order order, struct buffer *text);
 
-static int print_number(double number, struct buffer *text) {
+static int print_number(double number, struct buffer *text)
+{
     char digits[NUMBER_SIZE];
     if (!isfinite(number)) {
         return -1; /* no JSON for it */
@@ -18,7 +19,8 @@ static int print_number(double number, struct buffer *text) {
     return buffer_append_text(text, digits);
 }
 
-static int print_array(const json_t *array, enum print_order order, struct buffer *text) {
+static int print_array(const json_t *array, enum print_order order, struct buffer *text)
+{
     int result = buffer_append_byte(text, '[');
     size_t count = json_array_size(array);
     for (size_t index = 0; index < count && result == 0; index++) {
@@ -40,7 +42,8 @@ struct member {
 
 /* UTF-16 code units order as UTF-8 bytes do, but for one thing: what takes surrogates (first byte F0 and up) stands before
  * U+E000 to U+FFFF (first byte EE or EF). */
-static int compare_members(const void *left, const void *right) {
+static int compare_members(const void *left, const void *right)
+{
     const struct member *a = left;
     const struct member *b = right;
     size_t shorter = a->key_length < b->key_length ? a->key_length : b->key_length;
@@ -61,7 +64,8 @@ static int compare_members(const void *left, const void *right) {
 }
 
 /* jansson iterates over objects that are not const; nothing is changed. */
-static json_t *without_const(const json_t *value) {
+static json_t *without_const(const json_t *value)
+{
     union {
         const json_t *constant;
         json_t *variable;
@@ -69,11 +73,11 @@ static json_t *without_const(const json_t *value) {
     return pointer.variable;
 }
 
-static size_t collect_members(const json_t *object, struct member *members) {
+static size_t collect_members(const json_t *object, struct member *members)
+{
     json_t *mutable_object = without_const(object);
     size_t count = 0;
-    for (void *position = json_object_iter(mutable_object); position != NULL;
-         position = json_object_iter_next(mutable_object, position)) {
+    for (void *position = json_object_iter(mutable_object); position != NULL; position = json_object_iter_next(mutable_object, position)) {
         members[count++] = (struct member){ .key = json_object_iter_key(position),
                                             .key_length = json_object_iter_key_len(position),
                                             .value = json_object_iter_value(position) };
@@ -81,7 +85,8 @@ static size_t collect_members(const json_t *object, struct member *members) {
     return count;
 }
 
-static int print_members(const struct member *members, size_t count, enum print_order order, struct buffer *text) {
+static int print_members(const struct member *members, size_t count, enum print_order order, struct buffer *text)
+{
     int result = buffer_append_byte(text, '{');
     for (size_t index = 0; index < count && result == 0; index++) {
         if (index > 0) {
@@ -100,7 +105,8 @@ static int print_members(const struct member *members, size_t count, enum print_
     return result == 0 ? buffer_append_byte(text, '}') : result;
 }
 
-static int print_object(const json_t *object, enum print_order order, struct buffer *text) {
+static int print_object(const json_t *object, enum print_order order, struct buffer *text)
+{
     enum { FEW = 16 };
     struct member few[FEW];
     size_t count = json_object_size(object);
@@ -116,7 +122,8 @@ static int print_object(const json_t *object, enum print_order order, struct buf
     return result;
 }
 
-static int print_value(const json_t *value, enum print_order order, struct buffer *text) {
+static int print_value(const json_t *value, enum print_order order, struct buffer *text)
+{
     if (value == NULL) {
         return -1;
     }
@@ -142,15 +149,18 @@ static int print_value(const json_t *value, enum print_order order, struct buffe
     }
 }
 
-int json_print(const json_t *value, struct buffer *ret_text) {
+int json_print(const json_t *value, struct buffer *ret_text)
+{
     return print_value(value, ORDER_INSERTION, ret_text);
 }
 
-int json_print_canonical(const json_t *value, struct buffer *ret_text) {
+int json_print_canonical(const json_t *value, struct buffer *ret_text)
+{
     return print_value(value, ORDER_CANONICAL, ret_text);
 }
 
-char *json_to_string(const json_t *value, size_t *ret_length) {
+char *json_to_string(const json_t *value, size_t *ret_length)
+{
     struct buffer text;
     buffer_init(&text, BUFFER_UNLIMITED);
     if (json_print(value, &text) != 0) {

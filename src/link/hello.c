@@ -24,7 +24,8 @@ enum {
 static const int64_t SKEW_MAXIMUM_MS = INT64_C(24) * 3600 * 1000; /* 45-trust: corrected only within 24 h */
 
 /* Whoever sits between us and a broker that has used the challenge must not be able to take it away (45-trust). */
-static bool challenge_is_acceptable(struct link *link, const char *challenge) {
+static bool challenge_is_acceptable(struct link *link, const char *challenge)
+{
     if (challenge != NULL) {
         if (!link->challenge_required) {
             link->challenge_required = true;
@@ -43,7 +44,8 @@ static bool challenge_is_acceptable(struct link *link, const char *challenge) {
     return false;
 }
 
-void hello_send(struct link *link, const char *challenge) {
+void hello_send(struct link *link, const char *challenge)
+{
     if (challenge != NULL && !hex_is_key(challenge)) {
         challenge = NULL;
     }
@@ -90,13 +92,15 @@ void hello_send(struct link *link, const char *challenge) {
     buffer_release(&frame);
 }
 
-static void keep_text(char *destination, size_t size, const char *source) {
+static void keep_text(char *destination, size_t size, const char *source)
+{
     char *printable = text_printable(source, strlen(source));
     (void)snprintf(destination, size, "%s", printable);
     free(printable);
 }
 
-void hello_receive(struct link *link, const char *type, const json_t *frame) {
+void hello_receive(struct link *link, const char *type, const json_t *frame)
+{
     if (string_equal(type, "hello_ack")) {
         const char *version = json_string_value(json_object_get(frame, "brokerVersion"));
         free(link->broker_version);
@@ -122,13 +126,15 @@ void hello_receive(struct link *link, const char *type, const json_t *frame) {
 }
 
 /* The clocks differ: say hello once more with the broker's time, at once. */
-static enum link_event judge_skew(struct link *link) {
+static enum link_event judge_skew(struct link *link)
+{
     if (link->refusal_server_time < 0) {
         return EVENT_LOST;
     }
     int64_t skew_ms = link->refusal_server_time - clock_wall_ms();
     if (skew_ms > SKEW_MAXIMUM_MS || skew_ms < -SKEW_MAXIMUM_MS || link->skew_tried) {
-        log_event(LOG_LEVEL_WARN, "clock_skew_not_corrected", LOG_TEXT("mesh", link->options.mesh_slug), LOG_NUMBER("skew_ms", skew_ms), LOG_END);
+        log_event(LOG_LEVEL_WARN, "clock_skew_not_corrected", LOG_TEXT("mesh", link->options.mesh_slug), LOG_NUMBER("skew_ms", skew_ms),
+                  LOG_END);
         link->skew_ms = 0;
         return EVENT_LOST;
     }
@@ -138,7 +144,8 @@ static enum link_event judge_skew(struct link *link) {
     return EVENT_AGAIN;
 }
 
-static enum link_event judge_greeting(struct link *link) {
+static enum link_event judge_greeting(struct link *link)
+{
     if (string_equal(link->refusal_code, "timestamp_skew")) {
         return judge_skew(link);
     }
@@ -149,7 +156,8 @@ static enum link_event judge_greeting(struct link *link) {
     return EVENT_LOST;
 }
 
-enum link_event hello_judge_close(struct link *link, int code) {
+enum link_event hello_judge_close(struct link *link, int code)
+{
     switch (code) {
     case CLOSE_REVOKED:
         link->revoked = true;

@@ -15,37 +15,45 @@ static void connect_now(struct link *link);
 
 /* ---- what others see ------------------------------------------------------------------------------------------ */
 
-enum link_state link_state(const struct link *link) {
+enum link_state link_state(const struct link *link)
+{
     return link->state;
 }
 
-const char *link_reason(const struct link *link) {
+const char *link_reason(const struct link *link)
+{
     return link->reason;
 }
 
-const struct feature_set *link_features(const struct link *link) {
+const struct feature_set *link_features(const struct link *link)
+{
     return &link->features;
 }
 
-const char *link_broker_version(const struct link *link) {
+const char *link_broker_version(const struct link *link)
+{
     return link->broker_version;
 }
 
-int64_t link_clock_skew_ms(const struct link *link) {
+int64_t link_clock_skew_ms(const struct link *link)
+{
     return link->skew_ms;
 }
 
-int64_t link_lag_ms(const struct link *link) {
+int64_t link_lag_ms(const struct link *link)
+{
     return link->lag_ms;
 }
 
-bool link_is_revoked(const struct link *link) {
+bool link_is_revoked(const struct link *link)
+{
     return link->revoked;
 }
 
 /* ---- moving --------------------------------------------------------------------------------------------------- */
 
-static int64_t with_jitter(int64_t delay_ms) {
+static int64_t with_jitter(int64_t delay_ms)
+{
     int64_t span = delay_ms * JITTER_PERCENT / 100;
     if (span <= 0) {
         return delay_ms;
@@ -53,19 +61,20 @@ static int64_t with_jitter(int64_t delay_ms) {
     return delay_ms - span + (int64_t)random_uniform((uint32_t)(2 * span + 1));
 }
 
-static int64_t doubled(int64_t current_ms, int64_t initial_ms, int64_t maximum_ms) {
+static int64_t doubled(int64_t current_ms, int64_t initial_ms, int64_t maximum_ms)
+{
     if (current_ms <= 0) {
         return initial_ms;
     }
     return current_ms < maximum_ms / 2 ? current_ms * 2 : maximum_ms;
 }
 
-static void enter_waiting(struct link *link) {
+static void enter_waiting(struct link *link)
+{
     int64_t delay_ms = 0;
     if (link->replaced) { /* from 30 s, not from what jitter leaves of it */
         link->replaced = false;
-        link->replaced_backoff_ms =
-            doubled(link->replaced_backoff_ms, link->times.replaced_initial, link->times.replaced_maximum);
+        link->replaced_backoff_ms = doubled(link->replaced_backoff_ms, link->times.replaced_initial, link->times.replaced_maximum);
         delay_ms = with_jitter(link->replaced_backoff_ms);
         delay_ms = delay_ms < link->replaced_backoff_ms ? link->replaced_backoff_ms : delay_ms;
     } else {
@@ -78,7 +87,8 @@ static void enter_waiting(struct link *link) {
     loop_timer_start(link->retry_timer, delay_ms);
 }
 
-static void enter_open(struct link *link) {
+static void enter_open(struct link *link)
+{
     link->backoff_ms = 0;
     link->skew_tried = false;
     link->replays = 0;
@@ -87,7 +97,8 @@ static void enter_open(struct link *link) {
     link->early = NULL;
     size_t index = 0;
     json_t *frame = NULL;
-    json_array_foreach(early, index, frame) {
+    json_array_foreach(early, index, frame)
+    {
         if (link->phase != PHASE_OPEN) {
             break;
         }
@@ -99,7 +110,8 @@ static void enter_open(struct link *link) {
     json_decref(early);
 }
 
-static void enter_phase(struct link *link) {
+static void enter_phase(struct link *link)
+{
     switch (link->phase) {
     case PHASE_CONNECTING:
         connect_now(link);
@@ -129,7 +141,8 @@ static void enter_phase(struct link *link) {
     }
 }
 
-bool link_move(struct link *link, enum link_event event, const char *reason) {
+bool link_move(struct link *link, enum link_event event, const char *reason)
+{
     enum link_phase next = LINK_MOVES[link->phase][event].next;
     enum link_state state = LINK_MOVES[link->phase][event].state;
     if (next == PHASE_IDLE) {
@@ -172,25 +185,29 @@ bool link_move(struct link *link, enum link_event event, const char *reason) {
 
 /* ---- the socket ----------------------------------------------------------------------------------------------- */
 
-void link_close_socket(struct link *link, int code, const char *reason) {
+void link_close_socket(struct link *link, int code, const char *reason)
+{
     if (link->socket != NULL && !link->socket_closing) {
         link->socket_closing = true;
         websocket_close(link->socket, code, reason);
     }
 }
 
-int link_write(struct link *link, const char *text, size_t size) {
+int link_write(struct link *link, const char *text, size_t size)
+{
     if (link->socket == NULL || link->socket_closing) {
         return -1;
     }
     return websocket_send(link->socket, text, size);
 }
 
-void link_measure_lag(struct link *link, int64_t since_us) {
+void link_measure_lag(struct link *link, int64_t since_us)
+{
     link->lag_ms = (clock_monotonic_us() - since_us) / 1000;
 }
 
-static void socket_open(void *argument, struct websocket *socket, const char *challenge) {
+static void socket_open(void *argument, struct websocket *socket, const char *challenge)
+{
     (void)socket;
     struct link *link = argument;
     if (!link->socket_closing && link->phase == PHASE_CONNECTING) {
@@ -198,7 +215,8 @@ static void socket_open(void *argument, struct websocket *socket, const char *ch
     }
 }
 
-static void receive(struct link *link, const char *type, const json_t *frame, size_t size) {
+static void receive(struct link *link, const char *type, const json_t *frame, size_t size)
+{
     switch (link->phase) {
     case PHASE_GREETING:
         hello_receive(link, type, frame);
@@ -221,7 +239,8 @@ static void receive(struct link *link, const char *type, const json_t *frame, si
     }
 }
 
-static void socket_message(void *argument, struct websocket *socket, const char *text, size_t size) {
+static void socket_message(void *argument, struct websocket *socket, const char *text, size_t size)
+{
     (void)socket;
     struct link *link = argument;
     if (link->socket_closing) {
@@ -240,7 +259,8 @@ static void socket_message(void *argument, struct websocket *socket, const char 
     json_decref(frame);
 }
 
-static void socket_closed(void *argument, struct websocket *socket, int code, const char *reason) {
+static void socket_closed(void *argument, struct websocket *socket, int code, const char *reason)
+{
     (void)socket;
     struct link *link = argument;
     bool expected = link->socket_closing;
@@ -274,7 +294,8 @@ static void socket_closed(void *argument, struct websocket *socket, int code, co
     free(sentence);
 }
 
-static void socket_drained(void *argument, struct websocket *socket) {
+static void socket_drained(void *argument, struct websocket *socket)
+{
     (void)socket;
     struct link *link = argument;
     if (link->phase == PHASE_OPEN && link->callbacks.drained != NULL) {
@@ -289,7 +310,8 @@ static const struct websocket_callbacks SOCKET_CALLBACKS = {
     .drained = socket_drained,
 };
 
-static void connect_now(struct link *link) {
+static void connect_now(struct link *link)
+{
     if (link->socket != NULL) { /* still closing: the peer did not answer our close */
         websocket_abort(link->socket);
         link->socket = NULL;
@@ -314,11 +336,13 @@ static void connect_now(struct link *link) {
 
 /* ---- timers --------------------------------------------------------------------------------------------------- */
 
-static void retry_fired(void *argument) {
+static void retry_fired(void *argument)
+{
     (void)link_move(argument, EVENT_RETRY, NULL);
 }
 
-static void phase_fired(void *argument) {
+static void phase_fired(void *argument)
+{
     struct link *link = argument;
     if (link->phase == PHASE_NEGOTIATING) {
         negotiation_give_up(link);
@@ -340,7 +364,8 @@ static void phase_fired(void *argument) {
 
 /* ---- life ----------------------------------------------------------------------------------------------------- */
 
-static void copy_options(struct link *link, const struct link_options *options) {
+static void copy_options(struct link *link, const struct link_options *options)
+{
     struct link_options *copy = &link->options;
     *copy = *options;
     copy->mesh_slug = memory_strdup(options->mesh_slug);
@@ -370,7 +395,8 @@ static void copy_options(struct link *link, const struct link_options *options) 
 }
 
 /* The copies are const for everybody but their owner. */
-static void free_copy(const void *copy) {
+static void free_copy(const void *copy)
+{
     union {
         const void *given;
         void *owned;
@@ -378,7 +404,8 @@ static void free_copy(const void *copy) {
     free(pointer.owned);
 }
 
-static void release_options(struct link_options *copy) {
+static void release_options(struct link_options *copy)
+{
     free_copy(copy->mesh_slug);
     free_copy(copy->mesh_id);
     free_copy(copy->member_id);
@@ -402,8 +429,9 @@ static void release_options(struct link_options *copy) {
     free_copy(copy->require);
 }
 
-int link_new(struct loop *loop, const struct link_options *options, const struct link_callbacks *callbacks,
-             struct link **ret_link, struct error *error) {
+int link_new(struct loop *loop, const struct link_options *options, const struct link_callbacks *callbacks, struct link **ret_link,
+             struct error *error)
+{
     struct url_parts parts;
     int result = url_parse(options->broker_url, &parts, error);
     if (result < 0) {
@@ -429,11 +457,13 @@ int link_new(struct loop *loop, const struct link_options *options, const struct
     return 0;
 }
 
-void link_start(struct link *link) {
+void link_start(struct link *link)
+{
     (void)link_move(link, EVENT_START, "connecting");
 }
 
-void link_stop(struct link *link) {
+void link_stop(struct link *link)
+{
     if (link->stopping) {
         return;
     }
@@ -451,7 +481,8 @@ void link_stop(struct link *link) {
     }
 }
 
-void link_free(struct link *link) {
+void link_free(struct link *link)
+{
     if (link == NULL) {
         return;
     }
@@ -471,28 +502,33 @@ void link_free(struct link *link) {
 
 /* ---- sending -------------------------------------------------------------------------------------------------- */
 
-int link_send(struct link *link, const char *text, size_t size) {
+int link_send(struct link *link, const char *text, size_t size)
+{
     return link->phase == PHASE_OPEN ? link_write(link, text, size) : -1;
 }
 
-size_t link_backlog(const struct link *link) {
+size_t link_backlog(const struct link *link)
+{
     return link->socket == NULL || link->socket_closing ? 0 : websocket_backlog(link->socket);
 }
 
-void link_pause(struct link *link, bool paused) {
+void link_pause(struct link *link, bool paused)
+{
     if (link->phase == PHASE_OPEN && link->socket != NULL && !link->socket_closing) {
         websocket_pause(link->socket, paused);
     }
 }
 
-void link_reset(struct link *link, const char *reason) {
+void link_reset(struct link *link, const char *reason)
+{
     if (link->phase == PHASE_OPEN) {
         link_close_socket(link, 1000, reason);
         (void)link_move(link, EVENT_LOST, reason);
     }
 }
 
-void link_revoke(struct link *link, const char *reason) {
+void link_revoke(struct link *link, const char *reason)
+{
     link->revoked = true;
     link_close_socket(link, 1000, reason);
     (void)link_move(link, EVENT_REVOKED, reason);

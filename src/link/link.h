@@ -10,25 +10,26 @@
 #include "proto/features.h"
 
 enum link_state { LINK_IDLE, LINK_CONNECTING, LINK_OPEN, LINK_RECONNECTING, LINK_CLOSED, LINK_REFUSED, LINK_STATES };
-const char *link_state_name(enum link_state state); /* "idle", "connecting", "open", "reconnecting", "closed", "refused" (20-ipc broker_status) */
+const char *link_state_name(
+    enum link_state state); /* "idle", "connecting", "open", "reconnecting", "closed", "refused" (20-ipc broker_status) */
 
 struct link;
 struct link_options {
     const char *mesh_slug, *mesh_id, *member_id, *broker_url, *session_id, *display_name;
-    const struct keypair *keys;         /* outlives the link */
-    const char *channel;                /* "claudemesh-daemon" */
-    const char *peer_type;              /* "connector" */
-    const char *host_fingerprint;       /* NULL: none */
-    const char *hostname, *cwd;         /* NULL: not shared */
-    const json_t *groups;               /* NULL */
-    bool receive;                       /* false: send-only */
-    const char *const *require;         /* features; copied */
+    const struct keypair *keys;   /* outlives the link */
+    const char *channel;          /* "claudemesh-daemon" */
+    const char *peer_type;        /* "connector" */
+    const char *host_fingerprint; /* NULL: none */
+    const char *hostname, *cwd;   /* NULL: not shared */
+    const json_t *groups;         /* NULL */
+    bool receive;                 /* false: send-only */
+    const char *const *require;   /* features; copied */
     size_t require_count;
     const char *ca_file;
     bool allow_insecure;
-    bool challenge_required;            /* a challenge was seen at this URL before (45-trust, Hello) */
+    bool challenge_required;                        /* a challenge was seen at this URL before (45-trust, Hello) */
     int64_t reconnect_initial_ms, reconnect_max_ms; /* 500, 30000; 25 % jitter */
-    bool once;                          /* cold path: no reconnect; the first failure is CLOSED (REFUSED when the negotiation failed); a skewed or
+    bool once; /* cold path: no reconnect; the first failure is CLOSED (REFUSED when the negotiation failed); a skewed or
                                            replayed hello is still mended once */
 };
 struct link_callbacks {
@@ -48,19 +49,19 @@ struct link_callbacks {
     void (*stopped)(void *argument, struct link *link);
 };
 /* A link is not freed inside one of its own callbacks. */
-int link_new(struct loop *loop, const struct link_options *options, const struct link_callbacks *callbacks,
-             struct link **ret_link, struct error *error) MUST_CHECK;
-void link_start(struct link *link);   /* connects; never gives up but when refused for good (revoked) */
-void link_stop(struct link *link);    /* closes cleanly (1001); no callbacks after */
+int link_new(struct loop *loop, const struct link_options *options, const struct link_callbacks *callbacks, struct link **ret_link,
+             struct error *error) MUST_CHECK;
+void link_start(struct link *link); /* connects; never gives up but when refused for good (revoked) */
+void link_stop(struct link *link);  /* closes cleanly (1001); no callbacks after */
 void link_free(struct link *link);
 
 enum link_state link_state(const struct link *link);
-const char *link_reason(const struct link *link);            /* of the newest state */
+const char *link_reason(const struct link *link); /* of the newest state */
 const struct feature_set *link_features(const struct link *link);
-const char *link_broker_version(const struct link *link);    /* "" unknown */
-int64_t link_clock_skew_ms(const struct link *link);         /* 0 unless corrected */
-int64_t link_lag_ms(const struct link *link);                /* newest ping round trip; -1 unknown */
-bool link_is_revoked(const struct link *link);               /* closed with 4002 */
+const char *link_broker_version(const struct link *link); /* "" unknown */
+int64_t link_clock_skew_ms(const struct link *link);      /* 0 unless corrected */
+int64_t link_lag_ms(const struct link *link);             /* newest ping round trip; -1 unknown */
+bool link_is_revoked(const struct link *link);            /* closed with 4002 */
 
 /* -1 when not open. */
 int link_send(struct link *link, const char *text, size_t size);

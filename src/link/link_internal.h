@@ -11,9 +11,9 @@ enum link_phase {
     PHASE_GREETING,    /* hello sent */
     PHASE_NEGOTIATING, /* features asked for */
     PHASE_OPEN,
-    PHASE_WAITING,     /* lost; the retry timer runs */
-    PHASE_REFUSED,     /* not asked again for 5 minutes */
-    PHASE_CLOSED,      /* for good */
+    PHASE_WAITING, /* lost; the retry timer runs */
+    PHASE_REFUSED, /* not asked again for 5 minutes */
+    PHASE_CLOSED,  /* for good */
     PHASES
 };
 enum link_event {
@@ -37,16 +37,17 @@ struct link_move {
 extern const struct link_move LINK_MOVES[PHASES][EVENTS];
 const char *link_phase_name(enum link_phase phase);
 
-struct link_times { /* ms */
-    int64_t connect;          /* TCP, TLS and upgrade together */
-    int64_t hello;            /* to hello_ack */
-    int64_t refusal;          /* from an error frame to the close that must follow it */
-    int64_t negotiation;      /* no answer counts as none (40-wire) */
+struct link_times {      /* ms */
+    int64_t connect;     /* TCP, TLS and upgrade together */
+    int64_t hello;       /* to hello_ack */
+    int64_t refusal;     /* from an error frame to the close that must follow it */
+    int64_t negotiation; /* no answer counts as none (40-wire) */
     int64_t request;
     int64_t refused_retry;    /* not faster than once in 5 minutes (40-wire) */
     int64_t replaced_initial; /* after 4003 and 4004: from 30 s, doubling (50-identity) */
     int64_t replaced_maximum;
-    int64_t replaced_calm;    /* open for this long, the next replacement starts from 30 s again: two daemons with one key must not swap for ever */
+    int64_t
+        replaced_calm; /* open for this long, the next replacement starts from 30 s again: two daemons with one key must not swap for ever */
 };
 extern const struct link_times LINK_TIMES;
 
@@ -67,30 +68,30 @@ struct link {
     enum link_phase phase;
     enum link_state state;
     char *reason;
-    bool stopping;               /* link_stop was called: no callback but `stopped` */
+    bool stopping; /* link_stop was called: no callback but `stopped` */
     bool revoked;
-    bool replaced;               /* the newest end was 4003 or 4004 */
+    bool replaced; /* the newest end was 4003 or 4004 */
 
-    struct websocket *socket;    /* NULL: none */
-    bool socket_closing;         /* we closed it: what still comes from it is ignored */
+    struct websocket *socket; /* NULL: none */
+    bool socket_closing;      /* we closed it: what still comes from it is ignored */
     struct loop_timer *retry_timer, *phase_timer, *request_timer;
     int64_t backoff_ms, replaced_backoff_ms; /* the next ones; 0: the first */
-    int64_t opened_ms;           /* monotonic, of the newest OPEN */
+    int64_t opened_ms;                       /* monotonic, of the newest OPEN */
 
     /* hello */
-    char challenge[65];          /* "" none */
+    char challenge[65]; /* "" none */
     bool challenge_required;
     int64_t skew_ms, last_hello_at;
-    bool skew_tried;             /* corrected once since the last OPEN or backoff */
-    unsigned replays;            /* mended since then */
+    bool skew_tried;                          /* corrected once since the last OPEN or backoff */
+    unsigned replays;                         /* mended since then */
     char refusal_code[64], refusal_text[160]; /* of the error frame that came before the close; "" none */
-    int64_t refusal_server_time; /* -1 none */
+    int64_t refusal_server_time;              /* -1 none */
     int64_t hello_sent_us;
 
     /* features */
     struct feature_set features;
     char negotiation_id[24];
-    json_t *early;               /* frames that came before OPEN */
+    json_t *early; /* frames that came before OPEN */
     size_t early_bytes;
     char *broker_version;
     int64_t lag_ms;
@@ -114,7 +115,7 @@ enum link_event hello_judge_close(struct link *link, int code);
 /* negotiation.c */
 void negotiation_send(struct link *link);
 void negotiation_receive(struct link *link, const char *type, const json_t *frame, size_t size /* of its text */);
-void negotiation_give_up(struct link *link); /* no answer in 5 s */
+void negotiation_give_up(struct link *link);                                     /* no answer in 5 s */
 void negotiation_refused_by_broker(struct link *link, const char *close_reason); /* 4010 from the other side */
 
 /* requests.c */

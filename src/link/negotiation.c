@@ -8,9 +8,15 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-enum { CLOSE_FEATURE_UNAVAILABLE = 4010, EARLY_FRAMES_MAXIMUM = 512, EARLY_BYTES_MAXIMUM = 4 * 1024 * 1024, LOGGED_RESPONSE_MAXIMUM = 4096 };
+enum {
+    CLOSE_FEATURE_UNAVAILABLE = 4010,
+    EARLY_FRAMES_MAXIMUM = 512,
+    EARLY_BYTES_MAXIMUM = 4 * 1024 * 1024,
+    LOGGED_RESPONSE_MAXIMUM = 4096
+};
 
-void negotiation_send(struct link *link) {
+void negotiation_send(struct link *link)
+{
     requests_new_id(link, link->negotiation_id);
     struct buffer frame;
     buffer_init(&frame, LIMIT_FRAME);
@@ -21,7 +27,8 @@ void negotiation_send(struct link *link) {
     buffer_release(&frame);
 }
 
-static char *require_list(const struct link *link) {
+static char *require_list(const struct link *link)
+{
     struct buffer list;
     buffer_init(&list, LOGGED_RESPONSE_MAXIMUM);
     for (size_t i = 0; i < link->options.require_count; i++) {
@@ -32,7 +39,8 @@ static char *require_list(const struct link *link) {
 }
 
 /* The whole negotiation, so that an operator sees what the broker said and which demand it fails. */
-static void log_refusal(const struct link *link, const json_t *response, const struct feature_verdict *verdict) {
+static void log_refusal(const struct link *link, const json_t *response, const struct feature_verdict *verdict)
+{
     char *require = require_list(link);
     char *answer = response == NULL ? memory_strdup("none") : json_to_string(response, NULL);
     if (strlen(answer) > LOGGED_RESPONSE_MAXIMUM) {
@@ -46,7 +54,8 @@ static void log_refusal(const struct link *link, const json_t *response, const s
     free(require);
 }
 
-static void refuse(struct link *link, const json_t *response, const struct feature_verdict *verdict) {
+static void refuse(struct link *link, const json_t *response, const struct feature_verdict *verdict)
+{
     log_refusal(link, response, verdict);
     struct buffer reason;
     buffer_init(&reason, BUFFER_UNLIMITED);
@@ -63,7 +72,8 @@ static void refuse(struct link *link, const json_t *response, const struct featu
     free(sentence);
 }
 
-static void judge(struct link *link, const json_t *response) {
+static void judge(struct link *link, const json_t *response)
+{
     struct feature_set features;
     struct feature_verdict verdict = { .failure = FEATURE_OK };
     feature_set_defaults(&features);
@@ -75,7 +85,8 @@ static void judge(struct link *link, const json_t *response) {
         (void)snprintf(verdict.detail, sizeof(verdict.detail), "the broker does not negotiate features");
     }
     if (verdict.failure == FEATURE_OK && verdict.optional_ignored) {
-        log_event(LOG_LEVEL_WARN, "feature_parameter_ignored", LOG_TEXT("mesh", link->options.mesh_slug), LOG_TEXT("detail", verdict.warning), LOG_END);
+        log_event(LOG_LEVEL_WARN, "feature_parameter_ignored", LOG_TEXT("mesh", link->options.mesh_slug),
+                  LOG_TEXT("detail", verdict.warning), LOG_END);
     }
     if (verdict.failure == FEATURE_OK && link->callbacks.judge != NULL) {
         link->callbacks.judge(link->callbacks.argument, link, &features, &verdict);
@@ -88,7 +99,8 @@ static void judge(struct link *link, const json_t *response) {
     (void)link_move(link, EVENT_AGREED, features.negotiated ? "features agreed" : "without feature negotiation");
 }
 
-void negotiation_receive(struct link *link, const char *type, const json_t *frame, size_t size) {
+void negotiation_receive(struct link *link, const char *type, const json_t *frame, size_t size)
+{
     const char *id = json_string_value(json_object_get(frame, "_reqId"));
     bool ours = string_equal(id, link->negotiation_id);
     if (string_equal(type, "feature_negotiation_response") && (id == NULL || ours)) {
@@ -110,11 +122,13 @@ void negotiation_receive(struct link *link, const char *type, const json_t *fram
     }
 }
 
-void negotiation_give_up(struct link *link) {
+void negotiation_give_up(struct link *link)
+{
     judge(link, NULL);
 }
 
-void negotiation_refused_by_broker(struct link *link, const char *close_reason) {
+void negotiation_refused_by_broker(struct link *link, const char *close_reason)
+{
     struct feature_verdict verdict = { .failure = FEATURE_UNAVAILABLE };
     (void)snprintf(verdict.detail, sizeof(verdict.detail), "the broker closed with 4010");
     json_t *reason = NULL;

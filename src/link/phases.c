@@ -51,23 +51,13 @@ const struct link_move LINK_MOVES[PHASES][EVENTS] = {
 };
 
 static const char *const PHASE_NAMES[PHASES] = {
-    [PHASE_IDLE] = "idle",
-    [PHASE_CONNECTING] = "connecting",
-    [PHASE_GREETING] = "greeting",
-    [PHASE_NEGOTIATING] = "negotiating",
-    [PHASE_OPEN] = "open",
-    [PHASE_WAITING] = "waiting",
-    [PHASE_REFUSED] = "refused",
-    [PHASE_CLOSED] = "closed",
+    [PHASE_IDLE] = "idle", [PHASE_CONNECTING] = "connecting", [PHASE_GREETING] = "greeting", [PHASE_NEGOTIATING] = "negotiating",
+    [PHASE_OPEN] = "open", [PHASE_WAITING] = "waiting",       [PHASE_REFUSED] = "refused",   [PHASE_CLOSED] = "closed",
 };
 
 static const char *const STATE_NAMES[LINK_STATES] = {
-    [LINK_IDLE] = "idle",
-    [LINK_CONNECTING] = "connecting",
-    [LINK_OPEN] = "open",
-    [LINK_RECONNECTING] = "reconnecting",
-    [LINK_CLOSED] = "closed",
-    [LINK_REFUSED] = "refused",
+    [LINK_IDLE] = "idle",     [LINK_CONNECTING] = "connecting", [LINK_OPEN] = "open", [LINK_RECONNECTING] = "reconnecting",
+    [LINK_CLOSED] = "closed", [LINK_REFUSED] = "refused",
 };
 
 const struct link_times LINK_TIMES = {
@@ -82,10 +72,12 @@ const struct link_times LINK_TIMES = {
     .replaced_calm = 300000,
 };
 
-const char *link_phase_name(enum link_phase phase) {
+const char *link_phase_name(enum link_phase phase)
+{
     return PHASE_NAMES[phase];
 }
 
-const char *link_state_name(enum link_state state) {
+const char *link_state_name(enum link_state state)
+{
     return STATE_NAMES[state];
 }

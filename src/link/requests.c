@@ -6,11 +6,13 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-void requests_new_id(struct link *link, char ret_id[24]) {
+void requests_new_id(struct link *link, char ret_id[24])
+{
     (void)snprintf(ret_id, 24, "r%" PRIu64, ++link->request_count);
 }
 
-static struct link_request *take_first(struct link *link) {
+static struct link_request *take_first(struct link *link)
+{
     struct link_request *request = link->requests;
     link->requests = request->next;
     if (link->requests == NULL) {
@@ -20,12 +22,14 @@ static struct link_request *take_first(struct link *link) {
 }
 
 /* Out of the list first: an answer's callback may ask again, or lose the link. */
-static void finish(struct link_request *request, const json_t *answer) {
+static void finish(struct link_request *request, const json_t *answer)
+{
     request->answer(request->argument, answer);
     free(request);
 }
 
-int link_request(struct link *link, json_t *request, void (*answer)(void *argument, const json_t *answer), void *argument) {
+int link_request(struct link *link, json_t *request, void (*answer)(void *argument, const json_t *answer), void *argument)
+{
     if (link->phase != PHASE_OPEN) {
         return -1;
     }
@@ -54,7 +58,8 @@ int link_request(struct link *link, json_t *request, void (*answer)(void *argume
     return 0;
 }
 
-bool requests_answer(struct link *link, const char *type, const json_t *frame) {
+bool requests_answer(struct link *link, const char *type, const json_t *frame)
+{
     (void)type;
     const char *id = json_string_value(json_object_get(frame, "_reqId"));
     if (id == NULL) {
@@ -75,7 +80,8 @@ bool requests_answer(struct link *link, const char *type, const json_t *frame) {
     return true; /* the answer to a request that timed out: nobody else's */
 }
 
-void requests_lose(struct link *link) {
+void requests_lose(struct link *link)
+{
     struct link_request *lost = link->requests;
     link->requests = NULL;
     link->requests_end = &link->requests;
@@ -87,7 +93,8 @@ void requests_lose(struct link *link) {
     }
 }
 
-void requests_expire(void *argument) {
+void requests_expire(void *argument)
+{
     struct link *link = argument;
     int64_t now_ms = clock_monotonic_ms();
     while (link->requests != NULL && link->requests->deadline_ms <= now_ms) {

@@ -3,13 +3,15 @@
 #include "outbox/internal.h"
 #include "util/memory.h"
 
-struct outbox_accept *outbox_accept_new(struct outbox *outbox) {
+struct outbox_accept *outbox_accept_new(struct outbox *outbox)
+{
     struct outbox_accept *accept = memory_zalloc(sizeof(*accept));
     accept->outbox = outbox;
     return accept;
 }
 
-void outbox_accept_free(struct outbox_accept *accept) {
+void outbox_accept_free(struct outbox_accept *accept)
+{
     if (accept != NULL) {
         outbox_row_free(accept->row);
         outbox_row_free(accept->found);
@@ -17,7 +19,8 @@ void outbox_accept_free(struct outbox_accept *accept) {
     }
 }
 
-static int answer_from_row(struct db_connection *connection, struct outbox_accept *accept, int64_t seq, struct error *error) {
+static int answer_from_row(struct db_connection *connection, struct outbox_accept *accept, int64_t seq, struct error *error)
+{
     outbox_row_free(accept->found); /* of a run that was undone */
     accept->found = NULL;
     int status = row_load(connection, seq, &accept->found, error);
@@ -33,7 +36,8 @@ static int answer_from_row(struct db_connection *connection, struct outbox_accep
     return 0;
 }
 
-static int run_accept(struct db_connection *connection, struct db_task *task) {
+static int run_accept(struct db_connection *connection, struct db_task *task)
+{
     struct outbox_accept *accept = CONTAINER_OF(task, struct outbox_accept, task);
     int64_t seq = 0;
     int status = key_index_find(&accept->outbox->keys, connection, accept->row->client_message_id, &seq, &task->error);
@@ -57,7 +61,8 @@ static int run_accept(struct db_connection *connection, struct db_task *task) {
     return status;
 }
 
-static void done_accept(struct db_task *task) {
+static void done_accept(struct db_task *task)
+{
     struct outbox_accept *accept = CONTAINER_OF(task, struct outbox_accept, task);
     struct outbox *outbox = accept->outbox;
     accept->status = task->status;
@@ -77,7 +82,8 @@ static void done_accept(struct db_task *task) {
     accept->done(accept);
 }
 
-void outbox_accept(struct outbox_accept *accept) {
+void outbox_accept(struct outbox_accept *accept)
+{
     struct outbox *outbox = accept->outbox;
     accept->task = (struct db_task){ .run = run_accept, .done = done_accept, .flags = DB_DURABLE };
     accept->refuse_new = !accept->lookup_only && outbox_is_full(outbox);

@@ -16,7 +16,8 @@ static const char ADD_COUNTS[] =
 static const char DELETE_COUNTS[] = "DELETE FROM outbox_count";
 static const char SET_COUNTED[] = "UPDATE outbox_progress SET counted_up_to = ?1 WHERE id = 1";
 
-struct mesh_counts *counts_mesh(struct outbox *outbox, const char *mesh) {
+struct mesh_counts *counts_mesh(struct outbox *outbox, const char *mesh)
+{
     for (struct mesh_counts *counts = atomic_load(&outbox->meshes); counts != NULL; counts = counts->next) {
         if (string_equal(counts->mesh, mesh)) {
             return counts;
@@ -29,14 +30,16 @@ struct mesh_counts *counts_mesh(struct outbox *outbox, const char *mesh) {
     return counts;
 }
 
-void counts_move(struct mesh_counts *counts, enum outbox_state from, enum outbox_state to) {
+void counts_move(struct mesh_counts *counts, enum outbox_state from, enum outbox_state to)
+{
     if (from != OUTBOX_STATES) {
         counts->delta[from]--;
     }
     counts->delta[to]++;
 }
 
-static bool has_delta(const struct mesh_counts *counts) {
+static bool has_delta(const struct mesh_counts *counts)
+{
     for (size_t state = 0; state < OUTBOX_STATES; state++) {
         if (counts->delta[state] != 0) {
             return true;
@@ -46,7 +49,8 @@ static bool has_delta(const struct mesh_counts *counts) {
 }
 
 /* Writes nothing for a transaction without new rows or moves: an id that has a row is answered even when the disk is full. */
-int counts_before_commit(struct outbox *outbox, struct db_connection *connection, struct error *error) {
+int counts_before_commit(struct outbox *outbox, struct db_connection *connection, struct error *error)
+{
     bool changed = false;
     for (struct mesh_counts *counts = atomic_load(&outbox->meshes); counts != NULL; counts = counts->next) {
         if (!has_delta(counts)) {
@@ -71,7 +75,8 @@ int counts_before_commit(struct outbox *outbox, struct db_connection *connection
     return status;
 }
 
-void counts_forget(struct outbox *outbox) {
+void counts_forget(struct outbox *outbox)
+{
     for (struct mesh_counts *counts = atomic_load(&outbox->meshes); counts != NULL; counts = counts->next) {
         memset(counts->delta, 0, sizeof(counts->delta));
     }
@@ -79,7 +84,8 @@ void counts_forget(struct outbox *outbox) {
 
 /* ---- the start -------------------------------------------------------------------------------------------- */
 
-static int read_stored(struct outbox *outbox, struct db_connection *connection, struct error *error) {
+static int read_stored(struct outbox *outbox, struct db_connection *connection, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, SELECT_COUNTS, error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -96,7 +102,8 @@ static int read_stored(struct outbox *outbox, struct db_connection *connection, 
 }
 
 /* Rows after `after` become deltas. */
-static int count_rows(struct outbox *outbox, struct db_connection *connection, int64_t after, struct error *error) {
+static int count_rows(struct outbox *outbox, struct db_connection *connection, int64_t after, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, SELECT_STATES, error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -114,7 +121,8 @@ static int count_rows(struct outbox *outbox, struct db_connection *connection, i
     return status;
 }
 
-static int read_progress(struct db_connection *connection, int64_t *ret_counted, int64_t *ret_newest, struct error *error) {
+static int read_progress(struct db_connection *connection, int64_t *ret_counted, int64_t *ret_newest, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, SELECT_COUNTED, error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -132,7 +140,8 @@ static int read_progress(struct db_connection *connection, int64_t *ret_counted,
 }
 
 /* What was counted differs from what is stored: the stored numbers are replaced. Written only then, so that a start of a file in order writes nothing. */
-static int correct_stored(struct outbox *outbox, struct db_connection *connection, struct error *error) {
+static int correct_stored(struct outbox *outbox, struct db_connection *connection, struct error *error)
+{
     bool differs = false;
     for (struct mesh_counts *counts = atomic_load(&outbox->meshes); counts != NULL; counts = counts->next) {
         differs = differs || memcmp(counts->delta, counts->committed, sizeof(counts->delta)) != 0;
@@ -147,7 +156,8 @@ static int correct_stored(struct outbox *outbox, struct db_connection *connectio
     return status;
 }
 
-int counts_load(struct outbox *outbox, struct db_connection *connection, struct error *error) {
+int counts_load(struct outbox *outbox, struct db_connection *connection, struct error *error)
+{
     int64_t counted = 0;
     int64_t newest = 0;
     int status = read_progress(connection, &counted, &newest, error);
@@ -175,11 +185,13 @@ int counts_load(struct outbox *outbox, struct db_connection *connection, struct 
 
 /* ---- the loop's side ----------------------------------------------------------------------------------------- */
 
-static int64_t live_rows(const int64_t rows[static OUTBOX_STATES]) {
+static int64_t live_rows(const int64_t rows[static OUTBOX_STATES])
+{
     return rows[OUTBOX_PENDING] + rows[OUTBOX_INFLIGHT] + rows[OUTBOX_DEAD];
 }
 
-void counts_commit(struct outbox *outbox, struct mesh_counts *counts, enum outbox_state from, enum outbox_state to) {
+void counts_commit(struct outbox *outbox, struct mesh_counts *counts, enum outbox_state from, enum outbox_state to)
+{
     int64_t before = live_rows(counts->committed);
     if (from != OUTBOX_STATES) {
         counts->committed[from]--;
@@ -188,7 +200,8 @@ void counts_commit(struct outbox *outbox, struct mesh_counts *counts, enum outbo
     outbox->live += live_rows(counts->committed) - before;
 }
 
-void outbox_counts(struct outbox *outbox, const char *mesh, struct outbox_counts *ret_counts) {
+void outbox_counts(struct outbox *outbox, const char *mesh, struct outbox_counts *ret_counts)
+{
     int64_t sum[OUTBOX_STATES] = { 0 };
     for (struct mesh_counts *counts = atomic_load(&outbox->meshes); counts != NULL; counts = counts->next) {
         if (mesh != NULL && !string_equal(counts->mesh, mesh)) {
@@ -199,6 +212,10 @@ void outbox_counts(struct outbox *outbox, const char *mesh, struct outbox_counts
         }
     }
     *ret_counts = (struct outbox_counts){
-        .pending = sum[OUTBOX_PENDING], .inflight = sum[OUTBOX_INFLIGHT], .done = sum[OUTBOX_DONE], .dead = sum[OUTBOX_DEAD], .aborted = sum[OUTBOX_ABORTED],
+        .pending = sum[OUTBOX_PENDING],
+        .inflight = sum[OUTBOX_INFLIGHT],
+        .done = sum[OUTBOX_DONE],
+        .dead = sum[OUTBOX_DEAD],
+        .aborted = sum[OUTBOX_ABORTED],
     };
 }

@@ -34,7 +34,8 @@ struct expire_task {
 };
 
 /* Looks at the oldest rows of one priority, also behind one that is young: the clock may have been stepped while they were accepted. */
-static int collect_expired(struct expire_task *expire, struct db_connection *connection, enum outbox_priority priority, struct error *error) {
+static int collect_expired(struct expire_task *expire, struct db_connection *connection, enum outbox_priority priority, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, SELECT_OLDEST, error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -58,14 +59,16 @@ static int collect_expired(struct expire_task *expire, struct db_connection *con
     return status;
 }
 
-static void forget_notes(struct expire_task *expire) {
+static void forget_notes(struct expire_task *expire)
+{
     for (size_t i = 0; i < expire->count; i++) {
         move_note_release(&expire->notes[i]);
     }
     expire->count = 0;
 }
 
-static int run_expire(struct db_connection *connection, struct db_task *task) {
+static int run_expire(struct db_connection *connection, struct db_task *task)
+{
     struct expire_task *expire = CONTAINER_OF(task, struct expire_task, task);
     forget_notes(expire); /* of a run that was undone */
     expire->oldest = -1;
@@ -81,7 +84,8 @@ static int run_expire(struct db_connection *connection, struct db_task *task) {
     return status;
 }
 
-static void done_expire(struct db_task *task) {
+static void done_expire(struct db_task *task)
+{
     struct expire_task *expire = CONTAINER_OF(task, struct expire_task, task);
     struct outbox *outbox = expire->outbox;
     size_t count = task->status == 0 ? expire->count : 0;
@@ -106,7 +110,8 @@ static void done_expire(struct db_task *task) {
 }
 
 void outbox_expire(struct outbox *outbox, const char *mesh, int64_t enqueued_before_ms,
-                   void (*done)(void *argument, int64_t expired, int64_t oldest_enqueued_at), void *argument) {
+                   void (*done)(void *argument, int64_t expired, int64_t oldest_enqueued_at), void *argument)
+{
     struct expire_task *expire = memory_zalloc(sizeof(*expire));
     expire->task = (struct db_task){ .run = run_expire, .done = done_expire, .flags = DB_DURABLE };
     expire->outbox = outbox;
@@ -129,7 +134,8 @@ struct prune_task {
     bool more;
 };
 
-static int read_pruned(struct db_connection *connection, int64_t *ret_seq, struct error *error) {
+static int read_pruned(struct db_connection *connection, int64_t *ret_seq, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, SELECT_PRUNED, error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -150,7 +156,8 @@ struct prune_step {
 };
 
 /* A row enqueued after the limit was delivered after it too, and so are all behind it: the walk ends there. */
-static int collect_prunable(const struct prune_task *prune, struct db_connection *connection, struct prune_step *step, struct error *error) {
+static int collect_prunable(const struct prune_task *prune, struct db_connection *connection, struct prune_step *step, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, SELECT_PRUNABLE, error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -187,7 +194,8 @@ static int collect_prunable(const struct prune_task *prune, struct db_connection
     return status;
 }
 
-static int run_prune(struct db_connection *connection, struct db_task *task) {
+static int run_prune(struct db_connection *connection, struct db_task *task)
+{
     struct prune_task *prune = CONTAINER_OF(task, struct prune_task, task);
     int64_t stored = 0;
     int status = read_pruned(connection, &stored, &task->error);
@@ -210,7 +218,8 @@ static int run_prune(struct db_connection *connection, struct db_task *task) {
     return status;
 }
 
-static void done_prune(struct db_task *task) {
+static void done_prune(struct db_task *task)
+{
     struct prune_task *prune = CONTAINER_OF(task, struct prune_task, task);
     struct outbox *outbox = prune->outbox;
     if (task->status == 0 && prune->more) {
@@ -221,7 +230,8 @@ static void done_prune(struct db_task *task) {
     free(prune);
 }
 
-void outbox_prune(struct outbox *outbox, int64_t delivered_before_ms) {
+void outbox_prune(struct outbox *outbox, int64_t delivered_before_ms)
+{
     if (outbox->pruning) {
         return;
     }

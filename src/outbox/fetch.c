@@ -19,8 +19,9 @@ static const char SELECT_LANE[] =
 
 /* Newest first. One text a state: a partial index serves only a query that names its state. */
 static const char LIST_ALL[] = "SELECT " ROW_COLUMNS " FROM outbox WHERE seq < ?1 AND (?2 IS NULL OR mesh = ?2) ORDER BY seq DESC LIMIT ?3";
-#define LIST_STATE(from, state) \
-    "SELECT " ROW_COLUMNS " FROM outbox " from " WHERE status = '" state "' AND seq < ?1 AND (?2 IS NULL OR mesh = ?2) ORDER BY seq DESC LIMIT ?3"
+#define LIST_STATE(from, state)                                          \
+    "SELECT " ROW_COLUMNS " FROM outbox " from " WHERE status = '" state \
+    "' AND seq < ?1 AND (?2 IS NULL OR mesh = ?2) ORDER BY seq DESC LIMIT ?3"
 static const char LIST_PENDING_FEW[] = LIST_STATE("INDEXED BY outbox_pending", "pending");
 static const char LIST_PENDING_MANY[] = LIST_STATE("NOT INDEXED", "pending");
 static const char LIST_INFLIGHT[] = LIST_STATE("INDEXED BY outbox_inflight", "inflight");
@@ -50,14 +51,16 @@ struct rows_task {
     void *argument;
 };
 
-static void free_rows(struct outbox_row **rows, size_t count) {
+static void free_rows(struct outbox_row **rows, size_t count)
+{
     for (size_t i = 0; i < count; i++) {
         outbox_row_free(rows[i]);
     }
     free(rows);
 }
 
-static int collect(struct rows_task *query, sqlite3_stmt *statement, struct error *error) {
+static int collect(struct rows_task *query, sqlite3_stmt *statement, struct error *error)
+{
     for (;;) {
         int status = db_step(statement, error);
         if (status != 1) {
@@ -75,21 +78,23 @@ static int collect(struct rows_task *query, sqlite3_stmt *statement, struct erro
     }
 }
 
-static int run_fetch(struct db_connection *connection, struct db_task *task) {
+static int run_fetch(struct db_connection *connection, struct db_task *task)
+{
     struct rows_task *query = CONTAINER_OF(task, struct rows_task, task);
     sqlite3_stmt *statement = db_prepare(connection, query->sql, &task->error);
     if (statement == NULL) {
         return -(int)task->error.code;
     }
     const char *priority = priority_name(query->priority);
-    int status = query->destination_ref == NULL
-                     ? db_bind(statement, &task->error, "ttiii", query->mesh, priority, query->after_seq, query->up_to_seq, (int64_t)query->limit)
-                     : db_bind(statement, &task->error, "ttiiit", query->mesh, priority, query->after_seq, query->up_to_seq,
-                               (int64_t)query->limit, query->destination_ref);
+    int status = query->destination_ref == NULL ? db_bind(statement, &task->error, "ttiii", query->mesh, priority, query->after_seq,
+                                                          query->up_to_seq, (int64_t)query->limit)
+                                                : db_bind(statement, &task->error, "ttiiit", query->mesh, priority, query->after_seq,
+                                                          query->up_to_seq, (int64_t)query->limit, query->destination_ref);
     return status == 0 ? collect(query, statement, &task->error) : status;
 }
 
-static int run_list(struct db_connection *connection, struct db_task *task) {
+static int run_list(struct db_connection *connection, struct db_task *task)
+{
     struct rows_task *query = CONTAINER_OF(task, struct rows_task, task);
     sqlite3_stmt *statement = db_prepare(connection, query->sql, &task->error);
     if (statement == NULL) {
@@ -99,7 +104,8 @@ static int run_list(struct db_connection *connection, struct db_task *task) {
     return status == 0 ? collect(query, statement, &task->error) : status;
 }
 
-static void done_rows(struct db_task *task) {
+static void done_rows(struct db_task *task)
+{
     struct rows_task *query = CONTAINER_OF(task, struct rows_task, task);
     if (task->status < 0) {
         free_rows(query->rows, query->count);
@@ -112,12 +118,14 @@ static void done_rows(struct db_task *task) {
     free(query);
 }
 
-static int64_t sql_limit(size_t limit) {
+static int64_t sql_limit(size_t limit)
+{
     return limit > INT32_MAX ? INT32_MAX : (int64_t)limit;
 }
 
 void outbox_fetch_pending(struct outbox *outbox, const struct outbox_fetch *fetch,
-                          void (*done)(void *argument, int status, struct outbox_row **rows, size_t count), void *argument) {
+                          void (*done)(void *argument, int status, struct outbox_row **rows, size_t count), void *argument)
+{
     struct rows_task *query = memory_zalloc(sizeof(*query));
     query->task = (struct db_task){ .run = run_fetch, .done = done_rows };
     query->sql = fetch->destination_ref == NULL ? SELECT_PENDING : SELECT_LANE;
@@ -133,7 +141,8 @@ void outbox_fetch_pending(struct outbox *outbox, const struct outbox_fetch *fetc
     outbox_read(outbox, &query->task);
 }
 
-static const char *list_sql(struct outbox *outbox, const struct outbox_list *list) {
+static const char *list_sql(struct outbox *outbox, const struct outbox_list *list)
+{
     if (!list->has_state) {
         return LIST_ALL;
     }
@@ -142,17 +151,23 @@ static const char *list_sql(struct outbox *outbox, const struct outbox_list *lis
     case OUTBOX_PENDING:
         outbox_counts(outbox, NULL, &counts);
         return counts.pending < SORT_PENDING_BELOW ? LIST_PENDING_FEW : LIST_PENDING_MANY;
-    case OUTBOX_INFLIGHT: return LIST_INFLIGHT;
-    case OUTBOX_DONE: return LIST_DONE;
-    case OUTBOX_DEAD: return LIST_DEAD;
-    case OUTBOX_ABORTED: return LIST_ABORTED;
-    case OUTBOX_STATES: break;
+    case OUTBOX_INFLIGHT:
+        return LIST_INFLIGHT;
+    case OUTBOX_DONE:
+        return LIST_DONE;
+    case OUTBOX_DEAD:
+        return LIST_DEAD;
+    case OUTBOX_ABORTED:
+        return LIST_ABORTED;
+    case OUTBOX_STATES:
+        break;
     }
     return LIST_ALL;
 }
 
 void outbox_list(struct outbox *outbox, const struct outbox_list *list,
-                 void (*done)(void *argument, int status, struct outbox_row **rows, size_t count), void *argument) {
+                 void (*done)(void *argument, int status, struct outbox_row **rows, size_t count), void *argument)
+{
     struct rows_task *query = memory_zalloc(sizeof(*query));
     query->task = (struct db_task){ .run = run_list, .done = done_rows };
     query->sql = list_sql(outbox, list);
@@ -176,7 +191,8 @@ struct find_task {
     void *argument;
 };
 
-void outbox_found_release(struct outbox_found *found) {
+void outbox_found_release(struct outbox_found *found)
+{
     outbox_row_free(found->row);
     free_rows(found->chain, found->chain_count);
     for (size_t i = 0; i < found->receipt_count; i++) {
@@ -191,7 +207,8 @@ void outbox_found_release(struct outbox_found *found) {
     *found = (struct outbox_found){ .row = NULL };
 }
 
-static int read_row(struct find_task *find, struct db_connection *connection, int64_t seq, struct error *error) {
+static int read_row(struct find_task *find, struct db_connection *connection, int64_t seq, struct error *error)
+{
     if (!find->with_payload) {
         return row_load(connection, seq, &find->found.row, error);
     }
@@ -207,7 +224,8 @@ static int read_row(struct find_task *find, struct db_connection *connection, in
     return status;
 }
 
-static int read_chain(struct outbox_found *found, struct db_connection *connection, struct error *error) {
+static int read_chain(struct outbox_found *found, struct db_connection *connection, struct error *error)
+{
     const struct outbox_row *last = found->row;
     while (last->superseded_by != NULL && found->chain_count < MAX_CHAIN) {
         sqlite3_stmt *statement = db_prepare(connection, SELECT_SUCCESSOR, error);
@@ -232,7 +250,8 @@ static int read_chain(struct outbox_found *found, struct db_connection *connecti
     return 0;
 }
 
-static int read_receipts(struct outbox_found *found, struct db_connection *connection, struct error *error) {
+static int read_receipts(struct outbox_found *found, struct db_connection *connection, struct error *error)
+{
     if (found->row->broker_message_id == NULL) {
         return 0;
     }
@@ -245,9 +264,14 @@ static int read_receipts(struct outbox_found *found, struct db_connection *conne
         found->receipts = memory_realloc(found->receipts, (found->receipt_count + 1) * sizeof(struct outbox_receipt));
         struct outbox_receipt *receipt = &found->receipts[found->receipt_count++];
         *receipt = (struct outbox_receipt){
-            .client_message_id = db_column_dup(statement, 0), .mesh = db_column_dup(statement, 1), .broker_message_id = db_column_dup(statement, 2),
-            .by = db_column_dup(statement, 3), .rsig = db_column_dup(statement, 4), .at = db_column_integer(statement, 6, -1),
-            .signed_at = db_column_integer(statement, 7, -1), .verified = db_column_integer(statement, 8, 0) != 0,
+            .client_message_id = db_column_dup(statement, 0),
+            .mesh = db_column_dup(statement, 1),
+            .broker_message_id = db_column_dup(statement, 2),
+            .by = db_column_dup(statement, 3),
+            .rsig = db_column_dup(statement, 4),
+            .at = db_column_integer(statement, 6, -1),
+            .signed_at = db_column_integer(statement, 7, -1),
+            .verified = db_column_integer(statement, 8, 0) != 0,
         };
         const char *state = db_column_string(statement, 5);
         status = string_copy(receipt->state, sizeof(receipt->state), state == NULL ? "" : state) == 0
@@ -257,7 +281,8 @@ static int read_receipts(struct outbox_found *found, struct db_connection *conne
     return status;
 }
 
-static int run_find(struct db_connection *connection, struct db_task *task) {
+static int run_find(struct db_connection *connection, struct db_task *task)
+{
     struct find_task *find = CONTAINER_OF(task, struct find_task, task);
     outbox_found_release(&find->found); /* of a run that was undone */
     int64_t seq = 0;
@@ -274,7 +299,8 @@ static int run_find(struct db_connection *connection, struct db_task *task) {
     return status == 0 ? read_receipts(&find->found, connection, &task->error) : status;
 }
 
-static void done_find(struct db_task *task) {
+static void done_find(struct db_task *task)
+{
     struct find_task *find = CONTAINER_OF(task, struct find_task, task);
     if (task->status < 0) {
         outbox_found_release(&find->found);
@@ -286,7 +312,8 @@ static void done_find(struct db_task *task) {
 
 /* On the writer: only it knows the newest ids (key_index.c), and the answer is as of everything that was submitted before. */
 void outbox_find(struct outbox *outbox, const char *id, bool with_payload,
-                 void (*done)(void *argument, int status, struct outbox_found *found), void *argument) {
+                 void (*done)(void *argument, int status, struct outbox_found *found), void *argument)
+{
     struct find_task *find = memory_zalloc(sizeof(*find));
     find->task = (struct db_task){ .run = run_find, .done = done_find };
     find->outbox = outbox;

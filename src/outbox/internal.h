@@ -21,12 +21,12 @@ struct key_index {
     struct key_table recent;  /* fills */
     struct key_table merging; /* full; moves into outbox_key */
     bool is_merging;
-    int64_t merging_up_to;    /* every row up to here is in `merging` or already indexed */
+    int64_t merging_up_to;               /* every row up to here is in `merging` or already indexed */
     size_t position, committed_position; /* slots of `merging` that were moved; as of the last commit */
-    bool moved_all;           /* in this transaction */
-    size_t added;             /* since the last commit: how much must be moved meanwhile */
-    size_t idle_slots;        /* to move although nothing was added */
-    int64_t last_seq;         /* the highest that was ever given to key_index_add */
+    bool moved_all;                      /* in this transaction */
+    size_t added;                        /* since the last commit: how much must be moved meanwhile */
+    size_t idle_slots;                   /* to move although nothing was added */
+    int64_t last_seq;                    /* the highest that was ever given to key_index_add */
 };
 uint64_t key_hash(const char *client_message_id);
 /* Reads the ids of the rows that outbox_key does not hold yet. */
@@ -52,7 +52,7 @@ struct mesh_counts {
     int64_t committed[OUTBOX_STATES]; /* loop */
     int64_t delta[OUTBOX_STATES];     /* writer: of the open transaction */
 };
-struct mesh_counts *counts_mesh(struct outbox *outbox, const char *mesh); /* writer, or before the threads work */
+struct mesh_counts *counts_mesh(struct outbox *outbox, const char *mesh);                   /* writer, or before the threads work */
 void counts_move(struct mesh_counts *counts, enum outbox_state from, enum outbox_state to); /* writer; OUTBOX_STATES as `from`: a new row */
 int counts_load(struct outbox *outbox, struct db_connection *connection, struct error *error) MUST_CHECK; /* writer, at the start */
 int counts_before_commit(struct outbox *outbox, struct db_connection *connection, struct error *error) MUST_CHECK;
@@ -72,10 +72,10 @@ struct outbox {
     atomic_bool closed;                   /* the writer: the database is being closed, or gone */
 
     /* loop */
-    int64_t live;           /* pending, inflight and dead rows */
-    int64_t reserved;       /* accepts on their way that may become rows */
-    int pressure_level;     /* 0, 80, 95 */
-    bool no_space;          /* a commit failed for want of space and none has succeeded since */
+    int64_t live;       /* pending, inflight and dead rows */
+    int64_t reserved;   /* accepts on their way that may become rows */
+    int pressure_level; /* 0, 80, 95 */
+    bool no_space;      /* a commit failed for want of space and none has succeeded since */
     bool was_degraded;
     struct move_task *kept_first;   /* moves whose commit failed, in order */
     struct move_task *kept_running; /* of these, the one that is with the writer again; not in the list */
@@ -85,7 +85,7 @@ struct outbox {
     /* writer */
     struct key_index keys;
     int64_t next_seq;
-    int64_t counted_up_to;  /* as stored */
+    int64_t counted_up_to;               /* as stored */
     uint64_t moves_run, moves_committed; /* the newest batch of moves that was run, and that is on disk */
 };
 /* Loop: to the writer or the reader; once the database is closed `done` is called at once with -ERROR_UNREACHABLE. */
@@ -98,8 +98,8 @@ bool outbox_bytes_are_full(const struct outbox *outbox);
 
 /* ---- row.c ------------------------------------------------------------------------------------------------------------- */
 
-#define ROW_COLUMNS \
-    "seq, id, client_message_id, mesh, destination_kind, destination_ref, priority, reply_to_id, meta, mentions, status," \
+#define ROW_COLUMNS                                                                                                                \
+    "seq, id, client_message_id, mesh, destination_kind, destination_ref, priority, reply_to_id, meta, mentions, status,"          \
     " request_fingerprint, broker_fingerprint, length(payload), enqueued_at, next_attempt_at, delivered_at, aborted_at, attempts," \
     " history_id, last_error, broker_message_id, aborted_by, superseded_by"
 enum { ROW_PAYLOAD_COLUMN = 24 }; /* ROW_COLUMNS ", payload" */

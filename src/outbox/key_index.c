@@ -24,7 +24,8 @@ static const char INSERT_KEY[] = "INSERT OR IGNORE INTO outbox_key (hash, seq) V
 static const char SET_INDEXED[] = "UPDATE outbox_progress SET indexed_up_to = ?1 WHERE id = 1";
 
 /* Not one that a caller could aim at: collisions would make look-ups read rows. */
-uint64_t key_hash(const char *client_message_id) {
+uint64_t key_hash(const char *client_message_id)
+{
     struct sha256 digest;
     sha256_of(client_message_id, strlen(client_message_id), &digest);
     uint64_t hash = 0;
@@ -36,25 +37,30 @@ uint64_t key_hash(const char *client_message_id) {
 
 /* ---- the table in memory --------------------------------------------------------------------------------- */
 
-static size_t table_capacity(const struct key_table *table) {
+static size_t table_capacity(const struct key_table *table)
+{
     return table->hashes == NULL ? 0 : (size_t)1 << table->bits;
 }
 
-static void table_release(struct key_table *table) {
+static void table_release(struct key_table *table)
+{
     free(table->hashes);
     free(table->offsets);
     *table = (struct key_table){ .hashes = NULL };
 }
 
-static size_t first_slot(const struct key_table *table, uint64_t hash) {
+static size_t first_slot(const struct key_table *table, uint64_t hash)
+{
     return (size_t)(hash >> (HASH_BITS - table->bits));
 }
 
-static size_t next_slot(const struct key_table *table, size_t slot) {
+static size_t next_slot(const struct key_table *table, size_t slot)
+{
     return (slot + 1) & (table_capacity(table) - 1);
 }
 
-static void table_put(struct key_table *table, uint64_t hash, uint32_t offset) {
+static void table_put(struct key_table *table, uint64_t hash, uint32_t offset)
+{
     size_t slot = first_slot(table, hash);
     while (table->offsets[slot] != 0) {
         slot = next_slot(table, slot);
@@ -64,7 +70,8 @@ static void table_put(struct key_table *table, uint64_t hash, uint32_t offset) {
     table->count++;
 }
 
-static void table_grow(struct key_table *table) {
+static void table_grow(struct key_table *table)
+{
     struct key_table larger = { .bits = table->hashes == NULL ? FIRST_BITS : table->bits + 1, .base = table->base };
     size_t capacity = (size_t)1 << larger.bits;
     larger.hashes = memory_calloc(capacity, sizeof(uint64_t));
@@ -78,7 +85,8 @@ static void table_grow(struct key_table *table) {
     *table = larger;
 }
 
-static void table_add(struct key_table *table, uint64_t hash, int64_t seq) {
+static void table_add(struct key_table *table, uint64_t hash, int64_t seq)
+{
     if (table->count == 0) {
         table->base = seq - 1;
     }
@@ -90,7 +98,8 @@ static void table_add(struct key_table *table, uint64_t hash, int64_t seq) {
 
 /* ---- looking up -------------------------------------------------------------------------------------------- */
 
-static int is_row_of(struct db_connection *connection, int64_t seq, const char *client_message_id, struct error *error) {
+static int is_row_of(struct db_connection *connection, int64_t seq, const char *client_message_id, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, SELECT_ID, error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -107,7 +116,8 @@ static int is_row_of(struct db_connection *connection, int64_t seq, const char *
 }
 
 static int find_in_table(const struct key_table *table, struct db_connection *connection, uint64_t hash, const char *client_message_id,
-                         int64_t *ret_seq, struct error *error) {
+                         int64_t *ret_seq, struct error *error)
+{
     if (table->count == 0) {
         return 0;
     }
@@ -126,7 +136,8 @@ static int find_in_table(const struct key_table *table, struct db_connection *co
 }
 
 static int find_on_disk(struct db_connection *connection, uint64_t hash, const char *client_message_id, int64_t *ret_seq,
-                        struct error *error) {
+                        struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, SELECT_KEYS, error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -148,7 +159,8 @@ static int find_on_disk(struct db_connection *connection, uint64_t hash, const c
 }
 
 int key_index_find(struct key_index *index, struct db_connection *connection, const char *client_message_id, int64_t *ret_seq,
-                   struct error *error) {
+                   struct error *error)
+{
     uint64_t hash = key_hash(client_message_id);
     int status = find_in_table(&index->recent, connection, hash, client_message_id, ret_seq, error);
     if (status == 0 && index->is_merging) {
@@ -157,13 +169,15 @@ int key_index_find(struct key_index *index, struct db_connection *connection, co
     return status == 0 ? find_on_disk(connection, hash, client_message_id, ret_seq, error) : status;
 }
 
-void key_index_add(struct key_index *index, const char *client_message_id, int64_t seq) {
+void key_index_add(struct key_index *index, const char *client_message_id, int64_t seq)
+{
     table_add(&index->recent, key_hash(client_message_id), seq);
     index->added++;
     index->last_seq = seq;
 }
 
-int key_index_load(struct key_index *index, struct db_connection *connection, int64_t indexed_up_to, struct error *error) {
+int key_index_load(struct key_index *index, struct db_connection *connection, int64_t indexed_up_to, struct error *error)
+{
     index->last_seq = indexed_up_to;
     sqlite3_stmt *statement = db_prepare(connection, SELECT_IDS, error);
     if (statement == NULL) {
@@ -183,14 +197,16 @@ int key_index_load(struct key_index *index, struct db_connection *connection, in
     return status;
 }
 
-void key_index_release(struct key_index *index) {
+void key_index_release(struct key_index *index)
+{
     table_release(&index->recent);
     table_release(&index->merging);
 }
 
 /* ---- moving to disk ------------------------------------------------------------------------------------------ */
 
-static int move_slots(struct key_index *index, struct db_connection *connection, size_t slots, struct error *error) {
+static int move_slots(struct key_index *index, struct db_connection *connection, size_t slots, struct error *error)
+{
     const struct key_table *table = &index->merging;
     size_t capacity = table_capacity(table);
     size_t end = capacity - index->position > slots ? index->position + slots : capacity;
@@ -214,7 +230,8 @@ static int move_slots(struct key_index *index, struct db_connection *connection,
 
 /* Only when nothing of `recent` is uncommitted: what a rollback takes away and a second run adds again would else stand under `merging_up_to`
  * without being in `merging`. */
-static void start_merge(struct key_index *index) {
+static void start_merge(struct key_index *index)
+{
     index->merging = index->recent;
     index->recent = (struct key_table){ .hashes = NULL };
     index->is_merging = true;
@@ -223,7 +240,8 @@ static void start_merge(struct key_index *index) {
     index->committed_position = 0;
 }
 
-int key_index_before_commit(struct key_index *index, struct db_connection *connection, struct error *error) {
+int key_index_before_commit(struct key_index *index, struct db_connection *connection, struct error *error)
+{
     size_t slots = index->added * SLOTS_FOR_ONE + index->idle_slots;
     if (!index->is_merging || index->moved_all || slots == 0) {
         return 0;
@@ -231,7 +249,8 @@ int key_index_before_commit(struct key_index *index, struct db_connection *conne
     return move_slots(index, connection, slots, error);
 }
 
-void key_index_committed(struct key_index *index) {
+void key_index_committed(struct key_index *index)
+{
     index->committed_position = index->position;
     if (index->moved_all) {
         table_release(&index->merging);
@@ -245,18 +264,21 @@ void key_index_committed(struct key_index *index) {
     index->idle_slots = 0;
 }
 
-void key_index_rolled_back(struct key_index *index) {
+void key_index_rolled_back(struct key_index *index)
+{
     index->position = index->committed_position;
     index->moved_all = false;
     index->added = 0;
     index->idle_slots = 0;
 }
 
-bool key_index_is_idle_work(const struct key_index *index) {
+bool key_index_is_idle_work(const struct key_index *index)
+{
     return index->is_merging || index->recent.count > IDLE_KEEP;
 }
 
-int key_index_merge_all(struct key_index *index, struct db_connection *connection, struct error *error) {
+int key_index_merge_all(struct key_index *index, struct db_connection *connection, struct error *error)
+{
     int status = 0;
     if (index->is_merging) {
         status = move_slots(index, connection, SIZE_MAX, error);

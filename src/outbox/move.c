@@ -9,16 +9,17 @@ static const char SET_INFLIGHT[] = "UPDATE outbox SET status = 'inflight' WHERE 
 static const char SET_PENDING[] =
     "UPDATE outbox SET status = 'pending', attempts = attempts + 1, next_attempt_at = ?3, last_error = coalesce(?4, last_error)"
     " WHERE seq = ?1 AND status = ?2";
-static const char SET_DONE[] =
-    "UPDATE outbox SET status = 'done', attempts = attempts + (status = 'inflight'), delivered_at = ?3, broker_message_id = ?4, history_id = ?5"
-    " WHERE seq = ?1 AND status = ?2";
+static const char SET_DONE[] = "UPDATE outbox SET status = 'done', attempts = attempts + (status = 'inflight'), delivered_at = ?3, "
+                               "broker_message_id = ?4, history_id = ?5"
+                               " WHERE seq = ?1 AND status = ?2";
 static const char SET_DEAD[] =
     "UPDATE outbox SET status = 'dead', attempts = attempts + (status = 'inflight'), last_error = ?3 WHERE seq = ?1 AND status = ?2";
 static const char SET_ABORTED[] =
     "UPDATE outbox SET status = 'aborted', aborted_at = ?3, aborted_by = 'operator', superseded_by = ?4 WHERE seq = ?1 AND status = ?2";
 static const char ADD_ATTEMPT[] = "INSERT OR IGNORE INTO outbox_attempt (seq, content, sent_at) VALUES (?1, ?2, ?3)";
 
-void move_note_release(struct move_note *note) {
+void move_note_release(struct move_note *note)
+{
     free(note->id);
     free(note->client_message_id);
     free(note->broker_message_id);
@@ -26,13 +27,15 @@ void move_note_release(struct move_note *note) {
     *note = (struct move_note){ .mesh = NULL };
 }
 
-static bool is_final_for_observers(enum outbox_state state) {
+static bool is_final_for_observers(enum outbox_state state)
+{
     return state == OUTBOX_DONE || state == OUTBOX_DEAD || state == OUTBOX_ABORTED;
 }
 
 /* 1: the row is there. */
 static int read_state(struct outbox *outbox, struct db_connection *connection, struct outbox_move *move, struct move_note *ret_note,
-                      struct error *error) {
+                      struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, SELECT_STATE, error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -57,10 +60,12 @@ static int read_state(struct outbox *outbox, struct db_connection *connection, s
 }
 
 static int write_state(struct db_connection *connection, const struct outbox_move *move, const char *superseded_by, int64_t *ret_changes,
-                       struct error *error) {
+                       struct error *error)
+{
     const char *from = outbox_state_name(move->from);
     switch (move->to) {
-    case OUTBOX_INFLIGHT: return db_execute(connection, error, ret_changes, SET_INFLIGHT, "it", move->seq, from);
+    case OUTBOX_INFLIGHT:
+        return db_execute(connection, error, ret_changes, SET_INFLIGHT, "it", move->seq, from);
     case OUTBOX_PENDING:
         return db_execute(connection, error, ret_changes, SET_PENDING, "itit", move->seq, from, move->next_attempt_at, move->error);
     case OUTBOX_DONE:
@@ -68,16 +73,19 @@ static int write_state(struct db_connection *connection, const struct outbox_mov
                                                  move->broker_message_id)
                                     : db_execute(connection, error, ret_changes, SET_DONE, "ititi", move->seq, from, clock_wall_ms(),
                                                  move->broker_message_id, move->history_id);
-    case OUTBOX_DEAD: return db_execute(connection, error, ret_changes, SET_DEAD, "itt", move->seq, from, move->error);
+    case OUTBOX_DEAD:
+        return db_execute(connection, error, ret_changes, SET_DEAD, "itt", move->seq, from, move->error);
     case OUTBOX_ABORTED:
         return db_execute(connection, error, ret_changes, SET_ABORTED, "itit", move->seq, from, clock_wall_ms(), superseded_by);
-    case OUTBOX_STATES: break;
+    case OUTBOX_STATES:
+        break;
     }
     return error_set(error, ERROR_INTERNAL, "no state to move outbox row %" PRId64 " to", move->seq);
 }
 
 int move_row(struct outbox *outbox, struct db_connection *connection, struct outbox_move *move, const char *superseded_by,
-             struct move_note *ret_note, struct error *error) {
+             struct move_note *ret_note, struct error *error)
+{
     move->moved = false;
     move->from = OUTBOX_STATES;
     move->to = OUTBOX_STATES;
@@ -110,7 +118,8 @@ int move_row(struct outbox *outbox, struct db_connection *connection, struct out
     return 0;
 }
 
-void move_report(struct outbox *outbox, const struct outbox_move *move, struct move_note *note) {
+void move_report(struct outbox *outbox, const struct outbox_move *move, struct move_note *note)
+{
     if (move->moved) {
         counts_commit(outbox, note->mesh, move->from, move->to);
         if (is_final_for_observers(move->to) && outbox->observer.finished != NULL) {
@@ -135,7 +144,8 @@ struct move_task {
     struct move_task *next_kept;
 };
 
-static void move_task_free(struct move_task *batch) {
+static void move_task_free(struct move_task *batch)
+{
     for (size_t i = 0; i < batch->count; i++) {
         move_note_release(&batch->notes[i]);
         free(batch->moves[i].broker_message_id);
@@ -147,7 +157,8 @@ static void move_task_free(struct move_task *batch) {
 }
 
 /* One that failed goes first when it is tried again: a `sent` that came after its row's `retry` would leave the row inflight with nobody waiting for it. */
-static int run_moves(struct db_connection *connection, struct db_task *task) {
+static int run_moves(struct db_connection *connection, struct db_task *task)
+{
     struct move_task *batch = CONTAINER_OF(task, struct move_task, task);
     if (batch->number != batch->outbox->moves_run + 1) {
         return error_set(&task->error, ERROR_BUSY, "an earlier change of the outbox is not committed yet");
@@ -163,7 +174,8 @@ static int run_moves(struct db_connection *connection, struct db_task *task) {
     return 0;
 }
 
-static void keep(struct outbox *outbox, struct move_task *batch) {
+static void keep(struct outbox *outbox, struct move_task *batch)
+{
     struct move_task **place = &outbox->kept_first;
     while (*place != NULL && (*place)->number < batch->number) {
         place = &(*place)->next_kept;
@@ -172,7 +184,8 @@ static void keep(struct outbox *outbox, struct move_task *batch) {
     *place = batch;
 }
 
-static void done_moves(struct db_task *task) {
+static void done_moves(struct db_task *task)
+{
     struct move_task *batch = CONTAINER_OF(task, struct move_task, task);
     struct outbox *outbox = batch->outbox;
     bool was_kept = outbox->kept_running == batch;
@@ -199,7 +212,8 @@ static void done_moves(struct db_task *task) {
     move_task_free(batch);
 }
 
-void move_resubmit(struct outbox *outbox) {
+void move_resubmit(struct outbox *outbox)
+{
     struct move_task *first = outbox->kept_first;
     if (first != NULL && outbox->kept_running == NULL && !atomic_load(&outbox->closed)) {
         outbox->kept_first = first->next_kept;
@@ -208,7 +222,8 @@ void move_resubmit(struct outbox *outbox) {
     }
 }
 
-void move_free_kept(struct outbox *outbox) {
+void move_free_kept(struct outbox *outbox)
+{
     while (outbox->kept_first != NULL) {
         struct move_task *batch = outbox->kept_first;
         outbox->kept_first = batch->next_kept;
@@ -217,7 +232,8 @@ void move_free_kept(struct outbox *outbox) {
 }
 
 void outbox_move_batch(struct outbox *outbox, struct outbox_move *moves, size_t count,
-                       void (*done)(void *argument, struct outbox_move *moves, size_t count), void *argument) {
+                       void (*done)(void *argument, struct outbox_move *moves, size_t count), void *argument)
+{
     struct move_task *batch = memory_zalloc(sizeof(*batch));
     batch->outbox = outbox;
     batch->moves = moves;

@@ -17,13 +17,15 @@ static const char RECOVER_INFLIGHT[] =
 
 /* ---- the hooks ----------------------------------------------------------------------------------------------- */
 
-static int before_commit(void *argument, struct db_connection *connection, struct error *error) {
+static int before_commit(void *argument, struct db_connection *connection, struct error *error)
+{
     struct outbox *outbox = argument;
     int status = counts_before_commit(outbox, connection, error);
     return status == 0 ? key_index_before_commit(&outbox->keys, connection, error) : status;
 }
 
-static void committed(void *argument) {
+static void committed(void *argument)
+{
     struct outbox *outbox = argument;
     outbox->moves_committed = outbox->moves_run;
     counts_forget(outbox);
@@ -31,7 +33,8 @@ static void committed(void *argument) {
     atomic_store(&outbox->idle_work, key_index_is_idle_work(&outbox->keys));
 }
 
-static void rolled_back(void *argument) {
+static void rolled_back(void *argument)
+{
     struct outbox *outbox = argument;
     outbox->moves_run = outbox->moves_committed;
     counts_forget(outbox);
@@ -39,7 +42,8 @@ static void rolled_back(void *argument) {
     key_index_rolled_back(&outbox->keys);
 }
 
-static int closing(void *argument, struct db_connection *connection, struct error *error) {
+static int closing(void *argument, struct db_connection *connection, struct error *error)
+{
     struct outbox *outbox = argument;
     atomic_store(&outbox->closed, true);
     return key_index_merge_all(&outbox->keys, connection, error);
@@ -52,7 +56,8 @@ struct open_task {
     struct outbox *outbox;
 };
 
-static int read_progress(struct outbox *outbox, struct db_connection *connection, int64_t *ret_indexed_up_to, struct error *error) {
+static int read_progress(struct outbox *outbox, struct db_connection *connection, int64_t *ret_indexed_up_to, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, SELECT_PROGRESS, error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -72,7 +77,8 @@ static int read_progress(struct outbox *outbox, struct db_connection *connection
 }
 
 /* 30-delivery, Crash recovery, step 3. */
-static int recover_inflight(struct outbox *outbox, struct db_connection *connection, struct error *error) {
+static int recover_inflight(struct outbox *outbox, struct db_connection *connection, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, SELECT_INFLIGHT, error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -95,7 +101,8 @@ static int recover_inflight(struct outbox *outbox, struct db_connection *connect
     return status;
 }
 
-static int run_open(struct db_connection *connection, struct db_task *task) {
+static int run_open(struct db_connection *connection, struct db_task *task)
+{
     struct outbox *outbox = CONTAINER_OF(task, struct open_task, task)->outbox;
     int64_t indexed_up_to = 0;
     int status = read_progress(outbox, connection, &indexed_up_to, &task->error);
@@ -108,7 +115,8 @@ static int run_open(struct db_connection *connection, struct db_task *task) {
     return status == 0 ? recover_inflight(outbox, connection, &task->error) : status;
 }
 
-int outbox_open(struct db *db, const struct outbox_limits *limits, struct outbox **ret_outbox, struct error *error) {
+int outbox_open(struct db *db, const struct outbox_limits *limits, struct outbox **ret_outbox, struct error *error)
+{
     struct outbox *outbox = memory_zalloc(sizeof(*outbox));
     outbox->db = db;
     outbox->limits = *limits;
@@ -133,7 +141,8 @@ int outbox_open(struct db *db, const struct outbox_limits *limits, struct outbox
     return 0;
 }
 
-void outbox_free(struct outbox *outbox) {
+void outbox_free(struct outbox *outbox)
+{
     if (outbox == NULL) {
         return;
     }
@@ -147,7 +156,8 @@ void outbox_free(struct outbox *outbox) {
     free(outbox);
 }
 
-static void submit(struct outbox *outbox, struct db_task *task, void (*to)(struct db *, struct db_task *)) {
+static void submit(struct outbox *outbox, struct db_task *task, void (*to)(struct db *, struct db_task *))
+{
     if (atomic_load(&outbox->closed)) {
         task->status = error_set(&task->error, ERROR_UNREACHABLE, "the outbox is closed");
         task->done(task);
@@ -156,17 +166,20 @@ static void submit(struct outbox *outbox, struct db_task *task, void (*to)(struc
     to(outbox->db, task);
 }
 
-void outbox_write(struct outbox *outbox, struct db_task *task) {
+void outbox_write(struct outbox *outbox, struct db_task *task)
+{
     submit(outbox, task, db_write);
 }
 
-void outbox_read(struct outbox *outbox, struct db_task *task) {
+void outbox_read(struct outbox *outbox, struct db_task *task)
+{
     submit(outbox, task, db_read);
 }
 
 /* ---- limits ------------------------------------------------------------------------------------------------------ */
 
-static int percent_of(uint64_t used, int64_t maximum) {
+static int percent_of(uint64_t used, int64_t maximum)
+{
     if (maximum <= 0) {
         return 0;
     }
@@ -174,33 +187,40 @@ static int percent_of(uint64_t used, int64_t maximum) {
     return percent > 100 ? 100 : (int)percent;
 }
 
-static int rows_pct(const struct outbox *outbox, int64_t rows) {
+static int rows_pct(const struct outbox *outbox, int64_t rows)
+{
     return percent_of(rows < 0 ? 0 : (uint64_t)rows, outbox->limits.max_rows);
 }
 
-static int bytes_pct(const struct outbox *outbox) {
+static int bytes_pct(const struct outbox *outbox)
+{
     return atomic_load(&outbox->closed) ? 0 : percent_of(db_file_size(outbox->db), outbox->limits.max_bytes);
 }
 
-bool outbox_bytes_are_full(const struct outbox *outbox) {
+bool outbox_bytes_are_full(const struct outbox *outbox)
+{
     return bytes_pct(outbox) >= PRESSURE_FULL_PCT;
 }
 
-bool outbox_is_full(const struct outbox *outbox) {
+bool outbox_is_full(const struct outbox *outbox)
+{
     return rows_pct(outbox, outbox->live + outbox->reserved) >= PRESSURE_FULL_PCT || outbox_bytes_are_full(outbox);
 }
 
-int outbox_pressure_pct(struct outbox *outbox) {
+int outbox_pressure_pct(struct outbox *outbox)
+{
     int rows = rows_pct(outbox, outbox->live);
     int bytes = bytes_pct(outbox);
     return rows > bytes ? rows : bytes;
 }
 
-bool outbox_is_degraded(struct outbox *outbox) {
+bool outbox_is_degraded(struct outbox *outbox)
+{
     return outbox->no_space || outbox_pressure_pct(outbox) >= 100;
 }
 
-static void report_pressure(struct outbox *outbox) {
+static void report_pressure(struct outbox *outbox)
+{
     int percent = outbox_pressure_pct(outbox);
     int level = percent >= PRESSURE_FULL_PCT ? PRESSURE_FULL_PCT : percent >= PRESSURE_HIGH_PCT ? PRESSURE_HIGH_PCT : 0;
     bool degraded = outbox->no_space || percent >= 100;
@@ -214,7 +234,8 @@ static void report_pressure(struct outbox *outbox) {
     }
 }
 
-void outbox_note_result(struct outbox *outbox, int status, bool wrote) {
+void outbox_note_result(struct outbox *outbox, int status, bool wrote)
+{
     if (status == -ERROR_FULL) {
         outbox->no_space = true;
     } else if (status == 0 && wrote) {
@@ -224,12 +245,14 @@ void outbox_note_result(struct outbox *outbox, int status, bool wrote) {
     report_pressure(outbox);
 }
 
-void outbox_set_limits(struct outbox *outbox, const struct outbox_limits *limits) {
+void outbox_set_limits(struct outbox *outbox, const struct outbox_limits *limits)
+{
     outbox->limits = *limits;
     report_pressure(outbox);
 }
 
-void outbox_observe(struct outbox *outbox, const struct outbox_observer *observer) {
+void outbox_observe(struct outbox *outbox, const struct outbox_observer *observer)
+{
     outbox->observer = *observer;
 }
 
@@ -243,17 +266,20 @@ struct merge_task {
 };
 
 /* The work itself is before_commit's. */
-static int run_merge(struct db_connection *connection, struct db_task *task) {
+static int run_merge(struct db_connection *connection, struct db_task *task)
+{
     (void)connection;
     CONTAINER_OF(task, struct merge_task, task)->outbox->keys.idle_slots = IDLE_MERGE_SLOTS;
     return 0;
 }
 
-static bool may_merge(const struct outbox *outbox) {
+static bool may_merge(const struct outbox *outbox)
+{
     return !atomic_load(&outbox->closed) && atomic_load(&outbox->idle_work) && db_write_backlog(outbox->db) == 0;
 }
 
-static void done_merge(struct db_task *task) {
+static void done_merge(struct db_task *task)
+{
     struct merge_task *merge = CONTAINER_OF(task, struct merge_task, task);
     struct outbox *outbox = merge->outbox;
     if (task->status == 0 && may_merge(outbox)) {
@@ -271,11 +297,13 @@ struct probe_task {
     struct outbox *outbox;
 };
 
-static int run_probe(struct db_connection *connection, struct db_task *task) {
+static int run_probe(struct db_connection *connection, struct db_task *task)
+{
     return db_execute(connection, &task->error, NULL, TOUCH_PROGRESS, "");
 }
 
-static void done_probe(struct db_task *task) {
+static void done_probe(struct db_task *task)
+{
     struct probe_task *probe = CONTAINER_OF(task, struct probe_task, task);
     probe->outbox->probing = false;
     outbox_note_result(probe->outbox, task->status, true);
@@ -283,8 +311,10 @@ static void done_probe(struct db_task *task) {
 }
 
 /* Nothing may be waiting to be written, and health must not say "degraded" for ever. */
-static void probe_space(struct outbox *outbox) {
-    if (!outbox->no_space || outbox->probing || outbox->kept_first != NULL || outbox->kept_running != NULL || atomic_load(&outbox->closed)) {
+static void probe_space(struct outbox *outbox)
+{
+    if (!outbox->no_space || outbox->probing || outbox->kept_first != NULL || outbox->kept_running != NULL ||
+        atomic_load(&outbox->closed)) {
         return;
     }
     struct probe_task *probe = memory_zalloc(sizeof(*probe));
@@ -294,7 +324,8 @@ static void probe_space(struct outbox *outbox) {
     db_write(outbox->db, &probe->task);
 }
 
-void outbox_poke(struct outbox *outbox) {
+void outbox_poke(struct outbox *outbox)
+{
     move_resubmit(outbox);
     probe_space(outbox);
     if (!outbox->merging && may_merge(outbox)) {

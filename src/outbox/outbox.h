@@ -12,8 +12,8 @@ extern const size_t OUTBOX_MIGRATION_COUNT;
 
 struct outbox;
 struct outbox_limits {
-    int64_t max_rows;   /* rows with work left, and dead ones */
-    int64_t max_bytes;  /* the database file with its WAL */
+    int64_t max_rows;  /* rows with work left, and dead ones */
+    int64_t max_bytes; /* the database file with its WAL */
 };
 /* Counts rows per mesh and status, turns `inflight` rows into `pending` (attempts + 1, due now; step 3 of Crash recovery). Blocking: start-up only. */
 int outbox_open(struct db *db, const struct outbox_limits *limits, struct outbox **ret_outbox, struct error *error) MUST_CHECK;
@@ -25,16 +25,16 @@ void outbox_poke(struct outbox *outbox);
 
 /* One row. Heap, all fields owned by it. */
 struct outbox_row {
-    int64_t seq;                /* acceptance order */
-    char id[27];                /* ULID */
+    int64_t seq; /* acceptance order */
+    char id[27]; /* ULID */
     char *client_message_id, *mesh, *destination_kind, *destination_ref, *reply_to_id, *meta /* JCS */, *mentions /* JCS */;
     enum outbox_priority priority;
     enum outbox_state state;
     struct fingerprint request_fingerprint, broker_fingerprint;
     char *payload;
-    size_t payload_size;        /* also when the payload itself was not read */
+    size_t payload_size;                                            /* also when the payload itself was not read */
     int64_t enqueued_at, next_attempt_at, delivered_at, aborted_at; /* ms; -1 null */
-    int64_t attempts, history_id; /* history_id -1 null */
+    int64_t attempts, history_id;                                   /* history_id -1 null */
     char *last_error, *broker_message_id, *aborted_by, *superseded_by;
 };
 void outbox_row_free(struct outbox_row *row);
@@ -42,13 +42,13 @@ void outbox_row_free(struct outbox_row *row);
 /* ---- accept ------------------------------------------------------------------------------------------------ */
 
 struct outbox_accept {
-    struct db_task task;           /* internal */
+    struct db_task task; /* internal */
     struct outbox *outbox;
-    bool refuse_new, reserves;     /* internal */
-    struct outbox_row *row;        /* the row to insert, id and enqueued_at filled in; taken over */
-    bool lookup_only;              /* answer from the table; insert nothing when there is no row (outcome ACCEPT_NO_ROW) */
+    bool refuse_new, reserves; /* internal */
+    struct outbox_row *row;    /* the row to insert, id and enqueued_at filled in; taken over */
+    bool lookup_only;          /* answer from the table; insert nothing when there is no row (outcome ACCEPT_NO_ROW) */
     /* results: */
-    int status;                    /* 0; -ERROR_FULL (507); another negative error */
+    int status; /* 0; -ERROR_FULL (507); another negative error */
     struct error error;
     enum accept_outcome outcome;   /* the cell of the accept table */
     enum outbox_state found_state; /* when there was a row */
@@ -75,7 +75,7 @@ struct outbox_move { /* one element of a batch */
     bool has_content;
     /* results: */
     enum outbox_state from, to;
-    bool moved;              /* false: the table has a hole there, or the row is gone; the caller logs it */
+    bool moved; /* false: the table has a hole there, or the row is gone; the caller logs it */
 };
 /* Takes the array (heap; with the strings in it) over and gives it to `done`, which may be NULL; freed after. Durable when any
  * event needs it (states.h says which). A failed commit (disk full) is tried again by the outbox until it succeeds: a result is never dropped. */
@@ -106,15 +106,15 @@ void outbox_prune(struct outbox *outbox, int64_t delivered_before_ms);
 struct outbox_list {
     bool has_state;
     enum outbox_state state;
-    const char *mesh;     /* NULL: all */
+    const char *mesh; /* NULL: all */
     size_t limit;
-    int64_t before_seq;   /* INT64_MAX: from the newest */
+    int64_t before_seq; /* INT64_MAX: from the newest */
 };
 void outbox_list(struct outbox *outbox, const struct outbox_list *list,
                  void (*done)(void *argument, int status, struct outbox_row **rows, size_t count), void *argument);
 struct outbox_receipt {
     char *client_message_id, *mesh, *broker_message_id, *by, *rsig;
-    char state[16];          /* "stored", "seen" */
+    char state[16]; /* "stored", "seen" */
     int64_t at, signed_at;
     bool verified;
 };
@@ -134,13 +134,13 @@ void outbox_find(struct outbox *outbox, const char *id, bool with_payload,
 struct outbox_retire { /* requeue and drop: one durable transaction */
     struct db_task task;
     struct outbox *outbox;
-    char *id;                          /* row id or client_message_id */
+    char *id; /* row id or client_message_id */
     bool force;
-    struct outbox_row *successor;      /* NULL: drop. Taken over: id, client_message_id, content and fingerprints complete */
-    int status;                        /* 0; -ERROR_NOT_FOUND; -ERROR_BUSY inflight without force (409 outbox_inflight); -ERROR_CONFLICT final (409
+    struct outbox_row *successor; /* NULL: drop. Taken over: id, client_message_id, content and fingerprints complete */
+    int status; /* 0; -ERROR_NOT_FOUND; -ERROR_BUSY inflight without force (409 outbox_inflight); -ERROR_CONFLICT final (409
                                           outbox_final); -ERROR_AMBIGUOUS the successor's client_message_id is consumed; -ERROR_FULL */
     struct error error;
-    struct outbox_row *retired;        /* as it is after; without payload */
+    struct outbox_row *retired; /* as it is after; without payload */
     void (*done)(struct outbox_retire *retire);
     void *argument;
     /* internal */
@@ -164,7 +164,8 @@ struct outbox_receipt_result {
     char *destination_kind, *destination_ref;
 };
 void outbox_receipt_add(struct outbox *outbox, struct outbox_receipt *receipt /* heap, taken over, given to done, freed after */,
-                        void (*done)(void *argument, struct outbox_receipt *receipt, const struct outbox_receipt_result *result), void *argument);
+                        void (*done)(void *argument, struct outbox_receipt *receipt, const struct outbox_receipt_result *result),
+                        void *argument);
 
 /* ---- counters: kept in memory, exact after start ---------------------------------------------------------------- */
 

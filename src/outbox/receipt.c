@@ -7,9 +7,8 @@ static const char INSERT_RECEIPT[] =
     "INSERT OR IGNORE INTO receipt (mesh, broker_message_id, by, state, client_message_id, at, signed_at, rsig, verified)"
     " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 /* A receipt that could not be verified when it came, and now can. Never the other way. */
-static const char RAISE_RECEIPT[] =
-    "UPDATE receipt SET verified = 1, rsig = ?5, at = ?6, signed_at = ?7"
-    " WHERE mesh = ?1 AND broker_message_id = ?2 AND by = ?3 AND state = ?4 AND verified = 0";
+static const char RAISE_RECEIPT[] = "UPDATE receipt SET verified = 1, rsig = ?5, at = ?6, signed_at = ?7"
+                                    " WHERE mesh = ?1 AND broker_message_id = ?2 AND by = ?3 AND state = ?4 AND verified = 0";
 static const char SELECT_ATTEMPTS[] = "SELECT content FROM outbox_attempt WHERE seq = ?1 ORDER BY sent_at DESC LIMIT ?2";
 
 struct receipt_task {
@@ -21,13 +20,15 @@ struct receipt_task {
     void *argument;
 };
 
-static void result_release(struct outbox_receipt_result *result) {
+static void result_release(struct outbox_receipt_result *result)
+{
     free(result->destination_kind);
     free(result->destination_ref);
     *result = (struct outbox_receipt_result){ .status = 0 };
 }
 
-static int read_contents(struct db_connection *connection, int64_t seq, struct outbox_receipt_result *ret_result, struct error *error) {
+static int read_contents(struct db_connection *connection, int64_t seq, struct outbox_receipt_result *ret_result, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, SELECT_ATTEMPTS, error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -46,7 +47,8 @@ static int read_contents(struct db_connection *connection, int64_t seq, struct o
     return status;
 }
 
-static int find_row(struct receipt_task *add, struct db_connection *connection, struct error *error) {
+static int find_row(struct receipt_task *add, struct db_connection *connection, struct error *error)
+{
     const struct outbox_receipt *receipt = add->receipt;
     int64_t seq = 0;
     int status = key_index_find(&add->outbox->keys, connection, receipt->client_message_id, &seq, error);
@@ -71,7 +73,8 @@ static int find_row(struct receipt_task *add, struct db_connection *connection, 
     return read_contents(connection, seq, &add->result, error);
 }
 
-static int run_receipt(struct db_connection *connection, struct db_task *task) {
+static int run_receipt(struct db_connection *connection, struct db_task *task)
+{
     struct receipt_task *add = CONTAINER_OF(task, struct receipt_task, task);
     result_release(&add->result); /* of a run that was undone */
     int status = find_row(add, connection, &task->error);
@@ -80,18 +83,19 @@ static int run_receipt(struct db_connection *connection, struct db_task *task) {
     }
     const struct outbox_receipt *receipt = add->receipt;
     int64_t changes = 0;
-    status = db_execute(connection, &task->error, &changes, INSERT_RECEIPT, "tttttiiti", receipt->mesh, receipt->broker_message_id, receipt->by,
-                        receipt->state, receipt->client_message_id, receipt->at, receipt->signed_at, receipt->rsig,
+    status = db_execute(connection, &task->error, &changes, INSERT_RECEIPT, "tttttiiti", receipt->mesh, receipt->broker_message_id,
+                        receipt->by, receipt->state, receipt->client_message_id, receipt->at, receipt->signed_at, receipt->rsig,
                         (int64_t)(receipt->verified ? 1 : 0));
     add->result.is_new = changes == 1;
     if (status == 0 && changes == 0 && receipt->verified) {
-        status = db_execute(connection, &task->error, NULL, RAISE_RECEIPT, "tttttii", receipt->mesh, receipt->broker_message_id, receipt->by,
-                            receipt->state, receipt->rsig, receipt->at, receipt->signed_at);
+        status = db_execute(connection, &task->error, NULL, RAISE_RECEIPT, "tttttii", receipt->mesh, receipt->broker_message_id,
+                            receipt->by, receipt->state, receipt->rsig, receipt->at, receipt->signed_at);
     }
     return status;
 }
 
-static void done_receipt(struct db_task *task) {
+static void done_receipt(struct db_task *task)
+{
     struct receipt_task *add = CONTAINER_OF(task, struct receipt_task, task);
     struct outbox_receipt *receipt = add->receipt;
     if (task->status < 0) {
@@ -111,7 +115,9 @@ static void done_receipt(struct db_task *task) {
 }
 
 void outbox_receipt_add(struct outbox *outbox, struct outbox_receipt *receipt,
-                        void (*done)(void *argument, struct outbox_receipt *receipt, const struct outbox_receipt_result *result), void *argument) {
+                        void (*done)(void *argument, struct outbox_receipt *receipt, const struct outbox_receipt_result *result),
+                        void *argument)
+{
     struct receipt_task *add = memory_zalloc(sizeof(*add));
     add->task = (struct db_task){ .run = run_receipt, .done = done_receipt };
     add->outbox = outbox;

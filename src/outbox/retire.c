@@ -2,7 +2,8 @@
 #include "outbox/internal.h"
 #include "util/memory.h"
 
-void outbox_retire_free(struct outbox_retire *retire) {
+void outbox_retire_free(struct outbox_retire *retire)
+{
     if (retire != NULL) {
         free(retire->id);
         outbox_row_free(retire->successor);
@@ -15,7 +16,8 @@ void outbox_retire_free(struct outbox_retire *retire) {
     }
 }
 
-static int check_move(const struct outbox_move *move, const char *id, struct error *error) {
+static int check_move(const struct outbox_move *move, const char *id, struct error *error)
+{
     if (move->moved) {
         return 0;
     }
@@ -25,7 +27,8 @@ static int check_move(const struct outbox_move *move, const char *id, struct err
     return error_set(error, ERROR_CONFLICT, "%s is %s, which is final", id, outbox_state_name(move->from));
 }
 
-static int insert_successor(struct outbox_retire *retire, struct db_connection *connection, struct error *error) {
+static int insert_successor(struct outbox_retire *retire, struct db_connection *connection, struct error *error)
+{
     int64_t seq = 0;
     const char *client_message_id = retire->successor->client_message_id;
     int status = key_index_find(&retire->outbox->keys, connection, client_message_id, &seq, error);
@@ -38,7 +41,8 @@ static int insert_successor(struct outbox_retire *retire, struct db_connection *
     return status == 0 ? row_insert(retire->outbox, connection, retire->successor, error) : status;
 }
 
-static int run_retire(struct db_connection *connection, struct db_task *task) {
+static int run_retire(struct db_connection *connection, struct db_task *task)
+{
     struct outbox_retire *retire = CONTAINER_OF(task, struct outbox_retire, task);
     move_note_release(retire->note); /* of a run that was undone */
     outbox_row_free(retire->retired);
@@ -67,7 +71,8 @@ static int run_retire(struct db_connection *connection, struct db_task *task) {
     return status;
 }
 
-static void done_retire(struct db_task *task) {
+static void done_retire(struct db_task *task)
+{
     struct outbox_retire *retire = CONTAINER_OF(task, struct outbox_retire, task);
     struct outbox *outbox = retire->outbox;
     retire->status = task->status;
@@ -86,7 +91,8 @@ static void done_retire(struct db_task *task) {
     retire->done(retire);
 }
 
-void outbox_retire(struct outbox_retire *retire) {
+void outbox_retire(struct outbox_retire *retire)
+{
     retire->task = (struct db_task){ .run = run_retire, .done = done_retire, .flags = DB_DURABLE | DB_SAVEPOINT };
     retire->note = memory_zalloc(sizeof(*retire->note));
     retire->refuse_new = retire->successor != NULL && outbox_bytes_are_full(retire->outbox);

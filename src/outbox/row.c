@@ -9,7 +9,8 @@ static const char INSERT_ROW[] =
     " destination_ref, priority, reply_to_id, meta, mentions, payload, enqueued_at, next_attempt_at, status)"
     " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14, 'pending')";
 
-void outbox_row_free(struct outbox_row *row) {
+void outbox_row_free(struct outbox_row *row)
+{
     if (row == NULL) {
         return;
     }
@@ -28,7 +29,8 @@ void outbox_row_free(struct outbox_row *row) {
     free(row);
 }
 
-static bool read_fingerprint(sqlite3_stmt *statement, int column, struct fingerprint *ret_fingerprint) {
+static bool read_fingerprint(sqlite3_stmt *statement, int column, struct fingerprint *ret_fingerprint)
+{
     struct text bytes = db_column_text(statement, column);
     if (bytes.data == NULL || bytes.length != sizeof(ret_fingerprint->bytes)) {
         return false;
@@ -37,14 +39,16 @@ static bool read_fingerprint(sqlite3_stmt *statement, int column, struct fingerp
     return true;
 }
 
-static char *dup_with_nul(struct text bytes) {
+static char *dup_with_nul(struct text bytes)
+{
     char *copy = memory_alloc(bytes.length + 1);
     memcpy(copy, bytes.data, bytes.length);
     copy[bytes.length] = '\0';
     return copy;
 }
 
-struct outbox_row *row_read(sqlite3_stmt *statement, bool with_payload, struct error *error) {
+struct outbox_row *row_read(sqlite3_stmt *statement, bool with_payload, struct error *error)
+{
     struct outbox_row *row = memory_zalloc(sizeof(*row));
     row->seq = db_column_integer(statement, 0, -1);
     const char *id = db_column_string(statement, 1);
@@ -82,7 +86,8 @@ struct outbox_row *row_read(sqlite3_stmt *statement, bool with_payload, struct e
     return row;
 }
 
-int row_load(struct db_connection *connection, int64_t seq, struct outbox_row **ret_row, struct error *error) {
+int row_load(struct db_connection *connection, int64_t seq, struct outbox_row **ret_row, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, SELECT_ROW, error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -103,7 +108,8 @@ int row_load(struct db_connection *connection, int64_t seq, struct outbox_row **
     return status;
 }
 
-int row_insert(struct outbox *outbox, struct db_connection *connection, struct outbox_row *row, struct error *error) {
+int row_insert(struct outbox *outbox, struct db_connection *connection, struct outbox_row *row, struct error *error)
+{
     row->seq = outbox->next_seq;
     row->state = OUTBOX_PENDING;
     row->next_attempt_at = row->enqueued_at;
@@ -121,7 +127,8 @@ int row_insert(struct outbox *outbox, struct db_connection *connection, struct o
     return 0;
 }
 
-static int find_by_id(struct db_connection *connection, const char *id, int64_t *ret_seq, struct error *error) {
+static int find_by_id(struct db_connection *connection, const char *id, int64_t *ret_seq, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, SELECT_BY_ID, error);
     if (statement == NULL) {
         return -(int)error->code;
@@ -137,7 +144,8 @@ static int find_by_id(struct db_connection *connection, const char *id, int64_t 
     return status;
 }
 
-int row_find(struct outbox *outbox, struct db_connection *connection, const char *id, int64_t *ret_seq, struct error *error) {
+int row_find(struct outbox *outbox, struct db_connection *connection, const char *id, int64_t *ret_seq, struct error *error)
+{
     int status = find_by_id(connection, id, ret_seq, error);
     if (status == 0) {
         status = key_index_find(&outbox->keys, connection, id, ret_seq, error);

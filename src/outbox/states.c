@@ -56,7 +56,7 @@ const enum outbox_state OUTBOX_MOVES[OUTBOX_STATES][OUTBOX_EVENTS] = {
 
 /* What a loss of power may undo: a row that reads `pending` again is sent again, and the broker knows it. */
 const bool OUTBOX_EVENT_DURABLE[OUTBOX_EVENTS] = {
-    [OUTBOX_EVENT_SENT] = false,   [OUTBOX_EVENT_ACCEPTED] = true, [OUTBOX_EVENT_RETRY] = false,  [OUTBOX_EVENT_REFUSED] = true,
+    [OUTBOX_EVENT_SENT] = false,   [OUTBOX_EVENT_ACCEPTED] = true, [OUTBOX_EVENT_RETRY] = false, [OUTBOX_EVENT_REFUSED] = true,
     [OUTBOX_EVENT_EXPIRED] = true, [OUTBOX_EVENT_RETIRED] = true,  [OUTBOX_EVENT_FORCED] = true,
 };
 
@@ -76,15 +76,18 @@ const struct accept_cell ACCEPT_TABLE[OUTBOX_STATES][2] = {
 };
 
 static const char *const STATE_NAMES[OUTBOX_STATES] = {
-    [OUTBOX_PENDING] = "pending", [OUTBOX_INFLIGHT] = "inflight", [OUTBOX_DONE] = "done", [OUTBOX_DEAD] = "dead", [OUTBOX_ABORTED] = "aborted",
+    [OUTBOX_PENDING] = "pending", [OUTBOX_INFLIGHT] = "inflight", [OUTBOX_DONE] = "done",
+    [OUTBOX_DEAD] = "dead",       [OUTBOX_ABORTED] = "aborted",
 };
 static const char *const PRIORITY_NAMES[PRIORITIES] = { [PRIORITY_NOW] = "now", [PRIORITY_NEXT] = "next", [PRIORITY_LOW] = "low" };
 
-const char *outbox_state_name(enum outbox_state state) {
+const char *outbox_state_name(enum outbox_state state)
+{
     return (unsigned)state < OUTBOX_STATES ? STATE_NAMES[state] : "unknown";
 }
 
-bool outbox_state_parse(const char *name, enum outbox_state *ret_state) {
+bool outbox_state_parse(const char *name, enum outbox_state *ret_state)
+{
     for (unsigned state = 0; name != NULL && state < OUTBOX_STATES; state++) {
         if (string_equal(name, STATE_NAMES[state])) {
             *ret_state = (enum outbox_state)state;
@@ -94,11 +97,13 @@ bool outbox_state_parse(const char *name, enum outbox_state *ret_state) {
     return false;
 }
 
-const char *priority_name(enum outbox_priority priority) {
+const char *priority_name(enum outbox_priority priority)
+{
     return (unsigned)priority < PRIORITIES ? PRIORITY_NAMES[priority] : "unknown";
 }
 
-bool priority_parse(const char *name, enum outbox_priority *ret_priority) {
+bool priority_parse(const char *name, enum outbox_priority *ret_priority)
+{
     for (unsigned priority = 0; name != NULL && priority < PRIORITIES; priority++) {
         if (string_equal(name, PRIORITY_NAMES[priority])) {
             *ret_priority = (enum outbox_priority)priority;

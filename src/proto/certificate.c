@@ -5,11 +5,13 @@
 #include "proto/statement.h"
 #include "util/memory.h"
 
-static bool is_expired(const struct invite *invite, int64_t at_ms) {
+static bool is_expired(const struct invite *invite, int64_t at_ms)
+{
     return at_ms > invite->expires_at_s * 1000;
 }
 
-static json_t *join_statement(const struct invite *invite, const char *pubkey, const char *name, int64_t at_ms) {
+static json_t *join_statement(const struct invite *invite, const char *pubkey, const char *name, int64_t at_ms)
+{
     json_t *join = json_new_object();
     json_put_string(join, "mesh", invite->mesh_id);
     json_put_string(join, "invite_id", invite->invite_id);
@@ -20,8 +22,9 @@ static json_t *join_statement(const struct invite *invite, const char *pubkey, c
     return join;
 }
 
-int certificate_make(const struct invite *invite, const struct keypair *member, const char *name, int64_t at_ms,
-                     json_t **ret_certificate, struct error *error) {
+int certificate_make(const struct invite *invite, const struct keypair *member, const char *name, int64_t at_ms, json_t **ret_certificate,
+                     struct error *error)
+{
     struct keypair *invite_keys = NULL;
     json_t *join = NULL;
     char invite_signature[SIGNATURE_HEX_SIZE];
@@ -58,7 +61,8 @@ done:
     return result;
 }
 
-void certificate_release(struct certificate *certificate) {
+void certificate_release(struct certificate *certificate)
+{
     if (certificate == NULL) {
         return;
     }
@@ -69,7 +73,8 @@ void certificate_release(struct certificate *certificate) {
 }
 
 /* The join statement's fields, which must agree with the invite's. Mesh and types are checked with the statement's text. */
-static int read_join(const json_t *join, struct certificate *certificate, struct error *error) {
+static int read_join(const json_t *join, struct certificate *certificate, struct error *error)
+{
     const char *pubkey = NULL;
     const char *name = NULL;
     const char *role = NULL;
@@ -100,7 +105,8 @@ static int read_join(const json_t *join, struct certificate *certificate, struct
     return 0;
 }
 
-int certificate_parse(const json_t *certificate, struct certificate *ret_certificate, struct error *error) {
+int certificate_parse(const json_t *certificate, struct certificate *ret_certificate, struct error *error)
+{
     struct certificate parsed = { 0 };
     const json_t *invite = NULL;
     const json_t *join = NULL;
@@ -121,8 +127,7 @@ int certificate_parse(const json_t *certificate, struct certificate *ret_certifi
     if (result != 0) {
         return result;
     }
-    if (string_copy(parsed.invite.invite_pubkey, sizeof(parsed.invite.invite_pubkey), invite_pubkey) != 0 ||
-        !hex_is_key(invite_pubkey)) {
+    if (string_copy(parsed.invite.invite_pubkey, sizeof(parsed.invite.invite_pubkey), invite_pubkey) != 0 || !hex_is_key(invite_pubkey)) {
         result = error_set(error, ERROR_INVALID, "the certificate's 'invite_pubkey' is malformed");
         goto failed;
     }
@@ -138,7 +143,8 @@ failed:
 }
 
 /* A signature of the certificate over its join statement. */
-static int verify_join(const json_t *certificate, const char *by_hex, const char *signature_name, struct error *error) {
+static int verify_join(const json_t *certificate, const char *by_hex, const char *signature_name, struct error *error)
+{
     json_t *join = json_copy(json_object_get(certificate, "join"));
     json_t *signature = json_object_get(certificate, signature_name);
     if (join == NULL) {
@@ -150,8 +156,9 @@ static int verify_join(const json_t *certificate, const char *by_hex, const char
     return result;
 }
 
-int certificate_verify(const json_t *certificate, const char *mesh_id, const char *owner_pubkey,
-                       struct certificate *ret_certificate, struct error *error) {
+int certificate_verify(const json_t *certificate, const char *mesh_id, const char *owner_pubkey, struct certificate *ret_certificate,
+                       struct error *error)
+{
     struct certificate parsed = { 0 };
     int result = certificate_parse(certificate, &parsed, error);
     if (result != 0) {

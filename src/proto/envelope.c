@@ -9,7 +9,7 @@
 #include "util/memory.h"
 
 enum {
-    MESSAGE_FIELDS = 10,      /* of claudemesh-message-v1, with reply_to and mentions */
+    MESSAGE_FIELDS = 10, /* of claudemesh-message-v1, with reply_to and mentions */
     MESSAGE_FIELDS_PLAIN = 8,
     X1_FIELDS = 8,
     NUMBER_TEXT_SIZE = 24
@@ -21,25 +21,29 @@ struct signed_texts {
     struct buffer sig, xsig;
 };
 
-static void signed_texts_init(struct signed_texts *texts) {
+static void signed_texts_init(struct signed_texts *texts)
+{
     buffer_init(&texts->meta, LIMIT_FRAME);
     buffer_init(&texts->mentions, LIMIT_FRAME);
     buffer_init(&texts->sig, STATEMENT_TEXT_MAXIMUM);
     buffer_init(&texts->xsig, STATEMENT_TEXT_MAXIMUM);
 }
 
-static void signed_texts_release(struct signed_texts *texts) {
+static void signed_texts_release(struct signed_texts *texts)
+{
     buffer_wipe_release(&texts->meta); /* content, as the body is */
     buffer_wipe_release(&texts->mentions);
     buffer_release(&texts->sig);
     buffer_release(&texts->xsig);
 }
 
-static struct text view(const struct buffer *buffer) {
+static struct text view(const struct buffer *buffer)
+{
     return (struct text){ buffer->data, buffer->length };
 }
 
-static int print_canonical(const json_t *value, const char *name, struct buffer *ret_text, struct error *error) {
+static int print_canonical(const json_t *value, const char *name, struct buffer *ret_text, struct error *error)
+{
     if (json_print_canonical(value, ret_text) != 0) {
         return error_set(error, ERROR_TOO_LARGE, "the envelope's '%s' is too large", name);
     }
@@ -47,7 +51,8 @@ static int print_canonical(const json_t *value, const char *name, struct buffer 
 }
 
 /* Empty meta counts as none, as in the fingerprint (30-delivery). */
-static int make_canonical(const struct envelope *envelope, struct signed_texts *texts, struct error *error) {
+static int make_canonical(const struct envelope *envelope, struct signed_texts *texts, struct error *error)
+{
     int result = 0;
     if (envelope->meta != NULL && json_object_size(envelope->meta) > 0) {
         result = print_canonical(envelope->meta, "meta", &texts->meta, error);
@@ -58,7 +63,8 @@ static int make_canonical(const struct envelope *envelope, struct signed_texts *
     return result;
 }
 
-static int make_sig_text(const struct envelope *envelope, struct signed_texts *texts, struct error *error) {
+static int make_sig_text(const struct envelope *envelope, struct signed_texts *texts, struct error *error)
+{
     char body[SHA256_HEX_SIZE];
     char meta[SHA256_HEX_SIZE];
     char sent_at[NUMBER_TEXT_SIZE];
@@ -66,27 +72,35 @@ static int make_sig_text(const struct envelope *envelope, struct signed_texts *t
     sha256_hex(texts->meta.data, texts->meta.length, meta);
     int length = snprintf(sent_at, sizeof(sent_at), "%" PRId64, envelope->sent_at);
     const struct text values[MESSAGE_FIELDS] = {
-        text_from(envelope->mesh), text_from(envelope->id), text_from(envelope->from), text_from(envelope->kind),
-        text_from(envelope->to), { sent_at, (size_t)length }, { body, sizeof(body) - 1 }, { meta, sizeof(meta) - 1 },
+        text_from(envelope->mesh),     text_from(envelope->id),     text_from(envelope->from),  text_from(envelope->kind),
+        text_from(envelope->to),       { sent_at, (size_t)length }, { body, sizeof(body) - 1 }, { meta, sizeof(meta) - 1 },
         text_from(envelope->reply_to), view(&texts->mentions),
     };
     bool has_tail = envelope->reply_to != NULL || envelope->mentions != NULL;
     return statement_text(STATEMENT_MESSAGE, values, has_tail ? MESSAGE_FIELDS : MESSAGE_FIELDS_PLAIN, &texts->sig, error);
 }
 
-static int make_xsig_text(const struct envelope *envelope, struct signed_texts *texts, struct error *error) {
+static int make_xsig_text(const struct envelope *envelope, struct signed_texts *texts, struct error *error)
+{
     char sig[SHA256_HEX_SIZE];
     char mentions[SHA256_HEX_SIZE];
     sha256_hex(texts->sig.data, texts->sig.length, sig);
     sha256_hex(texts->mentions.data, texts->mentions.length, mentions);
     const struct text values[X1_FIELDS] = {
-        { sig, sizeof(sig) - 1 }, text_from(envelope->reply_to), { mentions, sizeof(mentions) - 1 },
-        text_from(envelope->priority), text_from(envelope->key_id), text_from(envelope->rv), { "", 0 }, { "", 0 },
+        { sig, sizeof(sig) - 1 },
+        text_from(envelope->reply_to),
+        { mentions, sizeof(mentions) - 1 },
+        text_from(envelope->priority),
+        text_from(envelope->key_id),
+        text_from(envelope->rv),
+        { "", 0 },
+        { "", 0 },
     };
     return statement_text(STATEMENT_MESSAGE_X1, values, X1_FIELDS, &texts->xsig, error);
 }
 
-static int make_texts(const struct envelope *envelope, struct signed_texts *texts, struct error *error) {
+static int make_texts(const struct envelope *envelope, struct signed_texts *texts, struct error *error)
+{
     int result = make_canonical(envelope, texts, error);
     if (result == 0) {
         result = make_sig_text(envelope, texts, error);
@@ -99,14 +113,16 @@ static int make_texts(const struct envelope *envelope, struct signed_texts *text
 
 /* ---- building --------------------------------------------------------------------------------------------- */
 
-static void append_string(struct buffer *text, const char *key, struct text value) {
+static void append_string(struct buffer *text, const char *key, struct text value)
+{
     (void)buffer_append_text(text, key);
     (void)buffer_append_json_string(text, value.data, value.length);
 }
 
 /* Keys as literals with their punctuation: this runs for every message. */
 static void print_envelope(const struct envelope *envelope, const struct signed_texts *texts, const struct keypair *sender,
-                           struct buffer *text) {
+                           struct buffer *text)
+{
     char signature[SIGNATURE_HEX_SIZE];
     append_string(text, "{\"v\":1,\"id\":", text_from(envelope->id));
     append_string(text, ",\"mesh\":", text_from(envelope->mesh));
@@ -138,8 +154,8 @@ static void print_envelope(const struct envelope *envelope, const struct signed_
     (void)buffer_append_byte(text, '}');
 }
 
-int envelope_build(const struct envelope *envelope, const struct keypair *sender, struct buffer *ret_plaintext,
-                   struct error *error) {
+int envelope_build(const struct envelope *envelope, const struct keypair *sender, struct buffer *ret_plaintext, struct error *error)
+{
     struct signed_texts texts;
     signed_texts_init(&texts);
     int result = 0;
@@ -174,12 +190,14 @@ done:
 /* ---- parsing ---------------------------------------------------------------------------------------------- */
 
 /* 45-trust: an object with these is bodyVersion 3, whatever was declared. */
-static bool is_envelope(const json_t *document) {
+static bool is_envelope(const json_t *document)
+{
     return json_is_object(document) && json_object_get(document, "v") != NULL && json_object_get(document, "mesh") != NULL &&
            json_object_get(document, "from") != NULL && json_object_get(document, "id") != NULL;
 }
 
-static int check_mentions(const json_t *mentions, struct error *error) {
+static int check_mentions(const json_t *mentions, struct error *error)
+{
     for (size_t index = 0; index < json_array_size(mentions); index++) {
         if (!json_is_string(json_array_get(mentions, index))) {
             return error_set(error, ERROR_INVALID, "field 'mentions' must be an array of strings");
@@ -188,7 +206,8 @@ static int check_mentions(const json_t *mentions, struct error *error) {
     return 0;
 }
 
-static int read_envelope(const json_t *document, struct envelope *envelope, struct error *error) {
+static int read_envelope(const json_t *document, struct envelope *envelope, struct error *error)
+{
     const struct {
         const char *name;
         enum json_presence presence;
@@ -229,8 +248,9 @@ static int read_envelope(const json_t *document, struct envelope *envelope, stru
     return result;
 }
 
-int envelope_parse(const void *padded, size_t size, struct envelope *ret_envelope, json_t **ret_document,
-                   bool *ret_is_envelope, struct error *error) {
+int envelope_parse(const void *padded, size_t size, struct envelope *ret_envelope, json_t **ret_document, bool *ret_is_envelope,
+                   struct error *error)
+{
     struct envelope envelope = { 0 };
     json_t *document = NULL;
     size_t length = 0;
@@ -262,8 +282,8 @@ failed:
 
 /* ---- verifying -------------------------------------------------------------------------------------------- */
 
-static int verify_one(const json_t *document, const char *name, const char *from, const struct buffer *text,
-                      struct error *error) {
+static int verify_one(const json_t *document, const char *name, const char *from, const struct buffer *text, struct error *error)
+{
     const char *signature = json_string_value(json_object_get(document, name));
     if (signature == NULL) {
         return error_set(error, ERROR_DENIED, "the envelope has no '%s'", name);
@@ -274,7 +294,8 @@ static int verify_one(const json_t *document, const char *name, const char *from
     return 0;
 }
 
-int envelope_verify(const struct envelope *envelope, const json_t *document, struct error *error) {
+int envelope_verify(const struct envelope *envelope, const json_t *document, struct error *error)
+{
     struct signed_texts texts;
     signed_texts_init(&texts);
     int result = make_texts(envelope, &texts, NULL);

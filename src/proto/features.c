@@ -14,31 +14,36 @@ struct parameter_definition {
     const char *name;
     enum parameter_type type;
     bool is_required;
-    bool unless_permanent;  /* not looked at in permanent mode */
-    int64_t minimum;        /* integers: the floor */
-    ptrdiff_t kept_in;      /* offset in struct feature_set, or NOT_KEPT */
+    bool unless_permanent; /* not looked at in permanent mode */
+    int64_t minimum;       /* integers: the floor */
+    ptrdiff_t kept_in;     /* offset in struct feature_set, or NOT_KEPT */
 };
 
 struct feature_definition {
     const char *name;
     int64_t version;
-    ptrdiff_t flag;         /* offset of its bool in struct feature_set, or NOT_KEPT */
+    ptrdiff_t flag; /* offset of its bool in struct feature_set, or NOT_KEPT */
     struct parameter_definition parameters[PARAMETERS_MAXIMUM];
 };
 
 #define KEPT(field) ((ptrdiff_t)offsetof(struct feature_set, field))
 
 static const struct feature_definition FEATURES[] = {
-    { "client_message_id_dedupe", 1, KEPT(dedupe),
+    { "client_message_id_dedupe",
+      1,
+      KEPT(dedupe),
       { { "mode", PARAMETER_MODE, true, false, 0, KEPT(dedupe_permanent) },
         { "dedupe_retention_days", PARAMETER_INTEGER, true, true, 3, KEPT(dedupe_retention_days) },
         { "request_fingerprint", PARAMETER_TRUE, true, false, 0, NOT_KEPT } } },
-    { "concurrent_connection_policy", 1, KEPT(concurrent_connection_policy),
+    { "concurrent_connection_policy",
+      1,
+      KEPT(concurrent_connection_policy),
       { { "default_policy", PARAMETER_TEXT, false, false, 0, NOT_KEPT } } },
     { "member_keypair_rotated_event", 1, KEPT(keypair_rotated_event), { { 0 } } },
-    { "key_epoch", 1, KEPT(key_epoch),
-      { { "max_concurrent_epochs", PARAMETER_INTEGER, true, false, 1, KEPT(max_concurrent_epochs) } } },
-    { "max_payload", 1, NOT_KEPT,
+    { "key_epoch", 1, KEPT(key_epoch), { { "max_concurrent_epochs", PARAMETER_INTEGER, true, false, 1, KEPT(max_concurrent_epochs) } } },
+    { "max_payload",
+      1,
+      NOT_KEPT,
       { { "inline_bytes", PARAMETER_INTEGER, true, false, 1024, KEPT(inline_bytes) },
         { "blob_bytes", PARAMETER_INTEGER, true, false, 1024, KEPT(blob_bytes) } } },
     { "sealed_envelope", 1, KEPT(sealed_envelope), { { 0 } } },
@@ -47,7 +52,8 @@ static const struct feature_definition FEATURES[] = {
     { "history", 1, KEPT(history), { { 0 } } },
 };
 
-const char *feature_failure_name(enum feature_failure failure) {
+const char *feature_failure_name(enum feature_failure failure)
+{
     static const char *const NAMES[] = {
         [FEATURE_OK] = "ok",
         [FEATURE_UNAVAILABLE] = "feature_unavailable",
@@ -57,11 +63,13 @@ const char *feature_failure_name(enum feature_failure failure) {
     return NAMES[failure];
 }
 
-void feature_set_defaults(struct feature_set *ret_features) {
+void feature_set_defaults(struct feature_set *ret_features)
+{
     *ret_features = (struct feature_set){ .max_concurrent_epochs = 1, .inline_bytes = LIMIT_INLINE_DEFAULT };
 }
 
-static const struct feature_definition *feature_find(const char *name) {
+static const struct feature_definition *feature_find(const char *name)
+{
     for (size_t index = 0; index < ARRAY_LENGTH(FEATURES); index++) {
         if (string_equal(FEATURES[index].name, name)) {
             return &FEATURES[index];
@@ -70,11 +78,13 @@ static const struct feature_definition *feature_find(const char *name) {
     return NULL;
 }
 
-bool feature_is_known(const char *name) {
+bool feature_is_known(const char *name)
+{
     return feature_find(name) != NULL;
 }
 
-static bool is_listed(const char *name, const char *const *names, size_t count) {
+static bool is_listed(const char *name, const char *const *names, size_t count)
+{
     for (size_t index = 0; index < count; index++) {
         if (string_equal(names[index], name)) {
             return true;
@@ -85,14 +95,15 @@ static bool is_listed(const char *name, const char *const *names, size_t count) 
 
 /* ---- the request ------------------------------------------------------------------------------------------ */
 
-static void append_name(struct buffer *frame, const char *name, const char **separator) {
+static void append_name(struct buffer *frame, const char *name, const char **separator)
+{
     (void)buffer_append_text(frame, *separator);
     (void)buffer_append_json_string(frame, name, strlen(name));
     *separator = ",";
 }
 
-int features_request_build(const char *const *require, size_t require_count, const char *request_id,
-                           struct buffer *ret_frame) {
+int features_request_build(const char *const *require, size_t require_count, const char *request_id, struct buffer *ret_frame)
+{
     const char *separator = "";
     (void)buffer_append_text(ret_frame, "{\"type\":\"feature_negotiation_request\",\"require\":[");
     for (size_t index = 0; index < require_count; index++) {
@@ -121,7 +132,8 @@ struct finding {
 };
 
 static void finding_set(struct finding *finding, const struct parameter_definition *parameter, enum feature_failure failure,
-                        const char *what) {
+                        const char *what)
+{
     if (finding->failure != FEATURE_OK) {
         return; /* the first one is reported */
     }
@@ -130,18 +142,21 @@ static void finding_set(struct finding *finding, const struct parameter_definiti
     (void)snprintf(finding->detail, sizeof(finding->detail), "%s %s", parameter->name, what);
 }
 
-static bool is_permanent(const json_t *params) {
+static bool is_permanent(const json_t *params)
+{
     return string_equal(json_string_value(json_object_get(params, "mode")), "permanent");
 }
 
-static void keep_bool(struct feature_set *features, ptrdiff_t offset, bool value) {
+static void keep_bool(struct feature_set *features, ptrdiff_t offset, bool value)
+{
     if (offset != NOT_KEPT) {
         *(bool *)(void *)((char *)features + offset) = value;
     }
 }
 
 static void judge_integer(const struct parameter_definition *parameter, const json_t *params, struct feature_set *features,
-                          struct finding *finding) {
+                          struct finding *finding)
+{
     char what[64];
     int64_t number = 0;
     int result = json_read_integer(params, parameter->name, JSON_REQUIRED, INT64_MIN, INT64_C(1) << 53, &number, NULL);
@@ -156,7 +171,8 @@ static void judge_integer(const struct parameter_definition *parameter, const js
 }
 
 static void judge_parameter(const struct parameter_definition *parameter, const json_t *params, struct feature_set *features,
-                            struct finding *finding) {
+                            struct finding *finding)
+{
     const json_t *value = json_object_get(params, parameter->name);
     if ((value == NULL || json_is_null(value)) && !parameter->is_required) {
         return;
@@ -191,7 +207,8 @@ static void judge_parameter(const struct parameter_definition *parameter, const 
     }
 }
 
-static bool is_declared_missing(const json_t *response, const char *name) {
+static bool is_declared_missing(const json_t *response, const char *name)
+{
     const json_t *missing = json_object_get(response, "missing_required");
     for (size_t index = 0; index < json_array_size(missing); index++) {
         if (string_equal(json_string_value(json_array_get(missing, index)), name)) {
@@ -203,7 +220,8 @@ static bool is_declared_missing(const json_t *response, const char *name) {
 
 /* Judges one feature, and fills what it says into *features when it can be used. */
 static void judge_feature(const struct feature_definition *feature, const json_t *response, struct feature_set *features,
-                          struct finding *finding) {
+                          struct finding *finding)
+{
     struct feature_set filled = *features;
     int64_t version = 0;
     *finding = (struct finding){ .is_usable = true };
@@ -226,7 +244,8 @@ static void judge_feature(const struct feature_definition *feature, const json_t
     }
 }
 
-static void verdict_fail(struct feature_verdict *verdict, const char *feature, const struct finding *finding) {
+static void verdict_fail(struct feature_verdict *verdict, const char *feature, const struct finding *finding)
+{
     if (verdict->failure != FEATURE_OK) {
         return; /* the first one is reported */
     }
@@ -235,7 +254,8 @@ static void verdict_fail(struct feature_verdict *verdict, const char *feature, c
     (void)snprintf(verdict->detail, sizeof(verdict->detail), "%s", finding->detail);
 }
 
-static void verdict_warn(struct feature_verdict *verdict, const char *feature, const struct finding *finding) {
+static void verdict_warn(struct feature_verdict *verdict, const char *feature, const struct finding *finding)
+{
     if (verdict->optional_ignored) {
         return;
     }
@@ -243,8 +263,9 @@ static void verdict_warn(struct feature_verdict *verdict, const char *feature, c
     (void)snprintf(verdict->warning, sizeof(verdict->warning), "%.60s: %.90s", feature, finding->detail);
 }
 
-void features_judge(const json_t *response, const char *const *require, size_t require_count,
-                    struct feature_set *ret_features, struct feature_verdict *ret_verdict) {
+void features_judge(const json_t *response, const char *const *require, size_t require_count, struct feature_set *ret_features,
+                    struct feature_verdict *ret_verdict)
+{
     *ret_verdict = (struct feature_verdict){ .failure = FEATURE_OK };
     feature_set_defaults(ret_features);
     ret_features->negotiated = json_is_object(response);
@@ -255,8 +276,8 @@ void features_judge(const json_t *response, const char *const *require, size_t r
     for (size_t index = 0; index < require_count; index++) {
         const struct feature_definition *feature = feature_find(require[index]);
         const struct finding *finding = feature == NULL
-            ? &(const struct finding){ FEATURE_UNAVAILABLE, false, "no feature of this name is known here" }
-            : &findings[feature - FEATURES];
+                                            ? &(const struct finding){ FEATURE_UNAVAILABLE, false, "no feature of this name is known here" }
+                                            : &findings[feature - FEATURES];
         if (!finding->is_usable) {
             verdict_fail(ret_verdict, require[index], finding);
         }
@@ -273,7 +294,8 @@ void features_judge(const json_t *response, const char *const *require, size_t r
 /* ---- the close reason ------------------------------------------------------------------------------------- */
 
 /* The longest front of the text, in whole characters, that has at most `limit` bytes. */
-static size_t cut_length(const char *text, size_t limit) {
+static size_t cut_length(const char *text, size_t limit)
+{
     size_t length = strnlen(text, limit);
     if (text[length] == '\0') {
         return length;
@@ -284,8 +306,8 @@ static size_t cut_length(const char *text, size_t limit) {
     return length;
 }
 
-static void print_reason(const struct feature_verdict *verdict, size_t feature_limit, size_t detail_limit,
-                         struct buffer *reason) {
+static void print_reason(const struct feature_verdict *verdict, size_t feature_limit, size_t detail_limit, struct buffer *reason)
+{
     (void)buffer_append_text(reason, "{\"close_reason\":{\"kind\":\"");
     (void)buffer_append_text(reason, feature_failure_name(verdict->failure));
     (void)buffer_append_text(reason, "\",\"feature\":");
@@ -295,7 +317,8 @@ static void print_reason(const struct feature_verdict *verdict, size_t feature_l
     (void)buffer_append_text(reason, "}}");
 }
 
-int features_close_reason(const struct feature_verdict *verdict, struct buffer *ret_reason) {
+int features_close_reason(const struct feature_verdict *verdict, struct buffer *ret_reason)
+{
     enum { CLOSE_REASON_MAXIMUM = 123 }; /* RFC 6455: a control frame has 125 bytes, two are the code */
     size_t feature_limit = sizeof(verdict->feature);
     size_t detail_limit = sizeof(verdict->detail);
@@ -316,7 +339,8 @@ int features_close_reason(const struct feature_verdict *verdict, struct buffer *
 
 /* ---- the broker's side ------------------------------------------------------------------------------------ */
 
-static json_t *offered_params(const struct feature_definition *feature, const struct feature_offer *offer) {
+static json_t *offered_params(const struct feature_definition *feature, const struct feature_offer *offer)
+{
     json_t *params = json_new_object();
     json_put_integer(params, "version", feature->version);
     if (string_equal(feature->name, "client_message_id_dedupe")) {
@@ -338,7 +362,8 @@ static json_t *offered_params(const struct feature_definition *feature, const st
     return params;
 }
 
-static json_t *offered_features(const struct feature_offer *offer) {
+static json_t *offered_features(const struct feature_offer *offer)
+{
     json_t *supported = json_new_object();
     for (size_t index = 0; index < ARRAY_LENGTH(FEATURES); index++) {
         json_t *override = json_object_get(offer->override, FEATURES[index].name);
@@ -352,7 +377,8 @@ static json_t *offered_features(const struct feature_offer *offer) {
     return supported;
 }
 
-json_t *features_response(const json_t *request, const struct feature_offer *offer) {
+json_t *features_response(const json_t *request, const struct feature_offer *offer)
+{
     json_t *response = json_new_object();
     json_t *supported = offered_features(offer);
     json_t *missing = json_new_array();
@@ -375,7 +401,8 @@ json_t *features_response(const json_t *request, const struct feature_offer *off
 
 /* ---- maximum age ------------------------------------------------------------------------------------------ */
 
-int64_t maximum_age_hours(int64_t dedupe_retention_days) {
+int64_t maximum_age_hours(int64_t dedupe_retention_days)
+{
     int64_t window = dedupe_retention_days * 24;
     int64_t margin = (dedupe_retention_days * 24 + 9) / 10; /* ceil(D × 2.4) */
     if (margin < 24) {

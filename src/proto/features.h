@@ -12,8 +12,8 @@ enum feature_failure { FEATURE_OK, FEATURE_UNAVAILABLE, FEATURE_PARAM_INVALID, F
 const char *feature_failure_name(enum feature_failure failure);
 
 struct feature_set { /* what a link may use; the defaults hold before and without negotiation */
-    bool negotiated;               /* an answer came */
-    bool dedupe;                   /* client_message_id_dedupe */
+    bool negotiated; /* an answer came */
+    bool dedupe;     /* client_message_id_dedupe */
     bool dedupe_permanent;
     int64_t dedupe_retention_days; /* 0: unknown */
     bool concurrent_connection_policy, keypair_rotated_event, key_epoch, sealed_envelope, delivery_ack, files, history;
@@ -25,8 +25,7 @@ void feature_set_defaults(struct feature_set *ret_features);
 bool feature_is_known(const char *name);
 
 /* The request frame with `_reqId`. `require` are names (of the configuration). */
-int features_request_build(const char *const *require, size_t require_count, const char *request_id,
-                           struct buffer *ret_frame);
+int features_request_build(const char *const *require, size_t require_count, const char *request_id, struct buffer *ret_frame);
 struct feature_verdict {
     enum feature_failure failure;
     char feature[64];
@@ -35,8 +34,8 @@ struct feature_verdict {
     char warning[160];
 };
 /* Judges a feature_negotiation_response. *ret_features is filled from what is supported even when something fails. */
-void features_judge(const json_t *response, const char *const *require, size_t require_count,
-                    struct feature_set *ret_features, struct feature_verdict *ret_verdict);
+void features_judge(const json_t *response, const char *const *require, size_t require_count, struct feature_set *ret_features,
+                    struct feature_verdict *ret_verdict);
 /* {"close_reason":{…}} cut to fit 123 bytes, still valid JSON. */
 int features_close_reason(const struct feature_verdict *verdict, struct buffer *ret_reason);
 

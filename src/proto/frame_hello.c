@@ -3,18 +3,19 @@
 #include "proto/frames.h"
 #include "proto/statement.h"
 
-int frame_hello_text(const struct frame_hello *hello, struct buffer *ret_text) {
+int frame_hello_text(const struct frame_hello *hello, struct buffer *ret_text)
+{
     /* An id with a '|' in it could be read as two fields. */
-    if (hello->mesh_id == NULL || !uuid_is_valid(hello->mesh_id) || hello->member_id == NULL ||
-        !id_is_valid(hello->member_id) || hello->pubkey == NULL || !hex_is_key(hello->pubkey) || hello->timestamp < 0) {
+    if (hello->mesh_id == NULL || !uuid_is_valid(hello->mesh_id) || hello->member_id == NULL || !id_is_valid(hello->member_id) ||
+        hello->pubkey == NULL || !hex_is_key(hello->pubkey) || hello->timestamp < 0) {
         return -1;
     }
-    return buffer_printf(ret_text, "%s|%s|%s|%" PRId64, hello->mesh_id, hello->member_id, hello->pubkey,
-                         hello->timestamp);
+    return buffer_printf(ret_text, "%s|%s|%s|%" PRId64, hello->mesh_id, hello->member_id, hello->pubkey, hello->timestamp);
 }
 
-static int sign_first(const struct frame_hello *hello, const struct keypair *keys,
-                      char ret_signature[SIGNATURE_HEX_SIZE], struct error *error) {
+static int sign_first(const struct frame_hello *hello, const struct keypair *keys, char ret_signature[SIGNATURE_HEX_SIZE],
+                      struct error *error)
+{
     struct buffer text;
     int result = 0;
     buffer_init(&text, STATEMENT_TEXT_MAXIMUM);
@@ -27,8 +28,9 @@ static int sign_first(const struct frame_hello *hello, const struct keypair *key
     return result;
 }
 
-static int sign_second(const struct frame_hello *hello, const struct keypair *keys, const char *broker_url,
-                       const char *challenge, char ret_signature[SIGNATURE_HEX_SIZE], struct error *error) {
+static int sign_second(const struct frame_hello *hello, const struct keypair *keys, const char *broker_url, const char *challenge,
+                       char ret_signature[SIGNATURE_HEX_SIZE], struct error *error)
+{
     json_t *fields = json_new_object();
     json_put_string(fields, "broker_url", broker_url);
     json_put_string(fields, "challenge", challenge);
@@ -43,7 +45,8 @@ static int sign_second(const struct frame_hello *hello, const struct keypair *ke
     return result;
 }
 
-static void print_capabilities(const struct frame_hello *hello, struct buffer *frame) {
+static void print_capabilities(const struct frame_hello *hello, struct buffer *frame)
+{
     const struct {
         bool is_set;
         const char *name;
@@ -64,8 +67,9 @@ static void print_capabilities(const struct frame_hello *hello, struct buffer *f
     (void)buffer_append_byte(frame, ']');
 }
 
-int frame_hello_build(struct frame_hello *hello, const struct keypair *keys, const char *broker_url,
-                      const char *challenge, struct buffer *ret_frame, struct error *error) {
+int frame_hello_build(struct frame_hello *hello, const struct keypair *keys, const char *broker_url, const char *challenge,
+                      struct buffer *ret_frame, struct error *error)
+{
     char signature[SIGNATURE_HEX_SIZE];
     char signature2[SIGNATURE_HEX_SIZE];
     bool has_challenge = broker_url != NULL && challenge != NULL;
@@ -107,7 +111,8 @@ int frame_hello_build(struct frame_hello *hello, const struct keypair *keys, con
     return 0;
 }
 
-static int read_capabilities(const json_t *frame, struct frame_hello *hello, struct error *error) {
+static int read_capabilities(const json_t *frame, struct frame_hello *hello, struct error *error)
+{
     const json_t *capabilities = NULL;
     int result = json_read_array(frame, "capabilities", JSON_OPTIONAL, &capabilities, error);
     for (size_t index = 0; result == 0 && index < json_array_size(capabilities); index++) {
@@ -122,7 +127,8 @@ static int read_capabilities(const json_t *frame, struct frame_hello *hello, str
     return result;
 }
 
-int frame_hello_parse(const json_t *frame, struct frame_hello *ret_hello, struct error *error) {
+int frame_hello_parse(const json_t *frame, struct frame_hello *ret_hello, struct error *error)
+{
     struct frame_hello hello = { .protocol_version = 1, .pid = -1, .receive = true };
     const struct frame_string strings[] = {
         { "meshId", JSON_REQUIRED, &hello.mesh_id },
@@ -141,8 +147,7 @@ int frame_hello_parse(const json_t *frame, struct frame_hello *ret_hello, struct
     };
     int result = frame_read_strings(frame, strings, ARRAY_LENGTH(strings), error);
     if (result == 0) {
-        result = json_read_integer(frame, "protocolVersion", JSON_OPTIONAL, 0, FRAME_INTEGER_MAXIMUM,
-                                   &hello.protocol_version, error);
+        result = json_read_integer(frame, "protocolVersion", JSON_OPTIONAL, 0, FRAME_INTEGER_MAXIMUM, &hello.protocol_version, error);
     }
     if (result == 0) {
         result = json_read_integer(frame, "pid", JSON_OPTIONAL, 0, FRAME_INTEGER_MAXIMUM, &hello.pid, error);

@@ -7,7 +7,8 @@
 
 /* ---- send ------------------------------------------------------------------------------------------------- */
 
-int frame_send_build(const struct frame_send *send, struct buffer *ret_frame) {
+int frame_send_build(const struct frame_send *send, struct buffer *ret_frame)
+{
     (void)buffer_append_text(ret_frame, "{\"type\":\"send\"");
     frame_put_string(ret_frame, ",\"id\":", send->id);
     frame_put_string(ret_frame, ",\"client_message_id\":", send->id);
@@ -25,14 +26,15 @@ int frame_send_build(const struct frame_send *send, struct buffer *ret_frame) {
     return frame_end(ret_frame);
 }
 
-static bool is_one_of(const char *value, const char *a, const char *b, const char *c) {
+static bool is_one_of(const char *value, const char *a, const char *b, const char *c)
+{
     return string_equal(value, a) || string_equal(value, b) || string_equal(value, c);
 }
 
-static int check_send(const struct frame_send *send, struct error *error) {
+static int check_send(const struct frame_send *send, struct error *error)
+{
     if (!client_message_id_is_valid(send->id, strlen(send->id))) {
-        return error_set(error, ERROR_INVALID,
-                         "field 'client_message_id' must be 1 to 128 printable ASCII characters without spaces");
+        return error_set(error, ERROR_INVALID, "field 'client_message_id' must be 1 to 128 printable ASCII characters without spaces");
     }
     if (send->request_fingerprint != NULL && !hex_is_key(send->request_fingerprint)) {
         return error_set(error, ERROR_INVALID, "field 'request_fingerprint' must be 64 lower-case hex digits");
@@ -46,7 +48,8 @@ static int check_send(const struct frame_send *send, struct error *error) {
     return 0;
 }
 
-int frame_send_parse(const json_t *frame, struct frame_send *ret_send, struct error *error) {
+int frame_send_parse(const json_t *frame, struct frame_send *ret_send, struct error *error)
+{
     struct frame_send send = { .priority = "next", .body_version = 1, .key_epoch = -1 };
     struct text ciphertext = { "", 0 };
     const struct frame_string strings[] = {
@@ -89,7 +92,8 @@ int frame_send_parse(const json_t *frame, struct frame_send *ret_send, struct er
 
 /* ---- ack -------------------------------------------------------------------------------------------------- */
 
-int frame_ack_build(const struct frame_ack *ack, struct buffer *ret_frame) {
+int frame_ack_build(const struct frame_ack *ack, struct buffer *ret_frame)
+{
     (void)buffer_append_text(ret_frame, "{\"type\":\"ack\"");
     frame_put_string(ret_frame, ",\"id\":", ack->client_message_id);
     frame_put_string(ret_frame, ",\"client_message_id\":", ack->client_message_id);
@@ -110,9 +114,11 @@ int frame_ack_build(const struct frame_ack *ack, struct buffer *ret_frame) {
     return frame_end(ret_frame);
 }
 
-int frame_ack_parse(const json_t *frame, struct frame_ack *ret_ack, struct error *error) {
-    struct frame_ack ack = { .message_id = "", .status = -1, .history_id = -1, .history_available = -1,
-                             .first_seen_at = -1, .retry_after_ms = -1 };
+int frame_ack_parse(const json_t *frame, struct frame_ack *ret_ack, struct error *error)
+{
+    struct frame_ack ack = {
+        .message_id = "", .status = -1, .history_id = -1, .history_available = -1, .first_seen_at = -1, .retry_after_ms = -1
+    };
     bool history_available = false;
     const struct frame_string strings[] = {
         { "id", JSON_OPTIONAL, &ack.client_message_id },
@@ -135,8 +141,7 @@ int frame_ack_parse(const json_t *frame, struct frame_ack *ret_ack, struct error
         result = error_set(error, ERROR_INVALID, "field 'client_message_id' is missing");
     }
     for (size_t index = 0; index < ARRAY_LENGTH(integers) && result == 0; index++) {
-        result = json_read_integer(frame, integers[index].name, JSON_OPTIONAL, 0, FRAME_INTEGER_MAXIMUM,
-                                   integers[index].value, error);
+        result = json_read_integer(frame, integers[index].name, JSON_OPTIONAL, 0, FRAME_INTEGER_MAXIMUM, integers[index].value, error);
     }
     if (result == 0) {
         result = json_read_bool(frame, "queued", JSON_OPTIONAL, &ack.queued, error);
@@ -158,8 +163,9 @@ int frame_ack_parse(const json_t *frame, struct frame_ack *ret_ack, struct error
 }
 
 /* 40-wire: from a broker without `status`, an error is final when it names the payload, the target, the schema or authorisation. */
-static bool error_is_final(const char *text) {
-    static const char *const WORDS[] = { "payload", "too_large", "too large", "target", "destination",
+static bool error_is_final(const char *text)
+{
+    static const char *const WORDS[] = { "payload", "too_large", "too large", "target",   "destination",
                                          "schema",  "authoris",  "authoriz",  "forbidden" };
     for (size_t index = 0; index < ARRAY_LENGTH(WORDS); index++) {
         if (strcasestr(text, WORDS[index]) != NULL) {
@@ -170,12 +176,14 @@ static bool error_is_final(const char *text) {
 }
 
 /* "code: sentence", or the code alone. */
-static bool error_has_code(const char *error, const char *code) {
+static bool error_has_code(const char *error, const char *code)
+{
     size_t length = strlen(code);
     return strncmp(error, code, length) == 0 && (error[length] == '\0' || error[length] == ':');
 }
 
-enum ack_verdict frame_ack_verdict(const struct frame_ack *ack) {
+enum ack_verdict frame_ack_verdict(const struct frame_ack *ack)
+{
     if (ack->status < 0) {
         if (ack->error == NULL) {
             return ACK_ACCEPTED;
@@ -199,7 +207,8 @@ enum ack_verdict frame_ack_verdict(const struct frame_ack *ack) {
 
 /* ---- push ------------------------------------------------------------------------------------------------- */
 
-int frame_push_build(const struct frame_push *push, struct buffer *ret_frame) {
+int frame_push_build(const struct frame_push *push, struct buffer *ret_frame)
+{
     (void)buffer_append_text(ret_frame, "{\"type\":\"push\"");
     frame_put_string(ret_frame, ",\"messageId\":", push->message_id);
     frame_put_string(ret_frame, ",\"meshId\":", push->mesh_id);
@@ -228,7 +237,8 @@ int frame_push_build(const struct frame_push *push, struct buffer *ret_frame) {
 }
 
 /* ms, or an existing broker's RFC 3339. */
-static int read_created_at(const json_t *frame, int64_t *ret_created_at, struct error *error) {
+static int read_created_at(const json_t *frame, int64_t *ret_created_at, struct error *error)
+{
     const json_t *value = json_object_get(frame, "createdAt");
     if (!json_is_string(value)) {
         return json_read_integer(frame, "createdAt", JSON_OPTIONAL, 0, FRAME_INTEGER_MAXIMUM, ret_created_at, error);
@@ -239,7 +249,8 @@ static int read_created_at(const json_t *frame, int64_t *ret_created_at, struct 
     return 0;
 }
 
-static int read_push_numbers(const json_t *frame, struct frame_push *push, struct error *error) {
+static int read_push_numbers(const json_t *frame, struct frame_push *push, struct error *error)
+{
     int result = json_read_integer(frame, "bodyVersion", JSON_OPTIONAL, 0, INT32_MAX, &push->body_version, error);
     if (result == 0) {
         result = json_read_integer(frame, "keyEpoch", JSON_OPTIONAL, 0, FRAME_INTEGER_MAXIMUM, &push->key_epoch, error);
@@ -256,10 +267,19 @@ static int read_push_numbers(const json_t *frame, struct frame_push *push, struc
     return result;
 }
 
-int frame_push_parse(const json_t *frame, struct frame_push *ret_push, struct error *error) {
-    struct frame_push push = { .mesh_id = "", .sender_pubkey = "", .sender_member_id = "", .sender_name = "",
-                               .priority = "next", .nonce = "", .ciphertext = "", .body_version = 1, .key_epoch = -1,
-                               .created_at = -1, .history_id = -1 };
+int frame_push_parse(const json_t *frame, struct frame_push *ret_push, struct error *error)
+{
+    struct frame_push push = { .mesh_id = "",
+                               .sender_pubkey = "",
+                               .sender_member_id = "",
+                               .sender_name = "",
+                               .priority = "next",
+                               .nonce = "",
+                               .ciphertext = "",
+                               .body_version = 1,
+                               .key_epoch = -1,
+                               .created_at = -1,
+                               .history_id = -1 };
     struct text ciphertext = { "", 0 };
     int result = json_read_string(frame, "subtype", JSON_OPTIONAL, &push.subtype, error);
     if (result != 0) {
@@ -306,7 +326,8 @@ int frame_push_parse(const json_t *frame, struct frame_push *ret_push, struct er
 
 /* ---- client_ack ------------------------------------------------------------------------------------------- */
 
-int frame_client_ack_parse(const json_t *item, struct frame_client_ack *ret_ack, struct error *error) {
+int frame_client_ack_parse(const json_t *item, struct frame_client_ack *ret_ack, struct error *error)
+{
     struct frame_client_ack ack = { .client_message_id = "", .broker_message_id = "", .at = -1 };
     const char *state = NULL;
     const struct frame_string strings[] = {
@@ -329,7 +350,8 @@ int frame_client_ack_parse(const json_t *item, struct frame_client_ack *ret_ack,
     return result;
 }
 
-static void print_client_ack(const struct frame_client_ack *ack, const char *first_key, struct buffer *frame) {
+static void print_client_ack(const struct frame_client_ack *ack, const char *first_key, struct buffer *frame)
+{
     frame_put_string(frame, first_key, ack->client_message_id);
     frame_put_string(frame, ",\"brokerMessageId\":", ack->broker_message_id);
     frame_put_string(frame, ",\"state\":", ack->quarantined ? "quarantined" : NULL);
@@ -337,7 +359,8 @@ static void print_client_ack(const struct frame_client_ack *ack, const char *fir
     frame_put_string(frame, ",\"rsig\":", ack->rsig);
 }
 
-int frame_client_ack_build(const struct frame_client_ack *acks, size_t count, struct buffer *ret_frame) {
+int frame_client_ack_build(const struct frame_client_ack *acks, size_t count, struct buffer *ret_frame)
+{
     (void)buffer_append_text(ret_frame, "{\"type\":\"client_ack\"");
     if (count == 1) {
         print_client_ack(&acks[0], ",\"clientMessageId\":", ret_frame);

@@ -8,13 +8,11 @@
 #include "util/limits.h"
 #include "util/memory.h"
 
-enum {
-    INVITE_TEXT_MAXIMUM = 2048,
-    BROKER_URL_MAXIMUM = 1024
-};
+enum { INVITE_TEXT_MAXIMUM = 2048, BROKER_URL_MAXIMUM = 1024 };
 static const int64_t USES_MAXIMUM = INT32_MAX;
 
-void invite_release(struct invite *invite) {
+void invite_release(struct invite *invite)
+{
     if (invite == NULL) {
         return;
     }
@@ -30,7 +28,8 @@ void invite_release(struct invite *invite) {
     secret_wipe(invite, sizeof(*invite));
 }
 
-void invite_id_of(const char *invite_pubkey_hex, char ret_invite_id[INVITE_ID_SIZE]) {
+void invite_id_of(const char *invite_pubkey_hex, char ret_invite_id[INVITE_ID_SIZE])
+{
     enum { ID_DIGITS = 40 };
     const struct text parts[] = { { "claudemesh-invite-key-v1", sizeof("claudemesh-invite-key-v1") }, /* with its zero byte */
                                   text_from(invite_pubkey_hex) };
@@ -46,7 +45,8 @@ void invite_id_of(const char *invite_pubkey_hex, char ret_invite_id[INVITE_ID_SI
 /* ---- shape ------------------------------------------------------------------------------------------------ */
 
 /* '|' separates the fields of the signed text: a URL that held one could be read as another invite. */
-bool invite_broker_url_is_valid(const char *url) {
+bool invite_broker_url_is_valid(const char *url)
+{
     if (!string_has_prefix(url, "ws://") && !string_has_prefix(url, "wss://")) {
         return false;
     }
@@ -59,16 +59,19 @@ bool invite_broker_url_is_valid(const char *url) {
     return true;
 }
 
-static bool role_is_valid(const char *role) {
+static bool role_is_valid(const char *role)
+{
     return string_equal(role, "member") || string_equal(role, "admin");
 }
 
-static bool signature_is_hex(const char *signature) {
+static bool signature_is_hex(const char *signature)
+{
     uint8_t bytes[SIGNATURE_BYTES];
     return hex_decode(signature, strlen(signature), bytes, sizeof(bytes)) == 0;
 }
 
-static int invite_check_shape(const struct invite *invite, struct error *error) {
+static int invite_check_shape(const struct invite *invite, struct error *error)
+{
     const struct {
         const char *name;
         const char *value;
@@ -110,20 +113,22 @@ static int invite_check_shape(const struct invite *invite, struct error *error) 
 
 /* ---- text and signature --------------------------------------------------------------------------------------- */
 
-int invite_text(const struct invite *invite, struct buffer *ret_text, struct error *error) {
+int invite_text(const struct invite *invite, struct buffer *ret_text, struct error *error)
+{
     int result = invite_check_shape(invite, error);
     if (result != 0) {
         return result;
     }
-    if (buffer_printf(ret_text, "v=3|%s|%s|%s|%s|%s|%" PRId64 "|%" PRId64 "|%s|%s", invite->mesh_id, invite->mesh_slug,
-                      invite->broker_url, invite->invite_id, invite->role, invite->expires_at_s, invite->max_uses,
-                      invite->owner_pubkey, invite->root_key_sha256) != 0) {
+    if (buffer_printf(ret_text, "v=3|%s|%s|%s|%s|%s|%" PRId64 "|%" PRId64 "|%s|%s", invite->mesh_id, invite->mesh_slug, invite->broker_url,
+                      invite->invite_id, invite->role, invite->expires_at_s, invite->max_uses, invite->owner_pubkey,
+                      invite->root_key_sha256) != 0) {
         return error_set(error, ERROR_TOO_LARGE, "the invite's text is too long");
     }
     return 0;
 }
 
-int invite_derive(struct invite *invite, struct error *error) {
+int invite_derive(struct invite *invite, struct error *error)
+{
     if (invite->has_root_key) {
         sha256_hex(invite->root_key, sizeof(invite->root_key), invite->root_key_sha256);
     }
@@ -140,11 +145,13 @@ int invite_derive(struct invite *invite, struct error *error) {
 }
 
 /* The key that must have signed. */
-static const char *invite_signer(const struct invite *invite) {
+static const char *invite_signer(const struct invite *invite)
+{
     return invite->signer_pubkey != NULL ? invite->signer_pubkey : invite->owner_pubkey;
 }
 
-int invite_sign(struct invite *invite, const struct keypair *signer, struct error *error) {
+int invite_sign(struct invite *invite, const struct keypair *signer, struct error *error)
+{
     struct buffer text;
     char invite_id[INVITE_ID_SIZE];
     buffer_init(&text, INVITE_TEXT_MAXIMUM);
@@ -176,7 +183,8 @@ done:
 }
 
 /* owner → grant → signer: the grant makes the invite's signer an admin of this mesh, by the owner's own signature. */
-static int verify_signer_grant(const struct invite *invite, struct error *error) {
+static int verify_signer_grant(const struct invite *invite, struct error *error)
+{
     const struct {
         const char *name;
         const char *value;
@@ -203,7 +211,8 @@ static int verify_signer_grant(const struct invite *invite, struct error *error)
     return result == 0 ? 0 : error_prefix(error, "the invite's 'signer_grant'");
 }
 
-int invite_verify(const struct invite *invite, struct error *error) {
+int invite_verify(const struct invite *invite, struct error *error)
+{
     struct buffer text;
     char invite_id[INVITE_ID_SIZE];
     if (invite->version == 1) {
@@ -235,7 +244,8 @@ done:
 
 /* ---- JSON ------------------------------------------------------------------------------------------------- */
 
-int invite_read_string(const json_t *object, const char *name, char **ret_value, struct error *error) {
+int invite_read_string(const json_t *object, const char *name, char **ret_value, struct error *error)
+{
     const char *value = NULL;
     int result = json_read_string(object, name, JSON_REQUIRED, &value, error);
     if (result == 0) {
@@ -244,7 +254,8 @@ int invite_read_string(const json_t *object, const char *name, char **ret_value,
     return result;
 }
 
-int invite_read_signature(const json_t *object, char ret_signature[SIGNATURE_HEX_SIZE], struct error *error) {
+int invite_read_signature(const json_t *object, char ret_signature[SIGNATURE_HEX_SIZE], struct error *error)
+{
     const char *signature = NULL;
     int result = json_read_string(object, "signature", JSON_REQUIRED, &signature, error);
     if (result != 0) {
@@ -257,7 +268,8 @@ int invite_read_signature(const json_t *object, char ret_signature[SIGNATURE_HEX
     return 0;
 }
 
-static int read_signer(const json_t *object, struct invite *invite, struct error *error) {
+static int read_signer(const json_t *object, struct invite *invite, struct error *error)
+{
     const char *signer = NULL;
     const json_t *grant = NULL;
     int result = json_read_string(object, "signer_pubkey", JSON_OPTIONAL, &signer, error);
@@ -278,14 +290,14 @@ static int read_signer(const json_t *object, struct invite *invite, struct error
     return 0;
 }
 
-int invite_read_fields(const json_t *object, struct invite *invite, struct error *error) {
+int invite_read_fields(const json_t *object, struct invite *invite, struct error *error)
+{
     const struct {
         const char *name;
         char **field;
     } texts[] = {
-        { "mesh_id", &invite->mesh_id },       { "mesh_slug", &invite->mesh_slug },
-        { "mesh_name", &invite->mesh_name },   { "broker_url", &invite->broker_url },
-        { "invite_id", &invite->invite_id },   { "role", &invite->role },
+        { "mesh_id", &invite->mesh_id },           { "mesh_slug", &invite->mesh_slug }, { "mesh_name", &invite->mesh_name },
+        { "broker_url", &invite->broker_url },     { "invite_id", &invite->invite_id }, { "role", &invite->role },
         { "owner_pubkey", &invite->owner_pubkey },
     };
     int64_t version = 0;
@@ -309,7 +321,8 @@ int invite_read_fields(const json_t *object, struct invite *invite, struct error
     return result;
 }
 
-json_t *invite_public_json(const struct invite *invite) {
+json_t *invite_public_json(const struct invite *invite)
+{
     json_t *object = json_new_object();
     json_put_integer(object, "v", invite->version);
     json_put_string(object, "mesh_id", invite->mesh_id);
@@ -330,7 +343,8 @@ json_t *invite_public_json(const struct invite *invite) {
     return object;
 }
 
-int invite_parse_public(const json_t *object, struct invite *ret_invite, struct error *error) {
+int invite_parse_public(const json_t *object, struct invite *ret_invite, struct error *error)
+{
     struct invite invite = { 0 };
     const char *digest = NULL;
     int result = 0;

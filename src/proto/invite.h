@@ -8,13 +8,13 @@
 #include "util/text.h"
 
 struct invite {
-    int version;              /* 3; 1 for ic://join/ links (read only, no seed, no certificate) */
+    int version; /* 3; 1 for ic://join/ links (read only, no seed, no certificate) */
     char *mesh_id, *mesh_slug, *mesh_name, *broker_url, *invite_id, *role;
-    int64_t expires_at_s;     /* Unix seconds */
+    int64_t expires_at_s; /* Unix seconds */
     int64_t max_uses;
-    char *owner_pubkey;       /* hex */
-    char *signer_pubkey;      /* hex; NULL when the owner signed */
-    json_t *signer_grant;     /* the admin's grant statement with by and sig; NULL when the owner signed */
+    char *owner_pubkey;   /* hex */
+    char *signer_pubkey;  /* hex; NULL when the owner signed */
+    json_t *signer_grant; /* the admin's grant statement with by and sig; NULL when the owner signed */
     uint8_t root_key[32];
     bool has_root_key;
     char root_key_sha256[SHA256_HEX_SIZE];
@@ -48,10 +48,10 @@ int invite_parse_public(const json_t *object, struct invite *ret_invite, struct 
 
 /* A certificate: {"invite":{the invite's fields without root_key and invite_seed, with "root_key_sha256"},"invite_pubkey",
  * "join":{mesh,invite_id,role,pubkey,name,at},"invite_sig","self_sig"}. New reference. */
-int certificate_make(const struct invite *invite, const struct keypair *member, const char *name, int64_t at_ms,
-                     json_t **ret_certificate, struct error *error) MUST_CHECK;
+int certificate_make(const struct invite *invite, const struct keypair *member, const char *name, int64_t at_ms, json_t **ret_certificate,
+                     struct error *error) MUST_CHECK;
 struct certificate {
-    struct invite invite;     /* has_root_key and has_invite_seed false */
+    struct invite invite; /* has_root_key and has_invite_seed false */
     char pubkey[KEY_HEX_SIZE];
     char *name, *role;
     int64_t at_ms;
@@ -61,7 +61,7 @@ void certificate_release(struct certificate *certificate);
 int certificate_parse(const json_t *certificate, struct certificate *ret_certificate, struct error *error) MUST_CHECK;
 /* Parses and verifies everything that needs no clock and no other certificate: the invite's signature up to `owner_pubkey` (the pin), the
  * mesh id, the join statement's two signatures, role equal to the invite's, at ≤ expires_at. ERROR_INVALID malformed, ERROR_DENIED everything else. */
-int certificate_verify(const json_t *certificate, const char *mesh_id, const char *owner_pubkey,
-                       struct certificate *ret_certificate, struct error *error) MUST_CHECK;
+int certificate_verify(const json_t *certificate, const char *mesh_id, const char *owner_pubkey, struct certificate *ret_certificate,
+                       struct error *error) MUST_CHECK;
 
 #endif

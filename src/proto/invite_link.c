@@ -9,7 +9,8 @@ static const char SCHEME[] = "claudemesh://join/";
 static const char OLDER_SCHEME[] = "ic://join/";
 
 /* 32 bytes, base64url without padding, in its one form. */
-static int read_secret(const json_t *object, const char *name, uint8_t ret_secret[static 32], struct error *error) {
+static int read_secret(const json_t *object, const char *name, uint8_t ret_secret[static 32], struct error *error)
+{
     struct text text = { NULL, 0 };
     struct buffer bytes;
     buffer_init_secret(&bytes, 32);
@@ -25,7 +26,8 @@ static int read_secret(const json_t *object, const char *name, uint8_t ret_secre
     return result;
 }
 
-static int read_current(const json_t *object, struct invite *invite, struct error *error) {
+static int read_current(const json_t *object, struct invite *invite, struct error *error)
+{
     struct buffer text;
     int result = invite_read_fields(object, invite, error);
     if (result == 0) {
@@ -48,7 +50,8 @@ static int read_current(const json_t *object, struct invite *invite, struct erro
 }
 
 /* The older form has no seed, no id and no number of uses. */
-static int read_older(const json_t *object, struct invite *invite, struct error *error) {
+static int read_older(const json_t *object, struct invite *invite, struct error *error)
+{
     int64_t version = 0;
     const char *role = "member";
     int result = json_read_integer(object, "v", JSON_REQUIRED, 1, 1, &version, error);
@@ -91,7 +94,8 @@ static int read_older(const json_t *object, struct invite *invite, struct error 
 }
 
 /* jansson hands its strings out read-only and frees them as they are; these two must not stay in freed memory. */
-static void wipe_secret_strings(const json_t *object) {
+static void wipe_secret_strings(const json_t *object)
+{
     static const char *const NAMES[] = { "root_key", "mesh_root_key", "invite_seed" };
     for (size_t index = 0; index < ARRAY_LENGTH(NAMES); index++) {
         const json_t *value = json_object_get(object, NAMES[index]);
@@ -101,7 +105,8 @@ static void wipe_secret_strings(const json_t *object) {
     }
 }
 
-int invite_parse_link(const char *link, struct invite *ret_invite, struct error *error) {
+int invite_parse_link(const char *link, struct invite *ret_invite, struct error *error)
+{
     struct invite invite = { 0 };
     struct buffer bytes;
     json_t *object = NULL;
@@ -118,8 +123,8 @@ int invite_parse_link(const char *link, struct invite *ret_invite, struct error 
         result = error_set(error, ERROR_TOO_LARGE, "the invite link is too long");
         goto done;
     }
-    if (base64url_decode(content, length, &bytes) != 0 ||
-        json_parse_strict(bytes.data, bytes.length, &object, NULL) != 0 || !json_is_object(object)) {
+    if (base64url_decode(content, length, &bytes) != 0 || json_parse_strict(bytes.data, bytes.length, &object, NULL) != 0 ||
+        !json_is_object(object)) {
         result = error_set(error, ERROR_INVALID, "the invite link is damaged: what follows join/ is no invite");
         goto done;
     }
@@ -136,18 +141,21 @@ done:
     return result;
 }
 
-static void append_field(struct buffer *text, const char *name, const char *value) {
+static void append_field(struct buffer *text, const char *name, const char *value)
+{
     (void)buffer_printf(text, ",\"%s\":", name);
     (void)buffer_append_json_string(text, value, strlen(value));
 }
 
-static void append_secret(struct buffer *text, const char *name, const uint8_t secret[static 32]) {
+static void append_secret(struct buffer *text, const char *name, const uint8_t secret[static 32])
+{
     (void)buffer_printf(text, ",\"%s\":\"", name);
     (void)base64url_encode(secret, 32, text);
     (void)buffer_append_byte(text, '"');
 }
 
-char *invite_format_link(const struct invite *invite) {
+char *invite_format_link(const struct invite *invite)
+{
     struct buffer text;
     struct buffer link;
     buffer_init_secret(&text, BUFFER_UNLIMITED);

@@ -42,62 +42,121 @@ struct statement_shape {
 
 /* One row a kind. The names are those of the JSON forms; they are signed by position. */
 static const struct statement_shape SHAPES[STATEMENT_KINDS] = {
-    [STATEMENT_JOIN] = { "claudemesh-join-v1", 0,
-        { { "mesh", FIELD_UUID, REQUIRED }, { "invite_id", FIELD_ID, REQUIRED }, { "role", FIELD_ROLE, REQUIRED },
-          { "pubkey", FIELD_KEY, REQUIRED }, { "name", FIELD_NAME, REQUIRED }, { "at", FIELD_INTEGER, REQUIRED } } },
-    [STATEMENT_GRANT] = { "claudemesh-member-v1", 0,
-        { { "mesh", FIELD_UUID, REQUIRED }, { "pubkey", FIELD_KEY, REQUIRED }, { "role", FIELD_ROLE, REQUIRED },
-          { "seq", FIELD_INTEGER, REQUIRED }, { "at", FIELD_INTEGER, REQUIRED }, { "by", FIELD_KEY, REQUIRED } } },
-    [STATEMENT_NAME] = { "claudemesh-name-v1", 0,
-        { { "mesh", FIELD_UUID, REQUIRED }, { "pubkey", FIELD_KEY, REQUIRED }, { "name", FIELD_NAME, REQUIRED },
-          { "seq", FIELD_INTEGER, REQUIRED } } },
-    [STATEMENT_INVITE_REVOCATION] = { "claudemesh-invite-revoke-v1", 0,
-        { { "mesh", FIELD_UUID, REQUIRED }, { "invite_id", FIELD_ID, REQUIRED }, { "at", FIELD_INTEGER, REQUIRED },
-          { "by", FIELD_KEY, REQUIRED } } },
+    [STATEMENT_JOIN] = { "claudemesh-join-v1",
+                         0,
+                         { { "mesh", FIELD_UUID, REQUIRED },
+                           { "invite_id", FIELD_ID, REQUIRED },
+                           { "role", FIELD_ROLE, REQUIRED },
+                           { "pubkey", FIELD_KEY, REQUIRED },
+                           { "name", FIELD_NAME, REQUIRED },
+                           { "at", FIELD_INTEGER, REQUIRED } } },
+    [STATEMENT_GRANT] = { "claudemesh-member-v1",
+                          0,
+                          { { "mesh", FIELD_UUID, REQUIRED },
+                            { "pubkey", FIELD_KEY, REQUIRED },
+                            { "role", FIELD_ROLE, REQUIRED },
+                            { "seq", FIELD_INTEGER, REQUIRED },
+                            { "at", FIELD_INTEGER, REQUIRED },
+                            { "by", FIELD_KEY, REQUIRED } } },
+    [STATEMENT_NAME] = { "claudemesh-name-v1",
+                         0,
+                         { { "mesh", FIELD_UUID, REQUIRED },
+                           { "pubkey", FIELD_KEY, REQUIRED },
+                           { "name", FIELD_NAME, REQUIRED },
+                           { "seq", FIELD_INTEGER, REQUIRED } } },
+    [STATEMENT_INVITE_REVOCATION] = { "claudemesh-invite-revoke-v1",
+                                      0,
+                                      { { "mesh", FIELD_UUID, REQUIRED },
+                                        { "invite_id", FIELD_ID, REQUIRED },
+                                        { "at", FIELD_INTEGER, REQUIRED },
+                                        { "by", FIELD_KEY, REQUIRED } } },
     /* Who revokes a key that the broker gave no id knows none. */
-    [STATEMENT_REVOCATION] = { "claudemesh-revoke-v1", 0,
-        { { "mesh", FIELD_UUID, REQUIRED }, { "subject_pubkey", FIELD_KEY, REQUIRED },
-          { "member_id", FIELD_ID, MAY_BE_EMPTY }, { "at", FIELD_INTEGER, REQUIRED }, { "by", FIELD_KEY, REQUIRED } } },
-    [STATEMENT_LEAVE] = { "claudemesh-leave-v1", 0,
-        { { "mesh", FIELD_UUID, REQUIRED }, { "member_id", FIELD_ID, REQUIRED }, { "pubkey", FIELD_KEY, REQUIRED },
-          { "at", FIELD_INTEGER, REQUIRED } } },
-    [STATEMENT_ROTATION] = { "claudemesh-rotate-v1", 0,
-        { { "mesh", FIELD_UUID, REQUIRED }, { "member_id", FIELD_ID, REQUIRED }, { "seq", FIELD_INTEGER, REQUIRED },
-          { "old", FIELD_KEY, REQUIRED }, { "new", FIELD_KEY, REQUIRED }, { "at", FIELD_INTEGER, REQUIRED } } },
-    [STATEMENT_SESSION] = { "claudemesh-session-v1", 0,
-        { { "mesh", FIELD_UUID, REQUIRED }, { "member_pubkey", FIELD_KEY, REQUIRED },
-          { "session_pubkey", FIELD_KEY, REQUIRED }, { "expires_at", FIELD_INTEGER, REQUIRED } } },
-    [STATEMENT_EPOCH] = { "claudemesh-epoch-v1", 0,
-        { { "mesh", FIELD_UUID, REQUIRED }, { "topic", FIELD_TOPIC, REQUIRED }, { "epoch", FIELD_INTEGER, REQUIRED },
-          { "key_id", FIELD_KEY_ID, REQUIRED }, { "prev_key_id", FIELD_KEY_ID, MAY_BE_EMPTY },
-          { "reason", FIELD_ID, REQUIRED }, { "rv", FIELD_RV, REQUIRED }, { "at", FIELD_INTEGER, REQUIRED },
-          { "by", FIELD_KEY, REQUIRED } } },
-    [STATEMENT_MESSAGE] = { "claudemesh-message-v1", 2,
-        { { "mesh", FIELD_UUID, REQUIRED }, { "id", FIELD_MESSAGE_ID, REQUIRED }, { "from", FIELD_KEY, REQUIRED },
-          { "kind", FIELD_DESTINATION_KIND, REQUIRED }, { "to", FIELD_TEXT, REQUIRED },
-          { "sent_at", FIELD_INTEGER, REQUIRED }, { "body_sha256", FIELD_HASH, REQUIRED },
-          { "meta_sha256", FIELD_HASH, REQUIRED }, { "reply_to", FIELD_TEXT, MAY_BE_EMPTY },
-          { "mentions", FIELD_TEXT, MAY_BE_EMPTY } } },
+    [STATEMENT_REVOCATION] = { "claudemesh-revoke-v1",
+                               0,
+                               { { "mesh", FIELD_UUID, REQUIRED },
+                                 { "subject_pubkey", FIELD_KEY, REQUIRED },
+                                 { "member_id", FIELD_ID, MAY_BE_EMPTY },
+                                 { "at", FIELD_INTEGER, REQUIRED },
+                                 { "by", FIELD_KEY, REQUIRED } } },
+    [STATEMENT_LEAVE] = { "claudemesh-leave-v1",
+                          0,
+                          { { "mesh", FIELD_UUID, REQUIRED },
+                            { "member_id", FIELD_ID, REQUIRED },
+                            { "pubkey", FIELD_KEY, REQUIRED },
+                            { "at", FIELD_INTEGER, REQUIRED } } },
+    [STATEMENT_ROTATION] = { "claudemesh-rotate-v1",
+                             0,
+                             { { "mesh", FIELD_UUID, REQUIRED },
+                               { "member_id", FIELD_ID, REQUIRED },
+                               { "seq", FIELD_INTEGER, REQUIRED },
+                               { "old", FIELD_KEY, REQUIRED },
+                               { "new", FIELD_KEY, REQUIRED },
+                               { "at", FIELD_INTEGER, REQUIRED } } },
+    [STATEMENT_SESSION] = { "claudemesh-session-v1",
+                            0,
+                            { { "mesh", FIELD_UUID, REQUIRED },
+                              { "member_pubkey", FIELD_KEY, REQUIRED },
+                              { "session_pubkey", FIELD_KEY, REQUIRED },
+                              { "expires_at", FIELD_INTEGER, REQUIRED } } },
+    [STATEMENT_EPOCH] = { "claudemesh-epoch-v1",
+                          0,
+                          { { "mesh", FIELD_UUID, REQUIRED },
+                            { "topic", FIELD_TOPIC, REQUIRED },
+                            { "epoch", FIELD_INTEGER, REQUIRED },
+                            { "key_id", FIELD_KEY_ID, REQUIRED },
+                            { "prev_key_id", FIELD_KEY_ID, MAY_BE_EMPTY },
+                            { "reason", FIELD_ID, REQUIRED },
+                            { "rv", FIELD_RV, REQUIRED },
+                            { "at", FIELD_INTEGER, REQUIRED },
+                            { "by", FIELD_KEY, REQUIRED } } },
+    [STATEMENT_MESSAGE] = { "claudemesh-message-v1",
+                            2,
+                            { { "mesh", FIELD_UUID, REQUIRED },
+                              { "id", FIELD_MESSAGE_ID, REQUIRED },
+                              { "from", FIELD_KEY, REQUIRED },
+                              { "kind", FIELD_DESTINATION_KIND, REQUIRED },
+                              { "to", FIELD_TEXT, REQUIRED },
+                              { "sent_at", FIELD_INTEGER, REQUIRED },
+                              { "body_sha256", FIELD_HASH, REQUIRED },
+                              { "meta_sha256", FIELD_HASH, REQUIRED },
+                              { "reply_to", FIELD_TEXT, MAY_BE_EMPTY },
+                              { "mentions", FIELD_TEXT, MAY_BE_EMPTY } } },
     /* seq and prev are reserved: empty until a feature defines them (45-trust, "Messages"). */
-    [STATEMENT_MESSAGE_X1] = { "claudemesh-message-x1", 0,
-        { { "sig_text_sha256", FIELD_HASH, REQUIRED }, { "reply_to", FIELD_TEXT, MAY_BE_EMPTY },
-          { "mentions_sha256", FIELD_HASH, REQUIRED }, { "priority", FIELD_PRIORITY, REQUIRED },
-          { "key_id", FIELD_KEY_ID, MAY_BE_EMPTY }, { "rv", FIELD_RV, REQUIRED },
-          { "seq", FIELD_INTEGER, MAY_BE_EMPTY }, { "prev", FIELD_HASH, MAY_BE_EMPTY } } },
-    [STATEMENT_RECEIPT] = { "claudemesh-receipt-v1", 0,
-        { { "mesh", FIELD_UUID, REQUIRED }, { "client_message_id", FIELD_MESSAGE_ID, REQUIRED },
-          { "sender_pubkey", FIELD_KEY, REQUIRED }, { "by", FIELD_KEY, REQUIRED },
-          { "state", FIELD_RECEIPT_STATE, REQUIRED }, { "at", FIELD_INTEGER, REQUIRED },
-          { "content_sha256", FIELD_HASH, REQUIRED } } },
-    [STATEMENT_HELLO_V2] = { "claudemesh-hello-v2", 0,
-        { { "broker_url", FIELD_TEXT, REQUIRED }, { "challenge", FIELD_HASH, REQUIRED }, { "meshId", FIELD_UUID, REQUIRED },
-          { "memberId", FIELD_ID, REQUIRED }, { "pubkey", FIELD_KEY, REQUIRED }, { "sessionId", FIELD_ID, REQUIRED },
-          { "sessionPubkey", FIELD_KEY, MAY_BE_EMPTY }, { "timestamp", FIELD_INTEGER, REQUIRED } } },
+    [STATEMENT_MESSAGE_X1] = { "claudemesh-message-x1",
+                               0,
+                               { { "sig_text_sha256", FIELD_HASH, REQUIRED },
+                                 { "reply_to", FIELD_TEXT, MAY_BE_EMPTY },
+                                 { "mentions_sha256", FIELD_HASH, REQUIRED },
+                                 { "priority", FIELD_PRIORITY, REQUIRED },
+                                 { "key_id", FIELD_KEY_ID, MAY_BE_EMPTY },
+                                 { "rv", FIELD_RV, REQUIRED },
+                                 { "seq", FIELD_INTEGER, MAY_BE_EMPTY },
+                                 { "prev", FIELD_HASH, MAY_BE_EMPTY } } },
+    [STATEMENT_RECEIPT] = { "claudemesh-receipt-v1",
+                            0,
+                            { { "mesh", FIELD_UUID, REQUIRED },
+                              { "client_message_id", FIELD_MESSAGE_ID, REQUIRED },
+                              { "sender_pubkey", FIELD_KEY, REQUIRED },
+                              { "by", FIELD_KEY, REQUIRED },
+                              { "state", FIELD_RECEIPT_STATE, REQUIRED },
+                              { "at", FIELD_INTEGER, REQUIRED },
+                              { "content_sha256", FIELD_HASH, REQUIRED } } },
+    [STATEMENT_HELLO_V2] = { "claudemesh-hello-v2",
+                             0,
+                             { { "broker_url", FIELD_TEXT, REQUIRED },
+                               { "challenge", FIELD_HASH, REQUIRED },
+                               { "meshId", FIELD_UUID, REQUIRED },
+                               { "memberId", FIELD_ID, REQUIRED },
+                               { "pubkey", FIELD_KEY, REQUIRED },
+                               { "sessionId", FIELD_ID, REQUIRED },
+                               { "sessionPubkey", FIELD_KEY, MAY_BE_EMPTY },
+                               { "timestamp", FIELD_INTEGER, REQUIRED } } },
 };
 
 /* ---- types ------------------------------------------------------------------------------------------------ */
 
-static bool text_is_hex(struct text value, size_t digits) {
+static bool text_is_hex(struct text value, size_t digits)
+{
     if (value.length != digits) {
         return false;
     }
@@ -111,7 +170,8 @@ static bool text_is_hex(struct text value, size_t digits) {
 }
 
 /* The checks of util/text.h take strings; the longest of them is a message id. */
-static bool text_passes(struct text value, bool (*check)(const char *)) {
+static bool text_passes(struct text value, bool (*check)(const char *))
+{
     char copy[LIMIT_CLIENT_MESSAGE_ID + 1];
     if (value.length >= sizeof(copy)) {
         return false;
@@ -121,25 +181,30 @@ static bool text_passes(struct text value, bool (*check)(const char *)) {
     return check(copy);
 }
 
-static bool is_uuid(struct text value) {
+static bool is_uuid(struct text value)
+{
     return value.length == UUID_SIZE - 1 && text_passes(value, uuid_is_valid);
 }
 
-static bool is_id(struct text value) {
+static bool is_id(struct text value)
+{
     return text_passes(value, id_is_valid);
 }
 
-static bool is_sha256(struct text value) {
+static bool is_sha256(struct text value)
+{
     return text_is_hex(value, SHA256_HEX_SIZE - 1);
 }
 
-static bool is_key_id(struct text value) {
+static bool is_key_id(struct text value)
+{
     enum { KEY_ID_DIGITS = 32 };
     return text_is_hex(value, KEY_ID_DIGITS);
 }
 
 /* Decimal in its one form, and no more than JSON can carry exactly (2^53). */
-static bool is_integer(struct text value) {
+static bool is_integer(struct text value)
+{
     enum { DIGITS_MAXIMUM = 16 };
     static const uint64_t LARGEST = UINT64_C(9007199254740992);
     if (value.length == 0 || value.length > DIGITS_MAXIMUM || (value.length > 1 && value.data[0] == '0')) {
@@ -155,45 +220,53 @@ static bool is_integer(struct text value) {
     return number <= LARGEST;
 }
 
-static bool is_rv(struct text value) {
+static bool is_rv(struct text value)
+{
     const char *colon = memchr(value.data, ':', value.length);
     if (colon == NULL) {
         return false;
     }
     size_t digits = (size_t)(colon - value.data);
-    return is_integer((struct text){ value.data, digits }) &&
-           is_sha256((struct text){ colon + 1, value.length - digits - 1 });
+    return is_integer((struct text){ value.data, digits }) && is_sha256((struct text){ colon + 1, value.length - digits - 1 });
 }
 
-static bool is_role(struct text value) {
+static bool is_role(struct text value)
+{
     return text_equal(value, TEXT("member")) || text_equal(value, TEXT("admin"));
 }
 
-static bool is_receipt_state(struct text value) {
+static bool is_receipt_state(struct text value)
+{
     return text_equal(value, TEXT("stored")) || text_equal(value, TEXT("seen"));
 }
 
-static bool is_destination_kind(struct text value) {
+static bool is_destination_kind(struct text value)
+{
     return text_equal(value, TEXT("dm")) || text_equal(value, TEXT("topic")) || text_equal(value, TEXT("queue"));
 }
 
-static bool is_priority(struct text value) {
+static bool is_priority(struct text value)
+{
     return text_equal(value, TEXT("now")) || text_equal(value, TEXT("next")) || text_equal(value, TEXT("low"));
 }
 
-static bool is_display_name(struct text value) {
+static bool is_display_name(struct text value)
+{
     return value.length >= 1 && value.length <= LIMIT_DISPLAY_NAME && utf8_is_valid(value.data, value.length);
 }
 
-static bool is_topic(struct text value) {
+static bool is_topic(struct text value)
+{
     return text_equal(value, TEXT("*")) || text_passes(value, name_is_valid);
 }
 
-static bool is_message_id(struct text value) {
+static bool is_message_id(struct text value)
+{
     return client_message_id_is_valid(value.data, value.length);
 }
 
-static bool is_free_text(struct text value) {
+static bool is_free_text(struct text value)
+{
     return value.length <= STATEMENT_TEXT_MAXIMUM && utf8_is_valid(value.data, value.length);
 }
 
@@ -220,11 +293,13 @@ static const struct {
 
 /* ---- the table's accessors ------------------------------------------------------------------------------------ */
 
-const char *statement_domain(enum statement_kind kind) {
+const char *statement_domain(enum statement_kind kind)
+{
     return SHAPES[kind].domain;
 }
 
-size_t statement_field_count(enum statement_kind kind) {
+size_t statement_field_count(enum statement_kind kind)
+{
     size_t count = 0;
     while (SHAPES[kind].fields[count].name != NULL) {
         count++;
@@ -232,16 +307,17 @@ size_t statement_field_count(enum statement_kind kind) {
     return count;
 }
 
-const char *statement_field_name(enum statement_kind kind, size_t index) {
+const char *statement_field_name(enum statement_kind kind, size_t index)
+{
     return SHAPES[kind].fields[index].name;
 }
 
 /* ---- encoder ---------------------------------------------------------------------------------------------- */
 
-static int check_field(const struct field *field, struct text value, struct error *error) {
+static int check_field(const struct field *field, struct text value, struct error *error)
+{
     if (value.length == 0) {
-        return field->presence == MAY_BE_EMPTY ? 0
-                                               : error_set(error, ERROR_INVALID, "field '%s' is missing", field->name);
+        return field->presence == MAY_BE_EMPTY ? 0 : error_set(error, ERROR_INVALID, "field '%s' is missing", field->name);
     }
     if (memchr(value.data, '\0', value.length) != NULL) {
         return error_set(error, ERROR_INVALID, "field '%s' has a zero byte", field->name);
@@ -252,8 +328,8 @@ static int check_field(const struct field *field, struct text value, struct erro
     return 0;
 }
 
-int statement_text(enum statement_kind kind, const struct text *values, size_t count, struct buffer *ret_text,
-                   struct error *error) {
+int statement_text(enum statement_kind kind, const struct text *values, size_t count, struct buffer *ret_text, struct error *error)
+{
     const struct statement_shape *shape = &SHAPES[kind];
     size_t fields = statement_field_count(kind);
     if (count != fields && count != fields - shape->optional_tail) {
@@ -291,8 +367,9 @@ int statement_text(enum statement_kind kind, const struct text *values, size_t c
 enum { NUMBER_TEXT_SIZE = 24 };
 
 /* One field of the object as text; integers are printed into `number`. Absent is empty. */
-static int read_field(const json_t *object, const struct field *field, char number[NUMBER_TEXT_SIZE],
-                      struct text *ret_value, struct error *error) {
+static int read_field(const json_t *object, const struct field *field, char number[NUMBER_TEXT_SIZE], struct text *ret_value,
+                      struct error *error)
+{
     *ret_value = (struct text){ "", 0 };
     if (field->type != FIELD_INTEGER) {
         return json_read_text(object, field->name, JSON_OPTIONAL, ret_value, error);
@@ -310,8 +387,8 @@ static int read_field(const json_t *object, const struct field *field, char numb
     return result;
 }
 
-int statement_text_of_json(enum statement_kind kind, const json_t *fields, struct buffer *ret_text,
-                           struct error *error) {
+int statement_text_of_json(enum statement_kind kind, const json_t *fields, struct buffer *ret_text, struct error *error)
+{
     const struct statement_shape *shape = &SHAPES[kind];
     struct text values[STATEMENT_FIELDS_MAXIMUM];
     char numbers[STATEMENT_FIELDS_MAXIMUM][NUMBER_TEXT_SIZE];
@@ -335,7 +412,8 @@ int statement_text_of_json(enum statement_kind kind, const json_t *fields, struc
 /* ---- signatures ------------------------------------------------------------------------------------------- */
 
 int statement_sign_json(enum statement_kind kind, const json_t *fields, const struct keypair *signer,
-                        char ret_signature_hex[SIGNATURE_HEX_SIZE], struct error *error) {
+                        char ret_signature_hex[SIGNATURE_HEX_SIZE], struct error *error)
+{
     struct buffer text;
     buffer_init(&text, STATEMENT_TEXT_MAXIMUM);
     int result = statement_text_of_json(kind, fields, &text, error);
@@ -346,8 +424,9 @@ int statement_sign_json(enum statement_kind kind, const json_t *fields, const st
     return result;
 }
 
-int statement_verify_json(enum statement_kind kind, const json_t *object, const char *by_hex,
-                          const char *signature_name, struct error *error) {
+int statement_verify_json(enum statement_kind kind, const json_t *object, const char *by_hex, const char *signature_name,
+                          struct error *error)
+{
     const char *signature = NULL;
     struct buffer text;
     buffer_init(&text, STATEMENT_TEXT_MAXIMUM);
@@ -362,8 +441,7 @@ int statement_verify_json(enum statement_kind kind, const json_t *object, const 
     if (!text_is_hex(text_from(signature), SIGNATURE_HEX_SIZE - 1)) {
         result = error_set(error, ERROR_INVALID, "field '%s' must be 128 lower-case hex digits", signature_name);
     } else if (!signature_hex_is_valid(by_hex, text.data, text.length, signature)) {
-        result = error_set(error, ERROR_DENIED, "%s: '%s' is not a signature by its signer", SHAPES[kind].domain,
-                           signature_name);
+        result = error_set(error, ERROR_DENIED, "%s: '%s' is not a signature by its signer", SHAPES[kind].domain, signature_name);
     }
 done:
     buffer_release(&text);
@@ -372,11 +450,13 @@ done:
 
 /* ---- rv --------------------------------------------------------------------------------------------------- */
 
-static int compare_hashes(const void *left, const void *right) {
+static int compare_hashes(const void *left, const void *right)
+{
     return memcmp(((const struct sha256 *)left)->bytes, ((const struct sha256 *)right)->bytes, SHA256_BYTES);
 }
 
-void statement_rv(const struct sha256 *text_hashes, size_t count, char ret_rv[RV_SIZE]) {
+void statement_rv(const struct sha256 *text_hashes, size_t count, char ret_rv[RV_SIZE])
+{
     struct sha256 *sorted = memory_calloc(count + 1, sizeof(*sorted));
     char digest[SHA256_HEX_SIZE];
     if (count > 0) {

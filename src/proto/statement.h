@@ -36,16 +36,15 @@ const char *statement_field_name(enum statement_kind kind, size_t index);
 int statement_text(enum statement_kind kind, const struct text *values, size_t count, struct buffer *ret_text,
                    struct error *error) MUST_CHECK;
 /* The same from an object with the table's field names; integers are JSON integers. Fields that the table does not name are ignored. */
-int statement_text_of_json(enum statement_kind kind, const json_t *fields, struct buffer *ret_text,
-                           struct error *error) MUST_CHECK;
+int statement_text_of_json(enum statement_kind kind, const json_t *fields, struct buffer *ret_text, struct error *error) MUST_CHECK;
 
 /* Signs the object's statement and returns hex. */
 int statement_sign_json(enum statement_kind kind, const json_t *fields, const struct keypair *signer,
                         char ret_signature_hex[SIGNATURE_HEX_SIZE], struct error *error) MUST_CHECK;
 /* 0 when `signature_name` of the object is `by_hex`'s signature over the object's own statement;
  * ERROR_INVALID malformed, ERROR_DENIED bad signature. */
-int statement_verify_json(enum statement_kind kind, const json_t *object, const char *by_hex,
-                          const char *signature_name, struct error *error) MUST_CHECK;
+int statement_verify_json(enum statement_kind kind, const json_t *object, const char *by_hex, const char *signature_name,
+                          struct error *error) MUST_CHECK;
 
 /* rv (45-trust, Revocations): "<count>:<hex sha256 of the sorted hex sha256 of each text>". For none: "0:e3b0…". The texts'
  * hashes (raw, 32 bytes each) are sorted and concatenated (vectors rv_of_none, rv_of_that_revocation decide). ret_rv has RV_SIZE bytes. */

@@ -7,42 +7,50 @@
 
 /* ---- reading ---------------------------------------------------------------------------------------------- */
 
-static const char *string_of(const json_t *object, const char *name) {
+static const char *string_of(const json_t *object, const char *name)
+{
     const char *value = NULL;
     return json_read_string(object, name, JSON_REQUIRED, &value, NULL) == 0 ? value : NULL;
 }
 
 /* A key as text, or NULL. */
-static const char *key_of(const json_t *object, const char *name) {
+static const char *key_of(const json_t *object, const char *name)
+{
     const char *value = string_of(object, name);
     return value != NULL && hex_is_key(value) ? value : NULL;
 }
 
-static bool integer_of(const json_t *object, const char *name, int64_t *ret_value) {
+static bool integer_of(const json_t *object, const char *name, int64_t *ret_value)
+{
     return json_read_integer(object, name, JSON_REQUIRED, 0, INT64_C(1) << 53, ret_value, NULL) == 0;
 }
 
 /* What comes from our own tables was verified before it was put there. */
 static bool is_signed(const struct trust *trust, enum statement_kind kind, const json_t *document, const char *by_hex,
-                      const char *signature_name) {
+                      const char *signature_name)
+{
     return trust->loading || statement_verify_json(kind, document, by_hex, signature_name, NULL) == 0;
 }
 
-static bool is_of_this_mesh(const struct trust *trust, const json_t *document) {
+static bool is_of_this_mesh(const struct trust *trust, const json_t *document)
+{
     return string_equal(string_of(document, "mesh"), trust->mesh_id);
 }
 
-static bool is_owner(const struct trust *trust, const char *pubkey_hex) {
+static bool is_owner(const struct trust *trust, const char *pubkey_hex)
+{
     return trust->owner_pubkey[0] != '\0' && string_equal(pubkey_hex, trust->owner_pubkey);
 }
 
-static void copy_key(char ret_key[KEY_HEX_SIZE], const char *key) {
+static void copy_key(char ret_key[KEY_HEX_SIZE], const char *key)
+{
     memcpy(ret_key, key, KEY_HEX_SIZE);
 }
 
 /* ---- keeping ---------------------------------------------------------------------------------------------- */
 
-static void copy_field(json_t *target, const json_t *source, const char *name) {
+static void copy_field(json_t *target, const json_t *source, const char *name)
+{
     json_t *value = json_object_get(source, name);
     if (value != NULL) {
         json_put(target, name, json_incref(value));
@@ -50,7 +58,8 @@ static void copy_field(json_t *target, const json_t *source, const char *name) {
 }
 
 /* The statement's own fields and signatures, and nothing that a broker may have hung beside them. */
-static json_t *bare_statement(enum statement_kind kind, const json_t *document) {
+static json_t *bare_statement(enum statement_kind kind, const json_t *document)
+{
     static const char *const SIGNATURES[] = { "by", "sig", "sig_old", "sig_new" };
     json_t *bare = json_new_object();
     for (size_t index = 0; index < statement_field_count(kind); index++) {
@@ -62,7 +71,8 @@ static json_t *bare_statement(enum statement_kind kind, const json_t *document) 
     return bare;
 }
 
-static void keep_document(struct trust *trust, const char *kind, char *id /* taken over */, json_t *document /* taken over */) {
+static void keep_document(struct trust *trust, const char *kind, char *id /* taken over */, json_t *document /* taken over */)
+{
     if (!trust->loading) {
         char *text = json_to_string(document, NULL);
         trust_store_put_statement(trust->store, kind, id, text);
@@ -72,13 +82,15 @@ static void keep_document(struct trust *trust, const char *kind, char *id /* tak
     free(id);
 }
 
-static void keep_statement(struct trust *trust, enum statement_kind kind, const char *kind_name, char *id, const json_t *document) {
+static void keep_statement(struct trust *trust, enum statement_kind kind, const char *kind_name, char *id, const json_t *document)
+{
     keep_document(trust, kind_name, id, bare_statement(kind, document));
 }
 
 /* ---- certificates ----------------------------------------------------------------------------------------- */
 
-static json_t *bare_certificate(const struct certificate *certificate, const json_t *document) {
+static json_t *bare_certificate(const struct certificate *certificate, const json_t *document)
+{
     json_t *bare = json_new_object();
     json_t *invite = invite_public_json(&certificate->invite);
     if (certificate->invite.signer_grant != NULL) {
@@ -92,7 +104,8 @@ static json_t *bare_certificate(const struct certificate *certificate, const jso
     return bare;
 }
 
-static struct certificate_fact *certificate_of_invite(const struct person *person, const char *invite_id) {
+static struct certificate_fact *certificate_of_invite(const struct person *person, const char *invite_id)
+{
     for (size_t index = 0; person != NULL && index < person->certificate_count; index++) {
         if (string_equal(person->certificates[index].invite_id, invite_id)) {
             return &person->certificates[index];
@@ -102,15 +115,18 @@ static struct certificate_fact *certificate_of_invite(const struct person *perso
 }
 
 /* Joining twice with one key uses one place: the earlier join is the one. Also saves verifying each certificate again with every list. */
-static bool certificate_is_known(const struct trust *trust, const json_t *document) {
+static bool certificate_is_known(const struct trust *trust, const json_t *document)
+{
     const json_t *join = json_object_get(document, "join");
     int64_t at = 0;
     const char *invite_id = string_of(join, "invite_id");
-    const struct certificate_fact *fact = invite_id == NULL ? NULL : certificate_of_invite(people_find(trust, key_of(join, "pubkey")), invite_id);
+    const struct certificate_fact *fact =
+        invite_id == NULL ? NULL : certificate_of_invite(people_find(trust, key_of(join, "pubkey")), invite_id);
     return fact != NULL && integer_of(join, "at", &at) && at >= fact->at;
 }
 
-static void certificate_keep(struct trust *trust, struct person *person, const struct certificate *certificate, const json_t *document) {
+static void certificate_keep(struct trust *trust, struct person *person, const struct certificate *certificate, const json_t *document)
+{
     struct certificate_fact *fact = certificate_of_invite(person, certificate->invite.invite_id);
     if (fact == NULL) {
         person->certificates = memory_realloc(person->certificates, (person->certificate_count + 1) * sizeof(*person->certificates));
@@ -125,13 +141,15 @@ static void certificate_keep(struct trust *trust, struct person *person, const s
     fact->max_uses = certificate->invite.max_uses;
     free(fact->name);
     fact->name = memory_strdup(certificate->name);
-    keep_document(trust, "certificate", memory_printf("%s:%s", certificate->pubkey, fact->invite_id), bare_certificate(certificate, document));
+    keep_document(trust, "certificate", memory_printf("%s:%s", certificate->pubkey, fact->invite_id),
+                  bare_certificate(certificate, document));
     if (certificate->invite.signer_grant != NULL) {
         (void)evidence_grant(trust, certificate->invite.signer_grant); /* verified with the certificate; known or new is all the same */
     }
 }
 
-enum acceptance evidence_certificate(struct trust *trust, const json_t *document) {
+enum acceptance evidence_certificate(struct trust *trust, const json_t *document)
+{
     struct certificate certificate = { 0 };
     enum acceptance acceptance = EVIDENCE_REFUSED;
     if (certificate_is_known(trust, document)) {
@@ -153,7 +171,8 @@ enum acceptance evidence_certificate(struct trust *trust, const json_t *document
 
 /* ---- grants ----------------------------------------------------------------------------------------------- */
 
-enum acceptance evidence_grant(struct trust *trust, const json_t *document) {
+enum acceptance evidence_grant(struct trust *trust, const json_t *document)
+{
     const char *pubkey = key_of(document, "pubkey");
     const char *by = key_of(document, "by");
     const char *role = string_of(document, "role");
@@ -185,12 +204,14 @@ enum acceptance evidence_grant(struct trust *trust, const json_t *document) {
 /* ---- names and leaves ------------------------------------------------------------------------------------- */
 
 /* Only the key itself speaks; a statement that names another as its maker is none. */
-static bool is_by_itself(const json_t *document, const char *pubkey) {
+static bool is_by_itself(const json_t *document, const char *pubkey)
+{
     const json_t *by = json_object_get(document, "by");
     return by == NULL || json_is_null(by) || string_equal(string_of(document, "by"), pubkey);
 }
 
-enum acceptance evidence_name(struct trust *trust, const json_t *document) {
+enum acceptance evidence_name(struct trust *trust, const json_t *document)
+{
     const char *pubkey = key_of(document, "pubkey");
     const char *name = string_of(document, "name");
     struct person *person = people_find(trust, pubkey);
@@ -212,7 +233,8 @@ enum acceptance evidence_name(struct trust *trust, const json_t *document) {
     return EVIDENCE_NEW;
 }
 
-enum acceptance evidence_leave(struct trust *trust, const json_t *document) {
+enum acceptance evidence_leave(struct trust *trust, const json_t *document)
+{
     const char *pubkey = key_of(document, "pubkey");
     struct person *person = people_find(trust, pubkey);
     int64_t at = 0;
@@ -232,7 +254,8 @@ enum acceptance evidence_leave(struct trust *trust, const json_t *document) {
 
 /* ---- revocations ------------------------------------------------------------------------------------------ */
 
-static bool hash_of_text(enum statement_kind kind, const json_t *document, struct sha256 *ret_hash) {
+static bool hash_of_text(enum statement_kind kind, const json_t *document, struct sha256 *ret_hash)
+{
     struct buffer text;
     buffer_init(&text, STATEMENT_TEXT_MAXIMUM);
     bool is_text = statement_text_of_json(kind, document, &text, NULL) == 0;
@@ -243,22 +266,26 @@ static bool hash_of_text(enum statement_kind kind, const json_t *document, struc
     return is_text;
 }
 
-static bool hash_equal(const struct sha256 *a, const struct sha256 *b) {
+static bool hash_equal(const struct sha256 *a, const struct sha256 *b)
+{
     return memcmp(a->bytes, b->bytes, SHA256_BYTES) == 0;
 }
 
-static char *hash_hex(const struct sha256 *hash) {
+static char *hash_hex(const struct sha256 *hash)
+{
     char *hex = memory_alloc(SHA256_HEX_SIZE);
     hex_encode(hash->bytes, SHA256_BYTES, hex);
     return hex;
 }
 
 /* By the owner, or by somebody who was an admin at some time. When, and against whom, is judged anew at each recount. */
-static bool may_revoke(struct trust *trust, const char *by) {
+static bool may_revoke(struct trust *trust, const char *by)
+{
     return trust->loading || is_owner(trust, by) || recount_is_authority(trust, by);
 }
 
-enum acceptance evidence_revocation(struct trust *trust, const json_t *document) {
+enum acceptance evidence_revocation(struct trust *trust, const json_t *document)
+{
     struct revocation_fact fact = { .at = 0 };
     const char *subject = key_of(document, "subject_pubkey");
     const char *by = key_of(document, "by");
@@ -283,7 +310,8 @@ enum acceptance evidence_revocation(struct trust *trust, const json_t *document)
     return EVIDENCE_NEW;
 }
 
-enum acceptance evidence_invite_revocation(struct trust *trust, const json_t *document) {
+enum acceptance evidence_invite_revocation(struct trust *trust, const json_t *document)
+{
     struct invite_revocation_fact fact = { .at = 0 };
     const char *invite_id = string_of(document, "invite_id");
     const char *by = key_of(document, "by");
@@ -310,13 +338,15 @@ enum acceptance evidence_invite_revocation(struct trust *trust, const json_t *do
 
 /* ---- rotations -------------------------------------------------------------------------------------------- */
 
-static bool rotation_is_signed(const struct trust *trust, const json_t *document, const char *old, const char *new) {
+static bool rotation_is_signed(const struct trust *trust, const json_t *document, const char *old, const char *new)
+{
     return is_signed(trust, STATEMENT_ROTATION, document, old, "sig_old") && is_signed(trust, STATEMENT_ROTATION, document, new, "sig_new");
 }
 
 /* A second one for a seq: the first is kept (45-trust). */
 static enum acceptance rotation_fork(struct trust *trust, const json_t *document, struct person *old, const char *new, int64_t seq,
-                                     int64_t at, bool *ret_fork) {
+                                     int64_t at, bool *ret_fork)
+{
     if (string_equal(old->successor->member.pubkey, new)) {
         return EVIDENCE_KNOWN;
     }
@@ -332,7 +362,8 @@ static enum acceptance rotation_fork(struct trust *trust, const json_t *document
     return EVIDENCE_NEW;
 }
 
-enum acceptance evidence_rotation(struct trust *trust, const json_t *document, bool *ret_fork) {
+enum acceptance evidence_rotation(struct trust *trust, const json_t *document, bool *ret_fork)
+{
     const char *old_key = key_of(document, "old");
     const char *new_key = key_of(document, "new");
     struct person *old = people_find(trust, old_key);

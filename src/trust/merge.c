@@ -7,39 +7,46 @@
 
 /* ---- statements ------------------------------------------------------------------------------------------- */
 
-static enum acceptance accept_certificate(struct trust *trust, const json_t *document, struct trust_changes *changes) {
+static enum acceptance accept_certificate(struct trust *trust, const json_t *document, struct trust_changes *changes)
+{
     (void)changes;
     return evidence_certificate(trust, document);
 }
 
-static enum acceptance accept_grant(struct trust *trust, const json_t *document, struct trust_changes *changes) {
+static enum acceptance accept_grant(struct trust *trust, const json_t *document, struct trust_changes *changes)
+{
     (void)changes;
     return evidence_grant(trust, document);
 }
 
-static enum acceptance accept_invite_revocation(struct trust *trust, const json_t *document, struct trust_changes *changes) {
+static enum acceptance accept_invite_revocation(struct trust *trust, const json_t *document, struct trust_changes *changes)
+{
     (void)changes;
     return evidence_invite_revocation(trust, document);
 }
 
-static enum acceptance accept_revocation(struct trust *trust, const json_t *document, struct trust_changes *changes) {
+static enum acceptance accept_revocation(struct trust *trust, const json_t *document, struct trust_changes *changes)
+{
     (void)changes;
     return evidence_revocation(trust, document);
 }
 
-static enum acceptance accept_rotation(struct trust *trust, const json_t *document, struct trust_changes *changes) {
+static enum acceptance accept_rotation(struct trust *trust, const json_t *document, struct trust_changes *changes)
+{
     bool is_fork = false;
     enum acceptance acceptance = evidence_rotation(trust, document, &is_fork);
     changes->rotation_forks += is_fork ? 1 : 0;
     return acceptance;
 }
 
-static enum acceptance accept_name(struct trust *trust, const json_t *document, struct trust_changes *changes) {
+static enum acceptance accept_name(struct trust *trust, const json_t *document, struct trust_changes *changes)
+{
     (void)changes;
     return evidence_name(trust, document);
 }
 
-static enum acceptance accept_leave(struct trust *trust, const json_t *document, struct trust_changes *changes) {
+static enum acceptance accept_leave(struct trust *trust, const json_t *document, struct trust_changes *changes)
+{
     (void)changes;
     return evidence_leave(trust, document);
 }
@@ -69,7 +76,8 @@ struct candidates {
     size_t count, settled;
 };
 
-static void candidates_add(struct candidates *candidates, const struct source *source, const json_t *document) {
+static void candidates_add(struct candidates *candidates, const struct source *source, const json_t *document)
+{
     if (document == NULL || json_is_null(document)) {
         return;
     }
@@ -77,14 +85,16 @@ static void candidates_add(struct candidates *candidates, const struct source *s
     candidates->items[candidates->count++] = (struct candidate){ .document = document, .source = source };
 }
 
-static void candidates_add_fields(struct candidates *candidates, const json_t *object) {
+static void candidates_add_fields(struct candidates *candidates, const json_t *object)
+{
     for (size_t index = 0; index < ARRAY_LENGTH(SOURCES); index++) {
         candidates_add(candidates, &SOURCES[index], json_object_get(object, SOURCES[index].field));
     }
 }
 
 /* One statement may rest on another that stands further down: again, for as long as anything new was accepted. */
-static void candidates_settle(struct trust *trust, struct candidates *candidates, struct trust_changes *changes) {
+static void candidates_settle(struct trust *trust, struct candidates *candidates, struct trust_changes *changes)
+{
     size_t accepted = 0;
     do {
         accepted = 0;
@@ -105,7 +115,8 @@ static void candidates_settle(struct trust *trust, struct candidates *candidates
 /* ---- what the broker says ------------------------------------------------------------------------------------- */
 
 /* The front of a text that fits a display name, in whole characters. */
-static char *cut_name(const char *name) {
+static char *cut_name(const char *name)
+{
     size_t length = strnlen(name, LIMIT_DISPLAY_NAME);
     while (name[length] != '\0' && length > 0 && ((unsigned char)name[length] & 0xC0) == 0x80) {
         length--;
@@ -114,7 +125,8 @@ static char *cut_name(const char *name) {
 }
 
 /* Milliseconds, or an existing broker's RFC 3339. */
-static int64_t time_of(const json_t *object, const char *name, int64_t otherwise) {
+static int64_t time_of(const json_t *object, const char *name, int64_t otherwise)
+{
     int64_t time_ms = otherwise;
     const json_t *value = json_object_get(object, name);
     if (json_is_string(value)) {
@@ -123,7 +135,8 @@ static int64_t time_of(const json_t *object, const char *name, int64_t otherwise
     return json_read_integer(object, name, JSON_OPTIONAL, 0, INT64_C(1) << 53, &time_ms, NULL) == 0 ? time_ms : otherwise;
 }
 
-static const char *string_or_null(const json_t *object, const char *name, const char *other_name) {
+static const char *string_or_null(const json_t *object, const char *name, const char *other_name)
+{
     const char *value = NULL;
     if (json_read_string(object, name, JSON_OPTIONAL, &value, NULL) == 0 && value == NULL) {
         return json_read_string(object, other_name, JSON_OPTIONAL, &value, NULL) == 0 ? value : NULL;
@@ -131,7 +144,8 @@ static const char *string_or_null(const json_t *object, const char *name, const 
     return value;
 }
 
-static bool replace_text(char **text, char *value /* taken over */) {
+static bool replace_text(char **text, char *value /* taken over */)
+{
     bool differs = !string_equal(*text, value);
     free(*text);
     *text = value;
@@ -139,7 +153,8 @@ static bool replace_text(char **text, char *value /* taken over */) {
 }
 
 /* One entry of the list. false: it names no key that could be anybody's. */
-static bool merge_member(struct trust *trust, const json_t *object, struct trust_changes *changes) {
+static bool merge_member(struct trust *trust, const json_t *object, struct trust_changes *changes)
+{
     const char *pubkey = string_or_null(object, "pubkey", "memberPubkey");
     const char *member_id = string_or_null(object, "id", "memberId");
     const char *name = string_or_null(object, "displayName", "name");
@@ -173,7 +188,8 @@ static bool merge_member(struct trust *trust, const json_t *object, struct trust
 }
 
 /* The list is whole: who was not in it is not listed any more. */
-static void finish_list(struct trust *trust, struct trust_changes *changes) {
+static void finish_list(struct trust *trust, struct trust_changes *changes)
+{
     for (size_t index = 0; index < trust->people_count; index++) {
         struct person *person = trust->people[index];
         if (person->member.listed && person->list_generation != trust->list_generation) {
@@ -188,12 +204,14 @@ static void finish_list(struct trust *trust, struct trust_changes *changes) {
 
 /* ---- entry points ----------------------------------------------------------------------------------------- */
 
-static bool is_positive(const json_t *object, const char *name) {
+static bool is_positive(const json_t *object, const char *name)
+{
     int64_t number = 0;
     return json_read_integer(object, name, JSON_OPTIONAL, INT64_MIN, INT64_MAX, &number, NULL) == 0 && number > 0;
 }
 
-int trust_merge_members(struct trust *trust, const json_t *members_list, struct trust_changes *ret_changes, struct error *error) {
+int trust_merge_members(struct trust *trust, const json_t *members_list, struct trust_changes *ret_changes, struct error *error)
+{
     struct candidates candidates = { NULL, 0, 0 };
     const json_t *members = NULL;
     size_t index = 0;
@@ -206,7 +224,8 @@ int trust_merge_members(struct trust *trust, const json_t *members_list, struct 
     if (!is_positive(members_list, "after")) {
         trust->list_generation++; /* the first page, or the only one */
     }
-    json_array_foreach(members, index, member) {
+    json_array_foreach(members, index, member)
+    {
         if (merge_member(trust, member, ret_changes)) {
             candidates_add_fields(&candidates, member);
         } else {
@@ -216,7 +235,8 @@ int trust_merge_members(struct trust *trust, const json_t *members_list, struct 
     for (size_t source = 0; source < ARRAY_LENGTH(SOURCES); source++) {
         const json_t *list = json_object_get(members_list, SOURCES[source].list);
         const json_t *document = NULL;
-        json_array_foreach(list, index, document) {
+        json_array_foreach(list, index, document)
+        {
             candidates_add(&candidates, &SOURCES[source], document);
         }
     }
@@ -233,7 +253,8 @@ int trust_merge_members(struct trust *trust, const json_t *members_list, struct 
 }
 
 /* An event whose data is the statement itself. */
-static void candidates_add_whole(struct candidates *candidates, const char *event, const json_t *data) {
+static void candidates_add_whole(struct candidates *candidates, const char *event, const json_t *data)
+{
     const json_t *nested = json_object_get(data, "statement");
     const json_t *document = nested != NULL ? nested : data;
     if (json_object_get(document, "sig") == NULL && json_object_get(document, "sig_old") == NULL) {
@@ -246,16 +267,18 @@ static void candidates_add_whole(struct candidates *candidates, const char *even
     }
 }
 
-static bool merge_event_member(struct trust *trust, const char *event, const json_t *data, struct trust_changes *changes) {
+static bool merge_event_member(struct trust *trust, const char *event, const json_t *data, struct trust_changes *changes)
+{
     const char *pubkey = string_or_null(data, "pubkey", "memberPubkey");
-    bool is_about_a_member = string_equal(event, "member_joined") ||
-                             (string_equal(event, "member_renamed") && people_find(trust, pubkey) != NULL &&
-                              json_object_get(data, "displayName") != NULL);
+    bool is_about_a_member =
+        string_equal(event, "member_joined") ||
+        (string_equal(event, "member_renamed") && people_find(trust, pubkey) != NULL && json_object_get(data, "displayName") != NULL);
     return is_about_a_member && merge_member(trust, data, changes);
 }
 
 int trust_merge_event(struct trust *trust, const char *event, const json_t *event_data, struct trust_changes *ret_changes,
-                      struct error *error) {
+                      struct error *error)
+{
     struct candidates candidates = { NULL, 0, 0 };
     struct trust_changes changes = { 0 };
     if (!json_is_object(event_data)) {

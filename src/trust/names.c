@@ -17,12 +17,14 @@ enum {
 
 /* ---- folding ---------------------------------------------------------------------------------------------- */
 
-char *trust_fold_name(const char *name) {
+char *trust_fold_name(const char *name)
+{
     utf8proc_uint8_t *folded = NULL;
     if (strnlen(name, FOLD_MAXIMUM + 1) > FOLD_MAXIMUM) {
         return memory_strdup("");
     }
-    const utf8proc_option_t options = UTF8PROC_NULLTERM | UTF8PROC_STABLE | UTF8PROC_COMPAT | UTF8PROC_COMPOSE | UTF8PROC_CASEFOLD | UTF8PROC_IGNORE;
+    const utf8proc_option_t options =
+        UTF8PROC_NULLTERM | UTF8PROC_STABLE | UTF8PROC_COMPAT | UTF8PROC_COMPOSE | UTF8PROC_CASEFOLD | UTF8PROC_IGNORE;
     utf8proc_ssize_t length = utf8proc_map((const utf8proc_uint8_t *)name, 0, &folded, options);
     if (length == UTF8PROC_ERROR_NOMEM) {
         memory_exhausted();
@@ -45,7 +47,8 @@ char *trust_fold_name(const char *name) {
 
 /* ---- pins ------------------------------------------------------------------------------------------------- */
 
-static struct pin *pin_find(const struct trust *trust, const char *folded_name) {
+static struct pin *pin_find(const struct trust *trust, const char *folded_name)
+{
     for (size_t index = 0; index < trust->pin_count; index++) {
         if (string_equal(trust->pins[index].folded_name, folded_name)) {
             return &trust->pins[index];
@@ -54,7 +57,8 @@ static struct pin *pin_find(const struct trust *trust, const char *folded_name) 
     return NULL;
 }
 
-void names_load_pin(struct trust *trust, const char *folded_name, const char *pubkey_hex, int64_t first_seen, bool settled) {
+void names_load_pin(struct trust *trust, const char *folded_name, const char *pubkey_hex, int64_t first_seen, bool settled)
+{
     struct pin pin = { .folded_name = memory_strdup(folded_name), .first_seen = first_seen, .settled = settled };
     if (string_copy(pin.pubkey, sizeof(pin.pubkey), pubkey_hex) != 0) {
         free(pin.folded_name);
@@ -64,7 +68,8 @@ void names_load_pin(struct trust *trust, const char *folded_name, const char *pu
     trust->pins[trust->pin_count++] = pin;
 }
 
-bool names_is_pinned(const struct trust *trust, const char *pubkey_hex) {
+bool names_is_pinned(const struct trust *trust, const char *pubkey_hex)
+{
     for (size_t index = 0; index < trust->pin_count; index++) {
         if (string_equal(trust->pins[index].pubkey, pubkey_hex)) {
             return true;
@@ -73,7 +78,8 @@ bool names_is_pinned(const struct trust *trust, const char *pubkey_hex) {
     return false;
 }
 
-static void pin_set(struct trust *trust, const char *folded_name, const char *pubkey_hex, bool settled) {
+static void pin_set(struct trust *trust, const char *folded_name, const char *pubkey_hex, bool settled)
+{
     struct pin *pin = pin_find(trust, folded_name);
     if (pin == NULL) {
         names_load_pin(trust, folded_name, pubkey_hex, clock_wall_ms(), settled);
@@ -87,7 +93,8 @@ static void pin_set(struct trust *trust, const char *folded_name, const char *pu
     trust_store_flush(trust->store);
 }
 
-void names_free(struct trust *trust) {
+void names_free(struct trust *trust)
+{
     for (size_t index = 0; index < trust->pin_count; index++) {
         free(trust->pins[index].folded_name);
     }
@@ -103,7 +110,8 @@ struct claims {
     size_t verified;
 };
 
-static void claims_add(struct claims *claims, const struct person *person) {
+static void claims_add(struct claims *claims, const struct person *person)
+{
     if (claims->count < CANDIDATES_MAXIMUM) {
         claims->people[claims->count] = person;
     }
@@ -111,7 +119,8 @@ static void claims_add(struct claims *claims, const struct person *person) {
     claims->verified += person->member.verified ? 1 : 0;
 }
 
-static struct claims claims_of(const struct trust *trust, const char *folded_name, const struct person *but) {
+static struct claims claims_of(const struct trust *trust, const char *folded_name, const struct person *but)
+{
     struct claims claims = { .count = 0 };
     for (size_t index = 0; index < trust->visible_count; index++) {
         const struct person *person = trust->visible[index];
@@ -123,18 +132,21 @@ static struct claims claims_of(const struct trust *trust, const char *folded_nam
 }
 
 /* Whom the pin means now: its key, or the one that rotations lead to. NULL: nobody known any more. */
-static struct person *pin_person(const struct trust *trust, const struct pin *pin) {
+static struct person *pin_person(const struct trust *trust, const struct pin *pin)
+{
     struct person *person = people_find(trust, pin->pubkey);
     person = person == NULL ? NULL : person_current(person);
     return person != NULL && person_is_known(person) ? person : NULL;
 }
 
 /* Known, in the broker's list, and still called so. */
-static bool holds_name(const struct person *person, const struct pin *pin) {
+static bool holds_name(const struct person *person, const struct pin *pin)
+{
     return person != NULL && person->member.listed && string_equal(person->member.folded_name, pin->folded_name);
 }
 
-void names_check_pins(struct trust *trust, struct trust_changes *changes) {
+void names_check_pins(struct trust *trust, struct trust_changes *changes)
+{
     for (size_t index = 0; index < trust->pin_count; index++) {
         struct pin *pin = &trust->pins[index];
         const struct person *person = pin_person(trust, pin);
@@ -146,7 +158,8 @@ void names_check_pins(struct trust *trust, struct trust_changes *changes) {
 
 /* ---- resolving -------------------------------------------------------------------------------------------- */
 
-static void destination_candidate(struct trust_destination *destination, const char *pubkey_hex, const char *name) {
+static void destination_candidate(struct trust_destination *destination, const char *pubkey_hex, const char *name)
+{
     if (destination->candidate_count == CANDIDATES_MAXIMUM) {
         return;
     }
@@ -155,14 +168,16 @@ static void destination_candidate(struct trust_destination *destination, const c
     (void)snprintf(destination->candidate_names[index], sizeof(destination->candidate_names[index]), "%s", name);
 }
 
-static enum trust_resolution ambiguous(const struct claims *claims, struct trust_destination *destination) {
+static enum trust_resolution ambiguous(const struct claims *claims, struct trust_destination *destination)
+{
     for (size_t index = 0; index < claims->count && index < CANDIDATES_MAXIMUM; index++) {
         destination_candidate(destination, claims->people[index]->member.pubkey, claims->people[index]->member.name);
     }
     return RESOLVE_AMBIGUOUS;
 }
 
-static enum trust_resolution to_member(const struct person *person, struct trust_destination *destination) {
+static enum trust_resolution to_member(const struct person *person, struct trust_destination *destination)
+{
     destination->kind = "dm";
     destination->known_member = true;
     memcpy(destination->ref, person->member.pubkey, KEY_HEX_SIZE);
@@ -171,7 +186,8 @@ static enum trust_resolution to_member(const struct person *person, struct trust
 }
 
 /* The lower-case form of `to`, when it is nothing but hex digits and no longer than a key. */
-static bool read_hex(const char *to, char ret_hex[KEY_HEX_SIZE], size_t *ret_digits) {
+static bool read_hex(const char *to, char ret_hex[KEY_HEX_SIZE], size_t *ret_digits)
+{
     size_t digits = 0;
     for (; to[digits] != '\0'; digits++) {
         char digit = to[digits];
@@ -186,7 +202,8 @@ static bool read_hex(const char *to, char ret_hex[KEY_HEX_SIZE], size_t *ret_dig
     return true;
 }
 
-static enum trust_resolution resolve_key(const struct trust *trust, const char *key, struct trust_destination *destination) {
+static enum trust_resolution resolve_key(const struct trust *trust, const char *key, struct trust_destination *destination)
+{
     struct person *person = people_find(trust, key);
     destination->kind = "dm";
     memcpy(destination->ref, key, KEY_HEX_SIZE);
@@ -200,7 +217,8 @@ static enum trust_resolution resolve_key(const struct trust *trust, const char *
 
 /* RESOLVE_UNKNOWN: nobody's key begins so, and it may be a name. */
 static enum trust_resolution resolve_prefix(const struct trust *trust, const char *prefix, size_t digits,
-                                            struct trust_destination *destination) {
+                                            struct trust_destination *destination)
+{
     struct claims claims = { .count = 0 };
     for (size_t index = 0; index < trust->visible_count; index++) {
         const struct person *person = trust->visible[index];
@@ -215,7 +233,8 @@ static enum trust_resolution resolve_prefix(const struct trust *trust, const cha
 }
 
 static enum trust_resolution key_changed(const struct pin *pin, const struct person *pinned, const struct claims *claims,
-                                         struct trust_destination *destination) {
+                                         struct trust_destination *destination)
+{
     destination_candidate(destination, pin->pubkey, pinned == NULL ? "" : pinned->member.name);
     for (size_t index = 0; index < claims->count && index < CANDIDATES_MAXIMUM; index++) {
         destination_candidate(destination, claims->people[index]->member.pubkey, claims->people[index]->member.name);
@@ -223,7 +242,8 @@ static enum trust_resolution key_changed(const struct pin *pin, const struct per
     return RESOLVE_KEY_CHANGED;
 }
 
-static enum trust_resolution resolve_pinned(struct trust *trust, struct pin *pin, struct trust_destination *destination) {
+static enum trust_resolution resolve_pinned(struct trust *trust, struct pin *pin, struct trust_destination *destination)
+{
     struct person *person = pin_person(trust, pin);
     struct claims others = claims_of(trust, pin->folded_name, person);
     if (others.count > 0 && !holds_name(person, pin)) {
@@ -243,7 +263,8 @@ static enum trust_resolution resolve_pinned(struct trust *trust, struct pin *pin
     return to_member(person, destination);
 }
 
-static enum trust_resolution resolve_name(struct trust *trust, const char *name, struct trust_destination *destination) {
+static enum trust_resolution resolve_name(struct trust *trust, const char *name, struct trust_destination *destination)
+{
     enum trust_resolution resolution = RESOLVE_UNKNOWN;
     char *folded = trust_fold_name(name);
     struct pin *pin = folded[0] == '\0' ? NULL : pin_find(trust, folded);
@@ -262,7 +283,8 @@ static enum trust_resolution resolve_name(struct trust *trust, const char *name,
     return resolution;
 }
 
-static enum trust_resolution resolve_named(const char *kind, const char *ref, const char *name, struct trust_destination *destination) {
+static enum trust_resolution resolve_named(const char *kind, const char *ref, const char *name, struct trust_destination *destination)
+{
     if (!name_is_valid(name) || string_copy(destination->ref, sizeof(destination->ref), ref) != 0) {
         return RESOLVE_INVALID;
     }
@@ -270,7 +292,8 @@ static enum trust_resolution resolve_named(const char *kind, const char *ref, co
     return RESOLVED;
 }
 
-enum trust_resolution trust_resolve(struct trust *trust, const char *to, struct trust_destination *ret_destination) {
+enum trust_resolution trust_resolve(struct trust *trust, const char *to, struct trust_destination *ret_destination)
+{
     char hex[KEY_HEX_SIZE];
     size_t digits = 0;
     *ret_destination = (struct trust_destination){ .kind = NULL };
@@ -290,8 +313,7 @@ enum trust_resolution trust_resolve(struct trust *trust, const char *to, struct 
         if (digits == KEY_DIGITS) {
             return resolve_key(trust, hex, ret_destination);
         }
-        enum trust_resolution resolution =
-            digits < PREFIX_MINIMUM ? RESOLVE_UNKNOWN : resolve_prefix(trust, hex, digits, ret_destination);
+        enum trust_resolution resolution = digits < PREFIX_MINIMUM ? RESOLVE_UNKNOWN : resolve_prefix(trust, hex, digits, ret_destination);
         if (resolution != RESOLVE_UNKNOWN) {
             return resolution;
         }
@@ -299,7 +321,8 @@ enum trust_resolution trust_resolve(struct trust *trust, const char *to, struct 
     return resolve_name(trust, to, ret_destination);
 }
 
-int trust_accept_key(struct trust *trust, const char *name, const char *pubkey_hex, struct error *error) {
+int trust_accept_key(struct trust *trust, const char *name, const char *pubkey_hex, struct error *error)
+{
     if (pubkey_hex == NULL || !hex_is_key(pubkey_hex)) {
         return error_set(error, ERROR_INVALID, "a key has 64 lower-case hex digits");
     }

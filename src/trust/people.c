@@ -3,7 +3,8 @@
 #include "util/memory.h"
 
 /* Keys are points that their owners cannot choose bit by bit, but may search for: the first eight bytes spread well enough, and a list has one frame's room. */
-static size_t slot_of(const struct trust *trust, const char *pubkey_hex) {
+static size_t slot_of(const struct trust *trust, const char *pubkey_hex)
+{
     size_t hash = 0;
     for (size_t index = 0; index < 16; index++) {
         hash = hash * 31 + (unsigned char)pubkey_hex[index * 4];
@@ -11,7 +12,8 @@ static size_t slot_of(const struct trust *trust, const char *pubkey_hex) {
     return hash & (trust->slot_count - 1);
 }
 
-struct person *people_find(const struct trust *trust, const char *pubkey_hex) {
+struct person *people_find(const struct trust *trust, const char *pubkey_hex)
+{
     if (trust->slot_count == 0 || pubkey_hex == NULL || strnlen(pubkey_hex, KEY_HEX_SIZE) != KEY_HEX_SIZE - 1) {
         return NULL;
     }
@@ -23,7 +25,8 @@ struct person *people_find(const struct trust *trust, const char *pubkey_hex) {
     return NULL;
 }
 
-static void slot_put(struct trust *trust, struct person *person) {
+static void slot_put(struct trust *trust, struct person *person)
+{
     size_t slot = slot_of(trust, person->member.pubkey);
     while (trust->slots[slot] != NULL) {
         slot = (slot + 1) & (trust->slot_count - 1);
@@ -32,7 +35,8 @@ static void slot_put(struct trust *trust, struct person *person) {
 }
 
 /* At most half full. */
-static void slots_rebuild(struct trust *trust) {
+static void slots_rebuild(struct trust *trust)
+{
     size_t count = 16;
     while (count < trust->people_count * 2 + 2) {
         count *= 2;
@@ -45,7 +49,8 @@ static void slots_rebuild(struct trust *trust) {
     }
 }
 
-struct person *people_get(struct trust *trust, const char *pubkey_hex) {
+struct person *people_get(struct trust *trust, const char *pubkey_hex)
+{
     struct public_key key;
     struct person *person = people_find(trust, pubkey_hex);
     if (person != NULL || pubkey_hex == NULL || public_key_parse(pubkey_hex, &key, NULL) != 0) {
@@ -73,7 +78,8 @@ struct person *people_get(struct trust *trust, const char *pubkey_hex) {
     return person;
 }
 
-static void person_free(struct person *person) {
+static void person_free(struct person *person)
+{
     for (size_t index = 0; index < person->certificate_count; index++) {
         free(person->certificates[index].name);
     }
@@ -87,7 +93,8 @@ static void person_free(struct person *person) {
     free(person);
 }
 
-void people_free(struct trust *trust) {
+void people_free(struct trust *trust)
+{
     for (size_t index = 0; index < trust->people_count; index++) {
         person_free(trust->people[index]);
     }
@@ -97,14 +104,16 @@ void people_free(struct trust *trust) {
 }
 
 /* Nothing signed by others, no line, no fact of ours hangs on it. */
-static bool is_stranger(const struct trust *trust, const struct person *person) {
+static bool is_stranger(const struct trust *trust, const struct person *person)
+{
     return !person->member.listed && person->certificate_count == 0 && person->grant_count == 0 && person->predecessor == NULL &&
            person->successor == NULL && person->fork_at < 0 && person->body_version == 0 && !person->member.revoked &&
            !string_equal(person->member.pubkey, trust->owner_pubkey) && !string_equal(person->member.pubkey, trust->own_pubkey) &&
            !names_is_pinned(trust, person->member.pubkey);
 }
 
-void people_drop_strangers(struct trust *trust) {
+void people_drop_strangers(struct trust *trust)
+{
     size_t kept = 0;
     for (size_t index = 0; index < trust->people_count; index++) {
         struct person *person = trust->people[index];
@@ -123,12 +132,14 @@ void people_drop_strangers(struct trust *trust) {
 }
 
 /* Somebody of whom we only know what version of bodies he sent is no member. */
-bool person_is_visible(const struct trust *trust, const struct person *person) {
+bool person_is_visible(const struct trust *trust, const struct person *person)
+{
     return person->member.listed || person->member.verified || person->member.revoked || person->member.left || person->member.superseded ||
            person->certificate_count > 0 || person->grant_count > 0 || string_equal(person->member.pubkey, trust->own_pubkey);
 }
 
-void people_collect_visible(struct trust *trust) {
+void people_collect_visible(struct trust *trust)
+{
     trust->visible = memory_realloc(trust->visible, (trust->people_count + 1) * sizeof(struct person *));
     trust->visible_count = 0;
     for (size_t index = 0; index < trust->people_count; index++) {
@@ -138,21 +149,24 @@ void people_collect_visible(struct trust *trust) {
     }
 }
 
-struct person *person_root(struct person *person) {
+struct person *person_root(struct person *person)
+{
     while (person->predecessor != NULL) {
         person = person->predecessor;
     }
     return person;
 }
 
-struct person *person_current(struct person *person) {
+struct person *person_current(struct person *person)
+{
     while (person->successor != NULL) {
         person = person->successor;
     }
     return person;
 }
 
-bool person_is_known(const struct person *person) {
+bool person_is_known(const struct person *person)
+{
     return !person->member.revoked && !person->member.left && !person->member.superseded &&
            (person->member.listed || person->member.verified);
 }

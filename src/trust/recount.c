@@ -11,19 +11,22 @@
 #include "trust/trust_internal.h"
 #include "util/memory.h"
 
-static bool is_owner(const struct trust *trust, const char *pubkey_hex) {
+static bool is_owner(const struct trust *trust, const char *pubkey_hex)
+{
     return trust->owner_pubkey[0] != '\0' && string_equal(pubkey_hex, trust->owner_pubkey);
 }
 
 /* ---- authority -------------------------------------------------------------------------------------------- */
 
 /* The owner's newest word on this line's role; NULL: none. */
-static const struct grant_fact *owner_grant(const struct trust *trust, const struct person *root) {
+static const struct grant_fact *owner_grant(const struct trust *trust, const struct person *root)
+{
     const struct grant_fact *newest = NULL;
     for (const struct person *person = root; person != NULL; person = person->successor) {
         for (size_t index = 0; index < person->grant_count; index++) {
             const struct grant_fact *grant = &person->grants[index];
-            if (is_owner(trust, grant->by) && (newest == NULL || grant->seq > newest->seq || (grant->seq == newest->seq && grant->at > newest->at))) {
+            if (is_owner(trust, grant->by) &&
+                (newest == NULL || grant->seq > newest->seq || (grant->seq == newest->seq && grant->at > newest->at))) {
                 newest = grant;
             }
         }
@@ -32,7 +35,8 @@ static const struct grant_fact *owner_grant(const struct trust *trust, const str
 }
 
 /* By the owner alone, and before the join or at it. */
-static bool is_revoked_by_owner(const struct trust *trust, const struct certificate_fact *certificate) {
+static bool is_revoked_by_owner(const struct trust *trust, const struct certificate_fact *certificate)
+{
     for (size_t index = 0; index < trust->invite_revocation_count; index++) {
         const struct invite_revocation_fact *revocation = &trust->invite_revocations[index];
         if (is_owner(trust, revocation->by) && revocation->at <= certificate->at &&
@@ -43,7 +47,8 @@ static bool is_revoked_by_owner(const struct trust *trust, const struct certific
     return false;
 }
 
-static bool has_admin_evidence(const struct trust *trust, const struct person *root) {
+static bool has_admin_evidence(const struct trust *trust, const struct person *root)
+{
     for (const struct person *person = root; person != NULL; person = person->successor) {
         for (size_t index = 0; index < person->grant_count; index++) {
             if (person->grants[index].role == ROLE_ADMIN && is_owner(trust, person->grants[index].by)) {
@@ -60,11 +65,13 @@ static bool has_admin_evidence(const struct trust *trust, const struct person *r
     return false;
 }
 
-static int64_t lower(int64_t a, int64_t b) {
+static int64_t lower(int64_t a, int64_t b)
+{
     return a < b ? a : b;
 }
 
-static void settle_authority(const struct trust *trust, struct person *root) {
+static void settle_authority(const struct trust *trust, struct person *root)
+{
     root->authority_known = true;
     root->ever_admin = false;
     root->authority_until = INT64_MAX;
@@ -93,7 +100,8 @@ static void settle_authority(const struct trust *trust, struct person *root) {
 }
 
 /* Whether that key could act as an admin at that time. */
-static bool had_authority(const struct trust *trust, const char *pubkey_hex, int64_t at) {
+static bool had_authority(const struct trust *trust, const char *pubkey_hex, int64_t at)
+{
     struct person *person = people_find(trust, pubkey_hex);
     if (person == NULL) {
         return is_owner(trust, pubkey_hex);
@@ -105,7 +113,8 @@ static bool had_authority(const struct trust *trust, const char *pubkey_hex, int
     return root->ever_admin && at < root->authority_until;
 }
 
-bool recount_is_authority(struct trust *trust, const char *pubkey_hex) {
+bool recount_is_authority(struct trust *trust, const char *pubkey_hex)
+{
     struct person *person = people_find(trust, pubkey_hex);
     return is_owner(trust, pubkey_hex) || (person != NULL && has_admin_evidence(trust, person_root(person)));
 }
@@ -118,7 +127,8 @@ struct use {
 };
 
 /* By invite, then `at`, then key. */
-static int compare_uses(const void *left, const void *right) {
+static int compare_uses(const void *left, const void *right)
+{
     const struct use *a = left;
     const struct use *b = right;
     int order = strcmp(a->certificate->invite_id, b->certificate->invite_id);
@@ -128,7 +138,8 @@ static int compare_uses(const void *left, const void *right) {
     return order != 0 ? order : strcmp(a->pubkey, b->pubkey);
 }
 
-static void mark_surplus(struct trust *trust) {
+static void mark_surplus(struct trust *trust)
+{
     size_t count = 0;
     for (size_t index = 0; index < trust->people_count; index++) {
         count += trust->people[index]->certificate_count;
@@ -154,7 +165,8 @@ static void mark_surplus(struct trust *trust) {
     free(uses);
 }
 
-static bool is_revoked_by_admin(const struct trust *trust, const struct certificate_fact *certificate) {
+static bool is_revoked_by_admin(const struct trust *trust, const struct certificate_fact *certificate)
+{
     for (size_t index = 0; index < trust->invite_revocation_count; index++) {
         const struct invite_revocation_fact *revocation = &trust->invite_revocations[index];
         if (revocation->at <= certificate->at && string_equal(revocation->invite_id, certificate->invite_id) &&
@@ -165,7 +177,8 @@ static bool is_revoked_by_admin(const struct trust *trust, const struct certific
     return false;
 }
 
-static bool certificate_counts(const struct trust *trust, const struct certificate_fact *certificate) {
+static bool certificate_counts(const struct trust *trust, const struct certificate_fact *certificate)
+{
     if (certificate->surplus || is_revoked_by_owner(trust, certificate) || !had_authority(trust, certificate->signer, certificate->at)) {
         return false;
     }
@@ -174,7 +187,8 @@ static bool certificate_counts(const struct trust *trust, const struct certifica
 
 /* ---- revocations ------------------------------------------------------------------------------------------ */
 
-static bool revocation_counts(const struct trust *trust, const struct revocation_fact *revocation) {
+static bool revocation_counts(const struct trust *trust, const struct revocation_fact *revocation)
+{
     if (is_owner(trust, revocation->subject)) {
         return false;
     }
@@ -182,7 +196,8 @@ static bool revocation_counts(const struct trust *trust, const struct revocation
            (had_authority(trust, revocation->by, revocation->at) && !had_authority(trust, revocation->subject, revocation->at));
 }
 
-static void count_revocations(struct trust *trust) {
+static void count_revocations(struct trust *trust)
+{
     struct sha256 *hashes = memory_calloc(trust->revocation_count + 1, sizeof(*hashes));
     size_t count = 0;
     for (size_t index = 0; index < trust->revocation_count; index++) {
@@ -205,11 +220,13 @@ struct standing {
     const struct certificate_fact *newest_certificate; /* of those that count */
 };
 
-static bool grant_counts(const struct trust *trust, const struct grant_fact *grant) {
+static bool grant_counts(const struct trust *trust, const struct grant_fact *grant)
+{
     return is_owner(trust, grant->by) || had_authority(trust, grant->by, grant->at);
 }
 
-static void stand_by_evidence(const struct trust *trust, const struct person *person, int64_t left_at, struct standing *standing) {
+static void stand_by_evidence(const struct trust *trust, const struct person *person, int64_t left_at, struct standing *standing)
+{
     for (size_t index = 0; index < person->certificate_count; index++) {
         const struct certificate_fact *certificate = &person->certificates[index];
         if (!certificate->counts || certificate->at <= left_at) {
@@ -226,7 +243,8 @@ static void stand_by_evidence(const struct trust *trust, const struct person *pe
     }
 }
 
-static struct standing standing_of(const struct trust *trust, const struct person *root) {
+static struct standing standing_of(const struct trust *trust, const struct person *root)
+{
     struct standing standing = { .verified = false };
     int64_t left_at = -1;
     int64_t fork_at = -1;
@@ -257,7 +275,8 @@ static struct standing standing_of(const struct trust *trust, const struct perso
 }
 
 /* The newest name that the member signed: its own statement, an older key's, the certificate's. */
-static const char *signed_name_of(const struct person *person, const struct standing *standing) {
+static const char *signed_name_of(const struct person *person, const struct standing *standing)
+{
     for (; person != NULL; person = person->predecessor) {
         if (person->signed_name != NULL) {
             return person->signed_name;
@@ -266,7 +285,8 @@ static const char *signed_name_of(const struct person *person, const struct stan
     return standing->newest_certificate == NULL ? NULL : standing->newest_certificate->name;
 }
 
-static bool replace_name(struct person *person, const char *name) {
+static bool replace_name(struct person *person, const char *name)
+{
     if (string_equal(person->member.name, name)) {
         return false;
     }
@@ -277,7 +297,8 @@ static bool replace_name(struct person *person, const char *name) {
     return true;
 }
 
-static void apply_standing(struct person *person, const struct standing *standing, bool revoked, struct trust_changes *changes) {
+static void apply_standing(struct person *person, const struct standing *standing, bool revoked, struct trust_changes *changes)
+{
     struct trust_member *member = &person->member;
     const char *signed_name = signed_name_of(person, standing);
     bool had_name = member->name[0] != '\0';
@@ -294,7 +315,8 @@ static void apply_standing(struct person *person, const struct standing *standin
     changes->renamed += replace_name(person, signed_name != NULL ? signed_name : person->broker_name) && had_name ? 1 : 0;
 }
 
-void recount(struct trust *trust, struct trust_changes *changes) {
+void recount(struct trust *trust, struct trust_changes *changes)
+{
     struct trust_changes unheard = { 0 };
     changes = changes == NULL ? &unheard : changes;
     for (size_t index = 0; index < trust->people_count; index++) {

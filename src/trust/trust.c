@@ -2,7 +2,8 @@
 #include "trust/trust_internal.h"
 #include "util/memory.h"
 
-int trust_open(struct db *db, const struct trust_identity *identity, struct trust **ret_trust, struct error *error) {
+int trust_open(struct db *db, const struct trust_identity *identity, struct trust **ret_trust, struct error *error)
+{
     struct trust *trust = memory_zalloc(sizeof(*trust));
     int result = 0;
     trust->mesh_id = memory_strdup(identity->mesh_id);
@@ -39,7 +40,8 @@ failed:
     return result;
 }
 
-void trust_free(struct trust *trust) {
+void trust_free(struct trust *trust)
+{
     if (trust == NULL) {
         return;
     }
@@ -56,47 +58,57 @@ void trust_free(struct trust *trust) {
 
 /* ---- members ---------------------------------------------------------------------------------------------- */
 
-const struct trust_member *trust_member(const struct trust *trust, const char *pubkey_hex) {
+const struct trust_member *trust_member(const struct trust *trust, const char *pubkey_hex)
+{
     const struct person *person = people_find(trust, pubkey_hex);
     return person != NULL && person_is_visible(trust, person) ? &person->member : NULL;
 }
 
-size_t trust_member_count(const struct trust *trust) {
+size_t trust_member_count(const struct trust *trust)
+{
     return trust->visible_count;
 }
 
-const struct trust_member *trust_member_at(const struct trust *trust, size_t index) {
+const struct trust_member *trust_member_at(const struct trust *trust, size_t index)
+{
     return index < trust->visible_count ? &trust->visible[index]->member : NULL;
 }
 
-bool trust_is_fresh(const struct trust *trust) {
+bool trust_is_fresh(const struct trust *trust)
+{
     return trust->fresh;
 }
 
-void trust_mark_stale(struct trust *trust) {
+void trust_mark_stale(struct trust *trust)
+{
     trust->fresh = false;
 }
 
 /* ---- revocations ------------------------------------------------------------------------------------------ */
 
-const char *trust_rv(const struct trust *trust) {
+const char *trust_rv(const struct trust *trust)
+{
     return trust->rv;
 }
 
-int64_t trust_revocation_count(const struct trust *trust) {
+int64_t trust_revocation_count(const struct trust *trust)
+{
     return trust->counted_revocations;
 }
 
-bool trust_is_revoked(const struct trust *trust, const char *pubkey_hex) {
+bool trust_is_revoked(const struct trust *trust, const char *pubkey_hex)
+{
     const struct person *person = people_find(trust, pubkey_hex);
     return person != NULL && person->member.revoked;
 }
 
-bool trust_self_revoked(const struct trust *trust) {
+bool trust_self_revoked(const struct trust *trust)
+{
     return trust_is_revoked(trust, trust->own_pubkey);
 }
 
-bool trust_expect_rv(struct trust *trust, const char *rv) {
+bool trust_expect_rv(struct trust *trust, const char *rv)
+{
     enum { COUNT_DIGITS = 16 }; /* of 2^53, as in the statement's text */
     char digits[COUNT_DIGITS + 1];
     uint64_t count = 0;
@@ -115,22 +127,26 @@ bool trust_expect_rv(struct trust *trust, const char *rv) {
     return true;
 }
 
-void trust_list_failed(struct trust *trust) {
+void trust_list_failed(struct trust *trust)
+{
     trust->fork = trust->expected_revocations > trust->counted_revocations;
 }
 
-bool trust_membership_fork(const struct trust *trust) {
+bool trust_membership_fork(const struct trust *trust)
+{
     return trust->fork;
 }
 
 /* ---- facts about senders and about the mesh ------------------------------------------------------------------------ */
 
-int64_t trust_sender_body_version(const struct trust *trust, const char *pubkey_hex) {
+int64_t trust_sender_body_version(const struct trust *trust, const char *pubkey_hex)
+{
     const struct person *person = people_find(trust, pubkey_hex);
     return person == NULL ? 0 : person->body_version;
 }
 
-void trust_note_body_version(struct trust *trust, const char *pubkey_hex, int64_t body_version) {
+void trust_note_body_version(struct trust *trust, const char *pubkey_hex, int64_t body_version)
+{
     struct person *person = people_get(trust, pubkey_hex);
     if (person == NULL || body_version <= person->body_version) {
         return;
@@ -140,38 +156,45 @@ void trust_note_body_version(struct trust *trust, const char *pubkey_hex, int64_
     trust_store_flush(trust->store);
 }
 
-static void put_facts(struct trust *trust) {
+static void put_facts(struct trust *trust)
+{
     trust_store_put_facts(trust->store, &trust->facts);
     trust_store_flush(trust->store);
 }
 
-int64_t trust_retention_days(const struct trust *trust) {
+int64_t trust_retention_days(const struct trust *trust)
+{
     return trust->facts.retention_days;
 }
 
-void trust_set_retention_days(struct trust *trust, int64_t days) {
+void trust_set_retention_days(struct trust *trust, int64_t days)
+{
     if (days != trust->facts.retention_days) {
         trust->facts.retention_days = days;
         put_facts(trust);
     }
 }
 
-bool trust_challenge_seen(const struct trust *trust) {
+bool trust_challenge_seen(const struct trust *trust)
+{
     return trust->facts.challenge_seen;
 }
 
-void trust_set_challenge_seen(struct trust *trust) {
+void trust_set_challenge_seen(struct trust *trust)
+{
     if (!trust->facts.challenge_seen) {
         trust->facts.challenge_seen = true;
         put_facts(trust);
     }
 }
 
-const char *trust_profile(const struct trust *trust) {
+const char *trust_profile(const struct trust *trust)
+{
     return trust->facts.profile;
 }
 
-void trust_set_profile(struct trust *trust, const char *json) {
+void trust_set_profile(struct trust *trust, const char *json)
+{
     if (!string_equal(json, trust->facts.profile)) {
         char *profile = memory_strdup(json);
         free(trust->facts.profile);

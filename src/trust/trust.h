@@ -24,16 +24,16 @@ enum trust_role { ROLE_MEMBER, ROLE_ADMIN };
 struct trust_member { /* borrowed from the trust until it changes */
     char pubkey[KEY_HEX_SIZE];
     struct public_key key;
-    char *member_id;        /* as the broker says; "" unknown */
-    char *name;             /* from the certificate or name statement when verified; else what the broker says (shown, pinned, marked unverified) */
-    char *folded_name;      /* NFKC, case-folded */
-    enum trust_role role;   /* from the chain */
+    char *member_id; /* as the broker says; "" unknown */
+    char *name; /* from the certificate or name statement when verified; else what the broker says (shown, pinned, marked unverified) */
+    char *folded_name;    /* NFKC, case-folded */
+    enum trust_role role; /* from the chain */
     bool verified, revoked, listed /* in the broker's newest list */;
-    bool name_signed;       /* the name is from a certificate or a name statement */
-    bool revoked_claim;     /* the broker says revoked; believed only with a statement (then `revoked`) */
-    bool left;              /* a leave statement ended the membership */
-    bool superseded;        /* a rotation leads from this key to another */
-    bool rotation_fork;     /* two rotations for one seq were seen: the first is kept; send nothing until a newer grant (45-trust) */
+    bool name_signed;   /* the name is from a certificate or a name statement */
+    bool revoked_claim; /* the broker says revoked; believed only with a statement (then `revoked`) */
+    bool left;          /* a leave statement ended the membership */
+    bool superseded;    /* a rotation leads from this key to another */
+    bool rotation_fork; /* two rotations for one seq were seen: the first is kept; send nothing until a newer grant (45-trust) */
     int64_t joined_at, last_seen_at; /* ms; -1 */
 };
 const struct trust_member *trust_member(const struct trust *trust, const char *pubkey_hex);
@@ -43,16 +43,18 @@ bool trust_is_fresh(const struct trust *trust); /* a members_list was merged sin
 void trust_mark_stale(struct trust *trust);
 
 struct trust_changes {
-    size_t new_members, newly_verified, newly_revoked, renamed, refused /* invalid certs, statements */, key_swaps /* pinned name, another key */;
+    size_t new_members, newly_verified, newly_revoked, renamed, refused /* invalid certs, statements */,
+        key_swaps /* pinned name, another key */;
     size_t rotation_forks; /* a second rotation for one seq: alert */
-    bool fork; /* membership_fork: the broker cannot produce what rv says */
+    bool fork;             /* membership_fork: the broker cannot produce what rv says */
 };
 /* members_list {members:[{id,pubkey,displayName,role,joinedAt,lastSeenAt,revoked,cert?,name_statement?,grant?}], certs?, revocations?, rotations?, names?, grants?, invite_revocations?, leaves?}. Verifies all, merges (revocations:
  * union; a broker's `revoked` without a statement is not believed for trust but shown), recounts surplus certificates of one invite, stores. */
 int trust_merge_members(struct trust *trust, const json_t *members_list, struct trust_changes *ret_changes, struct error *error) MUST_CHECK;
 /* One statement or certificate from a system push (member_joined, member_revoked, member_renamed, member_keypair_rotated). event_data is a member as in members_list,
  * or the statement itself, or holds it under `revocation`, `rotation`, `name_statement`, `grant`, `leave`, `invite_revocation`, `cert` or `statement`. */
-int trust_merge_event(struct trust *trust, const char *event, const json_t *event_data, struct trust_changes *ret_changes, struct error *error) MUST_CHECK;
+int trust_merge_event(struct trust *trust, const char *event, const json_t *event_data, struct trust_changes *ret_changes,
+                      struct error *error) MUST_CHECK;
 
 /* rv of the revocations known (45-trust): for envelopes; and how many. */
 const char *trust_rv(const struct trust *trust);
@@ -69,15 +71,15 @@ bool trust_self_revoked(const struct trust *trust);
 /* 20-ipc "`to` resolves": the table there, in that order, and pins (45-trust Names). */
 enum trust_resolution {
     RESOLVED,
-    RESOLVE_UNKNOWN,       /* 404 destination_not_found */
-    RESOLVE_AMBIGUOUS,     /* 409 destination_ambiguous */
-    RESOLVE_KEY_CHANGED,   /* 409 destination_key_changed, candidates = pinned key and new key */
-    RESOLVE_INVALID        /* 400: empty, a bad topic or group name */
+    RESOLVE_UNKNOWN,     /* 404 destination_not_found */
+    RESOLVE_AMBIGUOUS,   /* 409 destination_ambiguous */
+    RESOLVE_KEY_CHANGED, /* 409 destination_key_changed, candidates = pinned key and new key */
+    RESOLVE_INVALID      /* 400: empty, a bad topic or group name */
 };
 struct trust_destination {
-    const char *kind;              /* "dm", "topic", "queue" */
+    const char *kind; /* "dm", "topic", "queue" */
     char ref[160];
-    bool known_member;             /* dm: in the list */
+    bool known_member;                  /* dm: in the list */
     char name[LIMIT_DISPLAY_NAME_SIZE]; /* dm: the member's name, or "" */
     char candidates[8][KEY_HEX_SIZE];
     char candidate_names[8][LIMIT_DISPLAY_NAME_SIZE];

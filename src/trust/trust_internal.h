@@ -14,7 +14,7 @@ struct certificate_fact {
     enum trust_role role;
     int64_t at, max_uses;
     char *name;
-    bool surplus, counts;      /* derived */
+    bool surplus, counts; /* derived */
 };
 
 struct grant_fact {
@@ -31,17 +31,17 @@ struct person {
     size_t certificate_count;
     struct grant_fact *grants;
     size_t grant_count;
-    char *signed_name;          /* of the name statement with the highest seq; NULL none */
-    int64_t name_seq;           /* -1 none */
-    int64_t left_at;            /* ms; -1 none */
+    char *signed_name; /* of the name statement with the highest seq; NULL none */
+    int64_t name_seq;  /* -1 none */
+    int64_t left_at;   /* ms; -1 none */
     struct person *predecessor, *successor;
-    int64_t rotation_seq;       /* of the rotation that led here; 0: none did */
-    int64_t fork_at;            /* of a second rotation of this key; -1 none */
+    int64_t rotation_seq; /* of the rotation that led here; 0: none did */
+    int64_t fork_at;      /* of a second rotation of this key; -1 none */
     int64_t body_version;
-    uint64_t list_generation;   /* of the newest members_list that named it */
-    bool authority_known;       /* derived, once a recount, for the line's first: */
+    uint64_t list_generation; /* of the newest members_list that named it */
+    bool authority_known;     /* derived, once a recount, for the line's first: */
     bool ever_admin;
-    int64_t authority_until;    /* acts at or after it are void; INT64_MAX: none are */
+    int64_t authority_until; /* acts at or after it are void; INT64_MAX: none are */
     bool line_revoked;
 };
 
@@ -71,11 +71,11 @@ struct trust {
     char *mesh_id, *mesh_slug;
     char owner_pubkey[KEY_HEX_SIZE]; /* "" unknown: nobody verifies */
     char own_pubkey[KEY_HEX_SIZE];
-    struct person **people;          /* all */
+    struct person **people; /* all */
     size_t people_count;
-    struct person **slots;           /* by key, open addressing; a power of two */
+    struct person **slots; /* by key, open addressing; a power of two */
     size_t slot_count;
-    struct person **visible;         /* those that trust_member shows */
+    struct person **visible; /* those that trust_member shows */
     size_t visible_count;
     struct revocation_fact *revocations;
     size_t revocation_count;
@@ -84,8 +84,8 @@ struct trust {
     struct pin *pins;
     size_t pin_count;
     char rv[RV_SIZE];
-    int64_t counted_revocations;     /* the count in rv */
-    int64_t expected_revocations;    /* the highest that a verified peer spoke of */
+    int64_t counted_revocations;  /* the count in rv */
+    int64_t expected_revocations; /* the highest that a verified peer spoke of */
     bool fork, fresh, loading;
     uint64_t list_generation;
     struct facts_of_mesh facts;

@@ -26,9 +26,8 @@ static const char DROP_MEMBER[] = "DELETE FROM trust_member WHERE mesh = ? AND p
 static const char DROP_OWN_STATEMENTS[] = "DELETE FROM trust_statement WHERE mesh = ? AND kind IN ('name', 'leave') AND id = ?";
 static const char PUT_PIN[] = "INSERT OR REPLACE INTO trust_pin (mesh, name, pubkey, first_seen, settled) VALUES (?, ?, ?, ?, ?)";
 /* Never lowered, whatever order restored files and new messages come in. */
-static const char PUT_SENDER[] =
-    "INSERT INTO trust_sender (mesh, pubkey, body_version) VALUES (?, ?, ?)"
-    " ON CONFLICT (mesh, pubkey) DO UPDATE SET body_version = max(body_version, excluded.body_version)";
+static const char PUT_SENDER[] = "INSERT INTO trust_sender (mesh, pubkey, body_version) VALUES (?, ?, ?)"
+                                 " ON CONFLICT (mesh, pubkey) DO UPDATE SET body_version = max(body_version, excluded.body_version)";
 static const char PUT_MESH[] = "INSERT OR REPLACE INTO trust_mesh (mesh, retention_days, challenge_seen, profile) VALUES (?, ?, ?, ?)";
 
 static const char LOAD_MEMBERS[] =
@@ -62,8 +61,8 @@ struct change_list {
 struct trust_store {
     struct db *db;
     char *mesh_id;
-    size_t references;           /* the trust's, and one for each write on its way */
-    struct change_list changes;  /* not queued yet, what failed before in front */
+    size_t references;          /* the trust's, and one for each write on its way */
+    struct change_list changes; /* not queued yet, what failed before in front */
 };
 
 struct store_write {
@@ -72,7 +71,8 @@ struct store_write {
     struct change_list changes;
 };
 
-static void change_list_free(struct change_list *list) {
+static void change_list_free(struct change_list *list)
+{
     while (list->first != NULL) {
         struct store_change *next = list->first->next;
         for (size_t index = 0; index < list->first->value_count; index++) {
@@ -84,7 +84,8 @@ static void change_list_free(struct change_list *list) {
     list->last = NULL;
 }
 
-static void change_list_append(struct change_list *list, struct change_list *more) {
+static void change_list_append(struct change_list *list, struct change_list *more)
+{
     if (more->first == NULL) {
         return;
     }
@@ -97,7 +98,8 @@ static void change_list_append(struct change_list *list, struct change_list *mor
     *more = (struct change_list){ NULL, NULL };
 }
 
-struct trust_store *trust_store_new(struct db *db, const char *mesh_id) {
+struct trust_store *trust_store_new(struct db *db, const char *mesh_id)
+{
     struct trust_store *store = memory_zalloc(sizeof(*store));
     store->db = db;
     store->mesh_id = memory_strdup(mesh_id);
@@ -105,7 +107,8 @@ struct trust_store *trust_store_new(struct db *db, const char *mesh_id) {
     return store;
 }
 
-void trust_store_free(struct trust_store *store) {
+void trust_store_free(struct trust_store *store)
+{
     if (store == NULL || --store->references > 0) {
         return;
     }
@@ -114,7 +117,8 @@ void trust_store_free(struct trust_store *store) {
     free(store);
 }
 
-static int bind_change(sqlite3_stmt *statement, const struct store_change *change, struct error *error) {
+static int bind_change(sqlite3_stmt *statement, const struct store_change *change, struct error *error)
+{
     for (size_t index = 0; index < change->value_count; index++) {
         const struct store_value *value = &change->values[index];
         int parameter = (int)index + 1;
@@ -129,7 +133,8 @@ static int bind_change(sqlite3_stmt *statement, const struct store_change *chang
 }
 
 /* The writer's thread. */
-static int write_run(struct db_connection *connection, struct db_task *task) {
+static int write_run(struct db_connection *connection, struct db_task *task)
+{
     struct store_write *write = CONTAINER_OF(task, struct store_write, task);
     for (const struct store_change *change = write->changes.first; change != NULL; change = change->next) {
         sqlite3_stmt *statement = db_prepare(connection, change->sql, &task->error);
@@ -149,7 +154,8 @@ static int write_run(struct db_connection *connection, struct db_task *task) {
 }
 
 /* A change is never dropped: what could not be written goes before the next ones. Queueing it again here would turn round and round on a full disk. */
-static void write_done(struct db_task *task) {
+static void write_done(struct db_task *task)
+{
     struct store_write *write = CONTAINER_OF(task, struct store_write, task);
     struct trust_store *store = write->store;
     if (task->status < 0) {
@@ -162,7 +168,8 @@ static void write_done(struct db_task *task) {
     trust_store_free(store);
 }
 
-void trust_store_flush(struct trust_store *store) {
+void trust_store_flush(struct trust_store *store)
+{
     if (store->changes.first == NULL) {
         return;
     }
@@ -176,7 +183,8 @@ void trust_store_flush(struct trust_store *store) {
     db_write(store->db, &write->task);
 }
 
-static struct store_change *change_new(struct trust_store *store, const char *sql) {
+static struct store_change *change_new(struct trust_store *store, const char *sql)
+{
     struct store_change *change = memory_zalloc(sizeof(*change));
     struct change_list one = { change, change };
     change->sql = sql;
@@ -184,15 +192,18 @@ static struct store_change *change_new(struct trust_store *store, const char *sq
     return change;
 }
 
-static void change_text(struct store_change *change, const char *text) {
+static void change_text(struct store_change *change, const char *text)
+{
     change->values[change->value_count++].text = memory_strdup(text);
 }
 
-static void change_number(struct store_change *change, int64_t number) {
+static void change_number(struct store_change *change, int64_t number)
+{
     change->values[change->value_count++] = (struct store_value){ .is_number = true, .number = number };
 }
 
-void trust_store_put_statement(struct trust_store *store, const char *kind, const char *id, const char *document) {
+void trust_store_put_statement(struct trust_store *store, const char *kind, const char *id, const char *document)
+{
     struct store_change *change = change_new(store, PUT_STATEMENT);
     change_text(change, store->mesh_id);
     change_text(change, kind);
@@ -200,7 +211,8 @@ void trust_store_put_statement(struct trust_store *store, const char *kind, cons
     change_text(change, document);
 }
 
-void trust_store_put_member(struct trust_store *store, const struct trust_member *member, const char *broker_name) {
+void trust_store_put_member(struct trust_store *store, const struct trust_member *member, const char *broker_name)
+{
     struct store_change *change = change_new(store, PUT_MEMBER);
     change_text(change, store->mesh_id);
     change_text(change, member->pubkey);
@@ -212,7 +224,8 @@ void trust_store_put_member(struct trust_store *store, const struct trust_member
     change_number(change, member->revoked_claim ? 1 : 0);
 }
 
-void trust_store_drop_member(struct trust_store *store, const char *pubkey_hex) {
+void trust_store_drop_member(struct trust_store *store, const char *pubkey_hex)
+{
     struct store_change *change = change_new(store, DROP_MEMBER);
     change_text(change, store->mesh_id);
     change_text(change, pubkey_hex);
@@ -221,7 +234,8 @@ void trust_store_drop_member(struct trust_store *store, const char *pubkey_hex) 
     change_text(change, pubkey_hex);
 }
 
-void trust_store_put_pin(struct trust_store *store, const char *folded_name, const char *pubkey_hex, int64_t first_seen, bool settled) {
+void trust_store_put_pin(struct trust_store *store, const char *folded_name, const char *pubkey_hex, int64_t first_seen, bool settled)
+{
     struct store_change *change = change_new(store, PUT_PIN);
     change_text(change, store->mesh_id);
     change_text(change, folded_name);
@@ -230,14 +244,16 @@ void trust_store_put_pin(struct trust_store *store, const char *folded_name, con
     change_number(change, settled ? 1 : 0);
 }
 
-void trust_store_put_body_version(struct trust_store *store, const char *pubkey_hex, int64_t body_version) {
+void trust_store_put_body_version(struct trust_store *store, const char *pubkey_hex, int64_t body_version)
+{
     struct store_change *change = change_new(store, PUT_SENDER);
     change_text(change, store->mesh_id);
     change_text(change, pubkey_hex);
     change_number(change, body_version);
 }
 
-void trust_store_put_facts(struct trust_store *store, const struct facts_of_mesh *facts) {
+void trust_store_put_facts(struct trust_store *store, const struct facts_of_mesh *facts)
+{
     struct store_change *change = change_new(store, PUT_MESH);
     change_text(change, store->mesh_id);
     change_number(change, facts->retention_days);
@@ -253,7 +269,8 @@ struct store_load {
     struct trust *trust; /* the loop waits: it is the writer's for that time */
 };
 
-static void load_member(struct trust *trust, sqlite3_stmt *row) {
+static void load_member(struct trust *trust, sqlite3_stmt *row)
+{
     struct person *person = people_get(trust, db_column_string(row, 0));
     if (person == NULL) {
         return;
@@ -268,24 +285,28 @@ static void load_member(struct trust *trust, sqlite3_stmt *row) {
     person->member.revoked_claim = db_column_integer(row, 6, 0) != 0;
 }
 
-static void load_pin(struct trust *trust, sqlite3_stmt *row) {
+static void load_pin(struct trust *trust, sqlite3_stmt *row)
+{
     names_load_pin(trust, db_column_string(row, 0), db_column_string(row, 1), db_column_integer(row, 2, 0),
                    db_column_integer(row, 3, 0) != 0);
 }
 
-static void load_sender(struct trust *trust, sqlite3_stmt *row) {
+static void load_sender(struct trust *trust, sqlite3_stmt *row)
+{
     struct person *person = people_get(trust, db_column_string(row, 0));
     if (person != NULL) {
         person->body_version = db_column_integer(row, 1, 0);
     }
 }
 
-static void load_mesh(struct trust *trust, sqlite3_stmt *row) {
+static void load_mesh(struct trust *trust, sqlite3_stmt *row)
+{
     free(trust->facts.profile);
     trust->facts = (struct facts_of_mesh){ db_column_integer(row, 0, 0), db_column_integer(row, 1, 0) != 0, db_column_dup(row, 2) };
 }
 
-static enum acceptance load_rotation(struct trust *trust, const json_t *document) {
+static enum acceptance load_rotation(struct trust *trust, const json_t *document)
+{
     bool is_fork = false;
     return evidence_rotation(trust, document, &is_fork);
 }
@@ -307,7 +328,8 @@ static const struct statement_table {
 };
 
 static int load_rows(struct db_connection *connection, struct store_load *load, const char *sql,
-                     void (*take)(struct trust *trust, sqlite3_stmt *row)) {
+                     void (*take)(struct trust *trust, sqlite3_stmt *row))
+{
     sqlite3_stmt *statement = db_prepare(connection, sql, &load->task.error);
     if (statement == NULL) {
         return -(int)load->task.error.code;
@@ -323,7 +345,8 @@ static int load_rows(struct db_connection *connection, struct store_load *load, 
 }
 
 static int load_statements(struct db_connection *connection, struct store_load *load, const struct statement_table *table,
-                           size_t *ret_taken) {
+                           size_t *ret_taken)
+{
     size_t taken = 0;
     sqlite3_stmt *statement = db_prepare(connection, LOAD_STATEMENTS, &load->task.error);
     if (statement == NULL) {
@@ -345,7 +368,8 @@ static int load_statements(struct db_connection *connection, struct store_load *
     return result;
 }
 
-static int load_table(struct db_connection *connection, struct store_load *load, const struct statement_table *table) {
+static int load_table(struct db_connection *connection, struct store_load *load, const struct statement_table *table)
+{
     size_t taken = 0;
     int result = 0;
     do {
@@ -354,7 +378,8 @@ static int load_table(struct db_connection *connection, struct store_load *load,
     return result;
 }
 
-static int load_run(struct db_connection *connection, struct db_task *task) {
+static int load_run(struct db_connection *connection, struct db_task *task)
+{
     struct store_load *load = CONTAINER_OF(task, struct store_load, task);
     int result = load_rows(connection, load, LOAD_MEMBERS, load_member);
     for (size_t index = 0; index < ARRAY_LENGTH(STATEMENT_TABLES) && result == 0; index++) {
@@ -369,7 +394,8 @@ static int load_run(struct db_connection *connection, struct db_task *task) {
     return result == 0 ? load_rows(connection, load, LOAD_MESH, load_mesh) : result;
 }
 
-int trust_store_load(struct trust_store *store, struct trust *trust, struct error *error) {
+int trust_store_load(struct trust_store *store, struct trust *trust, struct error *error)
+{
     struct store_load load = { .task = { .run = load_run }, .store = store, .trust = trust };
     int result = db_write_wait(store->db, &load.task); /* the writer's queue: whatever was put before is in it */
     if (result < 0 && error != NULL) {

@@ -12,15 +12,18 @@ enum { FIRST_CAPACITY = 128 };
 /* What `data` points to while there is no memory: never written, so threads may share it. */
 static char empty[1];
 
-void buffer_init(struct buffer *buffer, size_t maximum) {
+void buffer_init(struct buffer *buffer, size_t maximum)
+{
     *buffer = (struct buffer){ .data = empty, .maximum = maximum };
 }
 
-void buffer_init_secret(struct buffer *buffer, size_t maximum) {
+void buffer_init_secret(struct buffer *buffer, size_t maximum)
+{
     *buffer = (struct buffer){ .data = empty, .maximum = maximum, .secret = true };
 }
 
-void buffer_release(struct buffer *buffer) {
+void buffer_release(struct buffer *buffer)
+{
     if (buffer == NULL) {
         return;
     }
@@ -33,14 +36,16 @@ void buffer_release(struct buffer *buffer) {
     *buffer = (struct buffer){ .data = empty, .maximum = buffer->maximum, .secret = buffer->secret };
 }
 
-void buffer_wipe_release(struct buffer *buffer) {
+void buffer_wipe_release(struct buffer *buffer)
+{
     if (buffer != NULL && buffer->capacity > 0) {
         memory_wipe(buffer->data, buffer->capacity);
     }
     buffer_release(buffer);
 }
 
-void buffer_reset(struct buffer *buffer) {
+void buffer_reset(struct buffer *buffer)
+{
     buffer->length = 0;
     buffer->overflow = false;
     if (buffer->capacity > 0) {
@@ -49,7 +54,8 @@ void buffer_reset(struct buffer *buffer) {
 }
 
 /* Makes room for `size` bytes and the NUL behind them. */
-static void buffer_grow(struct buffer *buffer, size_t size) {
+static void buffer_grow(struct buffer *buffer, size_t size)
+{
     size_t needed = buffer->length + size + 1;
     size_t capacity = buffer->capacity == 0 ? FIRST_CAPACITY : buffer->capacity;
     while (capacity < needed) {
@@ -70,7 +76,8 @@ static void buffer_grow(struct buffer *buffer, size_t size) {
     buffer->data[buffer->length] = '\0';
 }
 
-char *buffer_reserve(struct buffer *buffer, size_t size) {
+char *buffer_reserve(struct buffer *buffer, size_t size)
+{
     size_t maximum = buffer->maximum < SIZE_MAX ? buffer->maximum : SIZE_MAX - 1; /* the NUL needs a byte */
     if (buffer->overflow || buffer->length > maximum || size > maximum - buffer->length) {
         buffer->overflow = true;
@@ -82,7 +89,8 @@ char *buffer_reserve(struct buffer *buffer, size_t size) {
     return buffer->data + buffer->length;
 }
 
-void buffer_commit(struct buffer *buffer, size_t size) {
+void buffer_commit(struct buffer *buffer, size_t size)
+{
     if (buffer->capacity == 0 || buffer->capacity - buffer->length <= size) {
         abort(); /* more than was reserved: memory is already damaged */
     }
@@ -90,7 +98,8 @@ void buffer_commit(struct buffer *buffer, size_t size) {
     buffer->data[buffer->length] = '\0';
 }
 
-int buffer_append(struct buffer *buffer, const void *data, size_t size) {
+int buffer_append(struct buffer *buffer, const void *data, size_t size)
+{
     char *room = buffer_reserve(buffer, size);
     if (room == NULL) {
         return -1;
@@ -102,15 +111,18 @@ int buffer_append(struct buffer *buffer, const void *data, size_t size) {
     return 0;
 }
 
-int buffer_append_text(struct buffer *buffer, const char *text) {
+int buffer_append_text(struct buffer *buffer, const char *text)
+{
     return buffer_append(buffer, text, strlen(text));
 }
 
-int buffer_append_byte(struct buffer *buffer, char byte) {
+int buffer_append_byte(struct buffer *buffer, char byte)
+{
     return buffer_append(buffer, &byte, 1);
 }
 
-int buffer_printf(struct buffer *buffer, const char *format, ...) {
+int buffer_printf(struct buffer *buffer, const char *format, ...)
+{
     va_list arguments;
     va_start(arguments, format);
     va_list again;
@@ -137,7 +149,8 @@ int buffer_printf(struct buffer *buffer, const char *format, ...) {
 }
 
 /* Bytes that stand in a JSON string as they are, at the front of the text; valid sequences past ASCII too. */
-static size_t plain_run(const char *text, size_t size) {
+static size_t plain_run(const char *text, size_t size)
+{
     size_t index = 0;
     while (index < size) {
         unsigned char byte = (unsigned char)text[index];
@@ -158,7 +171,8 @@ static size_t plain_run(const char *text, size_t size) {
     return index;
 }
 
-static int append_escaped(struct buffer *buffer, unsigned char byte) {
+static int append_escaped(struct buffer *buffer, unsigned char byte)
+{
     static const char SHORT_FORMS[0x20] = { ['\b'] = 'b', ['\t'] = 't', ['\n'] = 'n', ['\f'] = 'f', ['\r'] = 'r' };
     static const char HEX[] = "0123456789abcdef";
     if (byte >= 0x80) {
@@ -171,7 +185,8 @@ static int append_escaped(struct buffer *buffer, unsigned char byte) {
     return buffer_append(buffer, (const char[]){ '\\', 'u', '0', '0', HEX[byte >> 4], HEX[byte & 15] }, 6);
 }
 
-int buffer_append_json_string(struct buffer *buffer, const char *text, size_t size) {
+int buffer_append_json_string(struct buffer *buffer, const char *text, size_t size)
+{
     size_t before = buffer->length;
     int result = buffer_append_byte(buffer, '"');
     size_t index = 0;
@@ -194,7 +209,8 @@ int buffer_append_json_string(struct buffer *buffer, const char *text, size_t si
     return result;
 }
 
-void buffer_consume(struct buffer *buffer, size_t size) {
+void buffer_consume(struct buffer *buffer, size_t size)
+{
     if (size == 0) {
         return;
     }
@@ -205,7 +221,8 @@ void buffer_consume(struct buffer *buffer, size_t size) {
     buffer->length -= size;
 }
 
-char *buffer_take(struct buffer *buffer, size_t *ret_length) {
+char *buffer_take(struct buffer *buffer, size_t *ret_length)
+{
     char *data = buffer->capacity > 0 ? buffer->data : memory_zalloc(1);
     if (ret_length != NULL) {
         *ret_length = buffer->length;

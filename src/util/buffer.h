@@ -10,12 +10,12 @@
 #include "util/attributes.h"
 
 struct buffer {
-    char *data;      /* never NULL after init; NUL-terminated at data[length] */
+    char *data; /* never NULL after init; NUL-terminated at data[length] */
     size_t length;
     size_t capacity;
-    size_t maximum;  /* appending past it sets `overflow` and adds nothing */
-    bool overflow;   /* sticky until buffer_reset: until then nothing is added any more */
-    bool secret;     /* old memory is overwritten whenever the buffer moves */
+    size_t maximum; /* appending past it sets `overflow` and adds nothing */
+    bool overflow;  /* sticky until buffer_reset: until then nothing is added any more */
+    bool secret;    /* old memory is overwritten whenever the buffer moves */
 };
 
 #define BUFFER_UNLIMITED SIZE_MAX

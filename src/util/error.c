@@ -6,21 +6,10 @@
 #include <stddef.h>
 
 static const char *const CODE_NAMES[] = {
-    [ERROR_NONE] = "none",
-    [ERROR_INVALID] = "invalid",
-    [ERROR_TOO_LARGE] = "too_large",
-    [ERROR_NOT_FOUND] = "not_found",
-    [ERROR_CONFLICT] = "conflict",
-    [ERROR_AMBIGUOUS] = "ambiguous",
-    [ERROR_DENIED] = "denied",
-    [ERROR_FULL] = "full",
-    [ERROR_BUSY] = "busy",
-    [ERROR_UNREACHABLE] = "unreachable",
-    [ERROR_TIMEOUT] = "timeout",
-    [ERROR_CORRUPT] = "corrupt",
-    [ERROR_NEWER] = "newer",
-    [ERROR_SYSTEM] = "system",
-    [ERROR_INTERNAL] = "internal",
+    [ERROR_NONE] = "none",         [ERROR_INVALID] = "invalid",         [ERROR_TOO_LARGE] = "too_large", [ERROR_NOT_FOUND] = "not_found",
+    [ERROR_CONFLICT] = "conflict", [ERROR_AMBIGUOUS] = "ambiguous",     [ERROR_DENIED] = "denied",       [ERROR_FULL] = "full",
+    [ERROR_BUSY] = "busy",         [ERROR_UNREACHABLE] = "unreachable", [ERROR_TIMEOUT] = "timeout",     [ERROR_CORRUPT] = "corrupt",
+    [ERROR_NEWER] = "newer",       [ERROR_SYSTEM] = "system",           [ERROR_INTERNAL] = "internal",
 };
 
 /* A message is formatted beside the error first, because an argument may be the error's own old message. */
@@ -30,7 +19,8 @@ struct draft {
 };
 
 /* Backs up over a UTF-8 sequence that a cut at `length` would leave incomplete. */
-static size_t whole_characters(const char *text, size_t length) {
+static size_t whole_characters(const char *text, size_t length)
+{
     size_t start = length;
     while (start > 0 && length - start < 4 && ((unsigned char)text[start - 1] & 0xC0) == 0x80) {
         start--;
@@ -44,7 +34,8 @@ static size_t whole_characters(const char *text, size_t length) {
 }
 
 static void draft_append(struct draft *draft, const char *format, va_list arguments) ATTRIBUTE_PRINTF(2, 0);
-static void draft_append(struct draft *draft, const char *format, va_list arguments) {
+static void draft_append(struct draft *draft, const char *format, va_list arguments)
+{
     size_t room = sizeof(draft->text) - draft->length;
     int written = vsnprintf(draft->text + draft->length, room, format, arguments);
     if (written < 0) {
@@ -58,18 +49,21 @@ static void draft_append(struct draft *draft, const char *format, va_list argume
 }
 
 static void draft_append_text(struct draft *draft, const char *format, ...) ATTRIBUTE_PRINTF(2, 3);
-static void draft_append_text(struct draft *draft, const char *format, ...) {
+static void draft_append_text(struct draft *draft, const char *format, ...)
+{
     va_list arguments;
     va_start(arguments, format);
     draft_append(draft, format, arguments);
     va_end(arguments);
 }
 
-static void draft_store(const struct draft *draft, struct error *error) {
+static void draft_store(const struct draft *draft, struct error *error)
+{
     memcpy(error->message, draft->text, draft->length + 1);
 }
 
-int error_set(struct error *error, enum error_code code, const char *format, ...) {
+int error_set(struct error *error, enum error_code code, const char *format, ...)
+{
     if (error != NULL) {
         struct draft draft = { .length = 0 };
         va_list arguments;
@@ -83,7 +77,8 @@ int error_set(struct error *error, enum error_code code, const char *format, ...
     return -(int)code;
 }
 
-static enum error_code code_of_errno(int sys_errno) {
+static enum error_code code_of_errno(int sys_errno)
+{
     switch (sys_errno) {
     case ENOSPC:
     case EDQUOT:
@@ -98,7 +93,8 @@ static enum error_code code_of_errno(int sys_errno) {
     }
 }
 
-static const char *describe_errno(int sys_errno, char *space, size_t size) {
+static const char *describe_errno(int sys_errno, char *space, size_t size)
+{
 #ifdef __GLIBC__
     return strerror_r(sys_errno, space, size);
 #else
@@ -106,7 +102,8 @@ static const char *describe_errno(int sys_errno, char *space, size_t size) {
 #endif
 }
 
-int error_set_errno(struct error *error, const char *format, ...) {
+int error_set_errno(struct error *error, const char *format, ...)
+{
     int sys_errno = errno;
     enum error_code code = code_of_errno(sys_errno);
     if (error != NULL) {
@@ -125,7 +122,8 @@ int error_set_errno(struct error *error, const char *format, ...) {
     return -(int)code;
 }
 
-int error_prefix(struct error *error, const char *format, ...) {
+int error_prefix(struct error *error, const char *format, ...)
+{
     if (error == NULL) {
         return -(int)ERROR_INTERNAL;
     }
@@ -139,7 +137,8 @@ int error_prefix(struct error *error, const char *format, ...) {
     return -(int)error->code;
 }
 
-const char *error_code_name(enum error_code code) {
+const char *error_code_name(enum error_code code)
+{
     if ((size_t)code >= ARRAY_LENGTH(CODE_NAMES)) {
         return "unknown";
     }

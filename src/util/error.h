@@ -33,8 +33,7 @@ struct error {
 
 /* Fills *error (which may be NULL) and returns -(int)code, so that
  * `return error_set(error, ERROR_INVALID, "...")` reads well. A long message is cut. */
-int error_set(struct error *error, enum error_code code, const char *format, ...)
-    ATTRIBUTE_PRINTF(3, 4);
+int error_set(struct error *error, enum error_code code, const char *format, ...) ATTRIBUTE_PRINTF(3, 4);
 
 /* The same for a failed system call: code ERROR_SYSTEM (ERROR_FULL for ENOSPC and
  * EDQUOT, ERROR_NOT_FOUND for ENOENT, ERROR_DENIED for EACCES and EPERM), keeps

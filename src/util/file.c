@@ -13,7 +13,8 @@
 
 enum { READ_PART = 64 * 1024 };
 
-int file_read(const char *path, struct buffer *ret_bytes, struct error *error) {
+int file_read(const char *path, struct buffer *ret_bytes, struct error *error)
+{
     int result = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
@@ -49,7 +50,8 @@ int file_read(const char *path, struct buffer *ret_bytes, struct error *error) {
     return result;
 }
 
-static int write_whole(int fd, const char *data, size_t size) {
+static int write_whole(int fd, const char *data, size_t size)
+{
     while (size > 0) {
         ssize_t written = write(fd, data, size);
         if (written < 0) {
@@ -64,7 +66,8 @@ static int write_whole(int fd, const char *data, size_t size) {
     return 0;
 }
 
-static int sync_descriptor(int fd) {
+static int sync_descriptor(int fd)
+{
 #ifdef F_FULLFSYNC
     /* macOS: fsync alone leaves the bytes in the drive's cache. Not every file system knows the stronger call. */
     if (fcntl(fd, F_FULLFSYNC) == 0) {
@@ -74,7 +77,8 @@ static int sync_descriptor(int fd) {
     return fsync(fd);
 }
 
-static char *parent_of(const char *path) {
+static char *parent_of(const char *path)
+{
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/') {
         length--;
@@ -88,7 +92,8 @@ static char *parent_of(const char *path) {
     return length == 0 ? memory_strdup(".") : memory_strndup(path, length);
 }
 
-int directory_fsync(const char *path, struct error *error) {
+int directory_fsync(const char *path, struct error *error)
+{
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) {
         return error_set_errno(error, "cannot open directory %s", path);
@@ -101,14 +106,16 @@ int directory_fsync(const char *path, struct error *error) {
     return result;
 }
 
-static char *temporary_name(const char *path) {
+static char *temporary_name(const char *path)
+{
     uint64_t number = 0;
     random_bytes(&number, sizeof(number));
     return memory_printf("%s.tmp-%016" PRIx64, path, number);
 }
 
 /* The temporary file, whole and on disk; it is gone again when this fails. */
-static int write_temporary(const char *temporary, mode_t mode, const void *data, size_t size, struct error *error) {
+static int write_temporary(const char *temporary, mode_t mode, const void *data, size_t size, struct error *error)
+{
     int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
     if (fd < 0) {
         return error_set_errno(error, "cannot create %s", temporary);
@@ -128,7 +135,8 @@ static int write_temporary(const char *temporary, mode_t mode, const void *data,
     return result;
 }
 
-int file_write_atomic(const char *path, mode_t mode, const void *data, size_t size, struct error *error) {
+int file_write_atomic(const char *path, mode_t mode, const void *data, size_t size, struct error *error)
+{
     char *temporary = temporary_name(path);
     char *directory = parent_of(path);
     int result = write_temporary(temporary, mode, data, size, error);
@@ -144,7 +152,8 @@ int file_write_atomic(const char *path, mode_t mode, const void *data, size_t si
     return result;
 }
 
-static int directory_make(const char *path, mode_t mode, struct error *error) {
+static int directory_make(const char *path, mode_t mode, struct error *error)
+{
     struct stat status;
     if (mkdir(path, mode) == 0) {
         char *parent = parent_of(path);
@@ -164,7 +173,8 @@ static int directory_make(const char *path, mode_t mode, struct error *error) {
     return 0;
 }
 
-int directory_ensure(const char *path, mode_t mode, struct error *error) {
+int directory_ensure(const char *path, mode_t mode, struct error *error)
+{
     struct stat status;
     if (stat(path, &status) == 0 && S_ISDIR(status.st_mode)) {
         return 0;
@@ -190,12 +200,14 @@ int directory_ensure(const char *path, mode_t mode, struct error *error) {
     return result;
 }
 
-bool file_exists(const char *path) {
+bool file_exists(const char *path)
+{
     struct stat status;
     return stat(path, &status) == 0;
 }
 
-int file_check_private(const char *path, struct error *error) {
+int file_check_private(const char *path, struct error *error)
+{
     struct stat status;
     if (stat(path, &status) != 0) {
         return errno == ENOENT ? 0 : error_set_errno(error, "cannot look at %s", path);
@@ -210,13 +222,15 @@ int file_check_private(const char *path, struct error *error) {
     return 0;
 }
 
-char *path_join(const char *directory, const char *name) {
+char *path_join(const char *directory, const char *name)
+{
     size_t length = strlen(directory);
     return memory_printf("%s%s%s", directory, length > 0 && directory[length - 1] == '/' ? "" : "/", name);
 }
 
 /* file_is_locked holds the lock for a moment to find out; that must not look like an owner. */
-static int flock_past_probes(int fd) {
+static int flock_past_probes(int fd)
+{
     enum { TRIES = 10, PAUSE_NS = 1000000 };
     for (int try = 0;; try++) {
         if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
@@ -230,7 +244,8 @@ static int flock_past_probes(int fd) {
     }
 }
 
-int file_lock(const char *path, mode_t mode, int *ret_fd, struct error *error) {
+int file_lock(const char *path, mode_t mode, int *ret_fd, struct error *error)
+{
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, mode);
     if (fd < 0) {
         return error_set_errno(error, "cannot open %s", path);
@@ -245,7 +260,8 @@ int file_lock(const char *path, mode_t mode, int *ret_fd, struct error *error) {
     return 0;
 }
 
-bool file_is_locked(const char *path) {
+bool file_is_locked(const char *path)
+{
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return false;

@@ -13,7 +13,8 @@ static pthread_mutex_t ulid_mutex = PTHREAD_MUTEX_INITIALIZER;
 static int64_t ulid_last_ms = -1;
 static uint8_t ulid_last_random[ULID_RANDOM_BYTES];
 
-void random_bytes(void *ret_bytes, size_t size) {
+void random_bytes(void *ret_bytes, size_t size)
+{
     uint8_t *position = ret_bytes;
     while (size > 0) {
         size_t part = size < ENTROPY_MAXIMUM ? size : ENTROPY_MAXIMUM;
@@ -25,7 +26,8 @@ void random_bytes(void *ret_bytes, size_t size) {
     }
 }
 
-uint32_t random_uniform(uint32_t bound) {
+uint32_t random_uniform(uint32_t bound)
+{
     if (bound < 2) {
         return 0;
     }
@@ -41,7 +43,8 @@ uint32_t random_uniform(uint32_t bound) {
 }
 
 /* Adds one to the big-endian number; false when it ran over. */
-static int increment(uint8_t *number, size_t size) {
+static int increment(uint8_t *number, size_t size)
+{
     for (size_t index = size; index > 0; index--) {
         number[index - 1] = (uint8_t)(number[index - 1] + 1);
         if (number[index - 1] != 0) {
@@ -52,7 +55,8 @@ static int increment(uint8_t *number, size_t size) {
 }
 
 /* 48 bits of time and 80 of randomness are 128 bits: 26 digits of 5 bits, the first holding 3. */
-static void ulid_encode(int64_t time_ms, const uint8_t random[static ULID_RANDOM_BYTES], char ret_ulid[ULID_SIZE]) {
+static void ulid_encode(int64_t time_ms, const uint8_t random[static ULID_RANDOM_BYTES], char ret_ulid[ULID_SIZE])
+{
     static const char DIGITS[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
     uint64_t time = (uint64_t)time_ms;
     for (int index = 9; index >= 0; index--) {
@@ -73,7 +77,8 @@ static void ulid_encode(int64_t time_ms, const uint8_t random[static ULID_RANDOM
     ret_ulid[out] = '\0';
 }
 
-void ulid_generate(char ret_ulid[ULID_SIZE]) {
+void ulid_generate(char ret_ulid[ULID_SIZE])
+{
     int64_t now = clock_wall_ms();
     uint8_t random[ULID_RANDOM_BYTES];
     pthread_mutex_lock(&ulid_mutex);
@@ -91,7 +96,8 @@ void ulid_generate(char ret_ulid[ULID_SIZE]) {
     ulid_encode(now, random, ret_ulid);
 }
 
-void uuid_generate(char ret_uuid[UUID_SIZE]) {
+void uuid_generate(char ret_uuid[UUID_SIZE])
+{
     static const char HEX[] = "0123456789abcdef";
     uint8_t bytes[16];
     random_bytes(bytes, sizeof(bytes));

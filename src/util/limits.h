@@ -20,14 +20,14 @@ enum {
     /* 20-ipc: a body when the broker has not said max_payload. */
     LIMIT_INLINE_DEFAULT = 65536,
     LIMIT_CLIENT_MESSAGE_ID = 128,
-    LIMIT_NAME = 64,         /* topics, groups, slugs */
+    LIMIT_NAME = 64, /* topics, groups, slugs */
     LIMIT_DISPLAY_NAME = 128,
     LIMIT_DISPLAY_NAME_SIZE = 129, /* with the NUL */
     /* An invite link; ours are under 1,200. */
     LIMIT_INVITE_LINK = 16 * 1024,
     /* config.json, config.toml and the like. */
     LIMIT_CONFIG_FILE = 1024 * 1024,
-    LIMIT_MESHES = 64,       /* joined by one host */
+    LIMIT_MESHES = 64, /* joined by one host */
     /* What one WebSocket connection may have queued outward before it is dropped (70-broker). */
     LIMIT_WS_BACKLOG = 8 * 1024 * 1024,
     /* Unacknowledged pushes of a connection (70-broker). */

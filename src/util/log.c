@@ -36,19 +36,21 @@ static int log_fd = STDERR_FILENO;
 static char *file_path; /* NULL: log_fd is somebody else's */
 static uint64_t file_size, file_size_maximum;
 static int64_t file_age_maximum_ms;
-static int64_t file_begun_at;  /* of its first line */
-static int64_t file_swept_at;  /* when old files were last looked for */
+static int64_t file_begun_at; /* of its first line */
+static int64_t file_swept_at; /* when old files were last looked for */
 
 /* ---- lines ------------------------------------------------------------------------------------------------------ */
 
-static void append_head(struct buffer *line, enum log_level level, const char *event_name) {
+static void append_head(struct buffer *line, enum log_level level, const char *event_name)
+{
     char now[RFC3339_SIZE];
     time_format_rfc3339(clock_wall_ms(), now);
     (void)buffer_printf(line, "{\"ts\":\"%s\",\"level\":\"%s\",\"msg\":", now, LEVEL_NAMES[level]);
     (void)buffer_append_json_string(line, event_name, strlen(event_name));
 }
 
-static void append_field(struct buffer *line, const struct log_field *field) {
+static void append_field(struct buffer *line, const struct log_field *field)
+{
     (void)buffer_append_byte(line, ',');
     (void)buffer_append_json_string(line, field->name, strlen(field->name));
     (void)buffer_append_byte(line, ':');
@@ -71,8 +73,8 @@ static void append_field(struct buffer *line, const struct log_field *field) {
     }
 }
 
-static void build_line(struct buffer *line, enum log_level level, const char *event_name,
-                       const struct log_field *fields) {
+static void build_line(struct buffer *line, enum log_level level, const char *event_name, const struct log_field *fields)
+{
     append_head(line, level, event_name);
     for (const struct log_field *field = fields; field != NULL && field->kind != LOG_KIND_END; field++) {
         append_field(line, field);
@@ -87,11 +89,13 @@ static void build_line(struct buffer *line, enum log_level level, const char *ev
 
 /* ---- the file --------------------------------------------------------------------------------------------------- */
 
-static char *rotated_path(int number) {
+static char *rotated_path(int number)
+{
     return memory_printf("%s.%d", file_path, number);
 }
 
-static void remove_old_files(int64_t now) {
+static void remove_old_files(int64_t now)
+{
     file_swept_at = now;
     for (int number = 1; number <= KEPT_FILES && file_age_maximum_ms > 0; number++) {
         char *path = rotated_path(number);
@@ -104,7 +108,8 @@ static void remove_old_files(int64_t now) {
 }
 
 /* A file that was begun by an earlier process says when in its first line. */
-static int64_t begin_of_file(int fd, int64_t otherwise) {
+static int64_t begin_of_file(int fd, int64_t otherwise)
+{
     static const char START[] = "{\"ts\":\"";
     char head[sizeof(START) - 1 + RFC3339_SIZE];
     int64_t begun_at = 0;
@@ -116,7 +121,8 @@ static int64_t begin_of_file(int fd, int64_t otherwise) {
     return time_parse_rfc3339(head + sizeof(START) - 1, &begun_at) == 0 ? begun_at : otherwise;
 }
 
-static int open_current(const char *path, uint64_t *ret_size, int64_t *ret_begun_at) {
+static int open_current(const char *path, uint64_t *ret_size, int64_t *ret_begun_at)
+{
     int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0) {
         return -1;
@@ -134,7 +140,8 @@ static int open_current(const char *path, uint64_t *ret_size, int64_t *ret_begun
 }
 
 /* Any failure leaves the current file in use: a log that is too long is better than none. */
-static void rotate(void) {
+static void rotate(void)
+{
     for (int number = KEPT_FILES - 1; number >= 0; number--) {
         char *from = number == 0 ? memory_strdup(file_path) : rotated_path(number);
         char *to = rotated_path(number + 1);
@@ -155,7 +162,8 @@ static void rotate(void) {
     }
 }
 
-static void rotate_if_due(size_t line_size) {
+static void rotate_if_due(size_t line_size)
+{
     int64_t now = clock_wall_ms();
     bool too_long = file_size > 0 && file_size_maximum > 0 && file_size + line_size > file_size_maximum;
     bool too_old = file_size > 0 && file_age_maximum_ms > 0 && now - file_begun_at > file_age_maximum_ms;
@@ -167,7 +175,8 @@ static void rotate_if_due(size_t line_size) {
     }
 }
 
-static void forget_file(void) {
+static void forget_file(void)
+{
     if (file_path != NULL) {
         close(log_fd);
         free(file_path);
@@ -177,7 +186,8 @@ static void forget_file(void) {
 
 /* ---- public ----------------------------------------------------------------------------------------------------- */
 
-static void write_line(enum log_level level, const char *event_name, const struct log_field *fields) {
+static void write_line(enum log_level level, const char *event_name, const struct log_field *fields)
+{
     struct buffer line;
     buffer_init(&line, LINE_MAXIMUM);
     build_line(&line, level, event_name, fields);
@@ -196,7 +206,8 @@ static void write_line(enum log_level level, const char *event_name, const struc
     buffer_release(&line);
 }
 
-void log_write(enum log_level level, const char *event_name, const struct log_field *fields) {
+void log_write(enum log_level level, const char *event_name, const struct log_field *fields)
+{
     if ((int)level >= atomic_load_explicit(&log_level, memory_order_relaxed)) {
         int saved = errno; /* logging between a failed call and its report must not change the reason */
         write_line(level, event_name, fields);
@@ -204,18 +215,21 @@ void log_write(enum log_level level, const char *event_name, const struct log_fi
     }
 }
 
-void log_set_fd(int fd) {
+void log_set_fd(int fd)
+{
     pthread_mutex_lock(&log_mutex);
     forget_file();
     log_fd = fd;
     pthread_mutex_unlock(&log_mutex);
 }
 
-void log_set_level(enum log_level level) {
+void log_set_level(enum log_level level)
+{
     atomic_store_explicit(&log_level, (int)level, memory_order_relaxed);
 }
 
-int log_level_parse(const char *name, enum log_level *ret_level) {
+int log_level_parse(const char *name, enum log_level *ret_level)
+{
     for (size_t index = 0; index < ARRAY_LENGTH(LEVEL_NAMES); index++) {
         if (string_equal(name, LEVEL_NAMES[index])) {
             *ret_level = (enum log_level)index;
@@ -225,7 +239,8 @@ int log_level_parse(const char *name, enum log_level *ret_level) {
     return -1;
 }
 
-int log_open_file(const char *path, uint64_t max_bytes, int max_age_days) {
+int log_open_file(const char *path, uint64_t max_bytes, int max_age_days)
+{
     uint64_t size = 0;
     int64_t begun_at = 0;
     int fd = open_current(path, &size, &begun_at);
@@ -246,7 +261,8 @@ int log_open_file(const char *path, uint64_t max_bytes, int max_age_days) {
     return 0;
 }
 
-void log_fatal(int status, const char *event_name, const struct log_field *fields) {
+void log_fatal(int status, const char *event_name, const struct log_field *fields)
+{
     write_line(LOG_LEVEL_ERROR, event_name, fields);
     pthread_mutex_lock(&log_mutex);
     (void)fsync(log_fd); /* a terminal or a pipe cannot be synced, and need not be */

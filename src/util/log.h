@@ -22,8 +22,7 @@ struct log_field {
 #define LOG_END ((struct log_field){ LOG_KIND_END, 0, 0, 0 })
 
 /* log_event(LOG_LEVEL_INFO, "link_open", LOG_TEXT("mesh", slug), LOG_END); */
-#define log_event(level, event_name, ...) \
-    log_write((level), (event_name), (const struct log_field[]){ __VA_ARGS__ })
+#define log_event(level, event_name, ...) log_write((level), (event_name), (const struct log_field[]){ __VA_ARGS__ })
 
 void log_write(enum log_level level, const char *event_name, const struct log_field *fields);
 

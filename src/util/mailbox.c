@@ -4,7 +4,8 @@
 #include <errno.h>
 #include <time.h>
 
-void mailbox_init(struct mailbox *mailbox, void (*wake)(void *), void *wake_argument) {
+void mailbox_init(struct mailbox *mailbox, void (*wake)(void *), void *wake_argument)
+{
     *mailbox = (struct mailbox){ .wake = wake, .wake_argument = wake_argument };
     pthread_condattr_t attributes;
     if (pthread_mutex_init(&mailbox->mutex, NULL) != 0 || pthread_condattr_init(&attributes) != 0) {
@@ -22,7 +23,8 @@ void mailbox_init(struct mailbox *mailbox, void (*wake)(void *), void *wake_argu
     pthread_condattr_destroy(&attributes);
 }
 
-void mailbox_release(struct mailbox *mailbox) {
+void mailbox_release(struct mailbox *mailbox)
+{
     if (mailbox == NULL) {
         return;
     }
@@ -33,11 +35,13 @@ void mailbox_release(struct mailbox *mailbox) {
     pthread_mutex_destroy(&mailbox->mutex);
 }
 
-void mailbox_post(struct mailbox *mailbox, struct message *message) {
+void mailbox_post(struct mailbox *mailbox, struct message *message)
+{
     mailbox_post_list(mailbox, message, message, 1);
 }
 
-void mailbox_post_list(struct mailbox *mailbox, struct message *first, struct message *last, size_t count) {
+void mailbox_post_list(struct mailbox *mailbox, struct message *first, struct message *last, size_t count)
+{
     if (first == NULL) {
         return;
     }
@@ -62,7 +66,8 @@ void mailbox_post_list(struct mailbox *mailbox, struct message *first, struct me
     }
 }
 
-static struct message *take_all_locked(struct mailbox *mailbox) {
+static struct message *take_all_locked(struct mailbox *mailbox)
+{
     struct message *first = mailbox->first;
     mailbox->first = NULL;
     mailbox->last = NULL;
@@ -70,18 +75,21 @@ static struct message *take_all_locked(struct mailbox *mailbox) {
     return first;
 }
 
-struct message *mailbox_take_all(struct mailbox *mailbox) {
+struct message *mailbox_take_all(struct mailbox *mailbox)
+{
     pthread_mutex_lock(&mailbox->mutex);
     struct message *first = take_all_locked(mailbox);
     pthread_mutex_unlock(&mailbox->mutex);
     return first;
 }
 
-static struct timespec timespec_from_ns(int64_t ns) {
+static struct timespec timespec_from_ns(int64_t ns)
+{
     return (struct timespec){ .tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000) };
 }
 
-static int64_t monotonic_ns(void) {
+static int64_t monotonic_ns(void)
+{
     struct timespec now;
     if (clock_gettime(CLOCK_MONOTONIC, &now) != 0) {
         abort();
@@ -90,7 +98,8 @@ static int64_t monotonic_ns(void) {
 }
 
 /* Returns false when the deadline has passed. */
-static bool wait_locked(struct mailbox *mailbox, int64_t deadline_ns) {
+static bool wait_locked(struct mailbox *mailbox, int64_t deadline_ns)
+{
     if (deadline_ns < 0) {
         pthread_cond_wait(&mailbox->not_empty, &mailbox->mutex);
         return true;
@@ -107,7 +116,8 @@ static bool wait_locked(struct mailbox *mailbox, int64_t deadline_ns) {
 #endif
 }
 
-struct message *mailbox_wait_all(struct mailbox *mailbox, int64_t timeout_ms, bool *ret_closed) {
+struct message *mailbox_wait_all(struct mailbox *mailbox, int64_t timeout_ms, bool *ret_closed)
+{
     enum { NS_A_MS = 1000000 };
     int64_t longest_ms = INT64_MAX / 4 / NS_A_MS;
     int64_t wait_ms = timeout_ms < longest_ms ? timeout_ms : longest_ms;
@@ -123,14 +133,16 @@ struct message *mailbox_wait_all(struct mailbox *mailbox, int64_t timeout_ms, bo
     return first;
 }
 
-void mailbox_close(struct mailbox *mailbox) {
+void mailbox_close(struct mailbox *mailbox)
+{
     pthread_mutex_lock(&mailbox->mutex);
     mailbox->closed = true;
     pthread_cond_broadcast(&mailbox->not_empty);
     pthread_mutex_unlock(&mailbox->mutex);
 }
 
-size_t mailbox_count(struct mailbox *mailbox) {
+size_t mailbox_count(struct mailbox *mailbox)
+{
     pthread_mutex_lock(&mailbox->mutex);
     size_t count = mailbox->count;
     pthread_mutex_unlock(&mailbox->mutex);

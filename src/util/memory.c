@@ -4,7 +4,8 @@
 #include <stdarg.h>
 #include <unistd.h>
 
-void memory_exhausted(void) {
+void memory_exhausted(void)
+{
     static const char line[] = "claudemesh: out of memory\n";
     /* Nothing is left to be done about a failing stderr. */
     if (write(STDERR_FILENO, line, sizeof(line) - 1) < 0) {
@@ -13,7 +14,8 @@ void memory_exhausted(void) {
     _exit(70);
 }
 
-void *memory_alloc(size_t size) {
+void *memory_alloc(size_t size)
+{
     void *memory = malloc(size == 0 ? 1 : size);
     if (memory == NULL) {
         memory_exhausted();
@@ -21,11 +23,13 @@ void *memory_alloc(size_t size) {
     return memory;
 }
 
-void *memory_zalloc(size_t size) {
+void *memory_zalloc(size_t size)
+{
     return memory_calloc(1, size);
 }
 
-void *memory_calloc(size_t count, size_t size) {
+void *memory_calloc(size_t count, size_t size)
+{
     void *memory = count == 0 || size == 0 ? calloc(1, 1) : calloc(count, size);
     if (memory == NULL) {
         memory_exhausted();
@@ -33,7 +37,8 @@ void *memory_calloc(size_t count, size_t size) {
     return memory;
 }
 
-void *memory_realloc(void *pointer, size_t size) {
+void *memory_realloc(void *pointer, size_t size)
+{
     void *memory = realloc(pointer, size == 0 ? 1 : size);
     if (memory == NULL) {
         memory_exhausted();
@@ -41,7 +46,8 @@ void *memory_realloc(void *pointer, size_t size) {
     return memory;
 }
 
-void *memory_dup(const void *data, size_t size) {
+void *memory_dup(const void *data, size_t size)
+{
     void *copy = memory_alloc(size);
     if (size > 0) {
         memcpy(copy, data, size);
@@ -49,14 +55,16 @@ void *memory_dup(const void *data, size_t size) {
     return copy;
 }
 
-char *memory_strdup(const char *text) {
+char *memory_strdup(const char *text)
+{
     if (text == NULL) {
         return NULL;
     }
     return memory_dup(text, strlen(text) + 1);
 }
 
-char *memory_strndup(const char *text, size_t size) {
+char *memory_strndup(const char *text, size_t size)
+{
     if (text == NULL) {
         return NULL;
     }
@@ -67,7 +75,8 @@ char *memory_strndup(const char *text, size_t size) {
     return copy;
 }
 
-char *memory_printf(const char *format, ...) {
+char *memory_printf(const char *format, ...)
+{
     char *text = NULL;
     va_list arguments;
     va_start(arguments, format);
@@ -79,7 +88,8 @@ char *memory_printf(const char *format, ...) {
     return text;
 }
 
-void memory_wipe(void *data, size_t size) {
+void memory_wipe(void *data, size_t size)
+{
     if (size > 0) {
 #ifdef __APPLE__
         (void)memset_s(data, size, 0, size);

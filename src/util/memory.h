@@ -9,12 +9,12 @@
 
 #include "util/attributes.h"
 
-void *memory_alloc(size_t size) MUST_CHECK;                 /* uninitialised */
-void *memory_zalloc(size_t size) MUST_CHECK;                /* zeroed */
-void *memory_calloc(size_t count, size_t size) MUST_CHECK;  /* zeroed; overflow ends the process */
+void *memory_alloc(size_t size) MUST_CHECK;                /* uninitialised */
+void *memory_zalloc(size_t size) MUST_CHECK;               /* zeroed */
+void *memory_calloc(size_t count, size_t size) MUST_CHECK; /* zeroed; overflow ends the process */
 void *memory_realloc(void *pointer, size_t size) MUST_CHECK;
 void *memory_dup(const void *data, size_t size) MUST_CHECK;
-char *memory_strdup(const char *text) MUST_CHECK;           /* NULL gives NULL */
+char *memory_strdup(const char *text) MUST_CHECK; /* NULL gives NULL */
 char *memory_strndup(const char *text, size_t size) MUST_CHECK;
 char *memory_printf(const char *format, ...) ATTRIBUTE_PRINTF(1, 2) MUST_CHECK;
 

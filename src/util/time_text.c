@@ -9,7 +9,8 @@ static const int64_t LAST_MS = INT64_C(253402300799999);
 
 /* Days since 1970-01-01 of a date in the proleptic Gregorian calendar. Years are counted from March, so that the leap
  * day is a year's last. */
-static int64_t days_from_date(int64_t year, int64_t month, int64_t day) {
+static int64_t days_from_date(int64_t year, int64_t month, int64_t day)
+{
     int64_t march_year = month <= 2 ? year - 1 : year;
     int64_t era = (march_year >= 0 ? march_year : march_year - 399) / 400;
     int64_t year_of_era = march_year - era * 400;
@@ -19,7 +20,8 @@ static int64_t days_from_date(int64_t year, int64_t month, int64_t day) {
     return era * 146097 + day_of_era - 719468;
 }
 
-static void date_from_days(int64_t days, int64_t *ret_year, int64_t *ret_month, int64_t *ret_day) {
+static void date_from_days(int64_t days, int64_t *ret_year, int64_t *ret_month, int64_t *ret_day)
+{
     int64_t shifted = days + 719468;
     int64_t era = shifted / 146097;
     int64_t day_of_era = shifted - era * 146097;
@@ -31,14 +33,16 @@ static void date_from_days(int64_t days, int64_t *ret_year, int64_t *ret_month, 
     *ret_year = year_of_era + era * 400 + (*ret_month <= 2 ? 1 : 0);
 }
 
-static void put_digits(char *text, int64_t value, size_t count) {
+static void put_digits(char *text, int64_t value, size_t count)
+{
     for (size_t index = count; index > 0; index--) {
         text[index - 1] = (char)('0' + value % 10);
         value /= 10;
     }
 }
 
-void time_format_rfc3339(int64_t time_ms, char ret_text[RFC3339_SIZE]) {
+void time_format_rfc3339(int64_t time_ms, char ret_text[RFC3339_SIZE])
+{
     int64_t time = time_ms < 0 ? 0 : time_ms > LAST_MS ? LAST_MS : time_ms;
     int64_t year = 0;
     int64_t month = 0;
@@ -55,7 +59,8 @@ void time_format_rfc3339(int64_t time_ms, char ret_text[RFC3339_SIZE]) {
 }
 
 /* Reads exactly `count` digits in [minimum, maximum] and moves on. */
-static int read_digits(const char **position, size_t count, int64_t minimum, int64_t maximum, int64_t *ret_value) {
+static int read_digits(const char **position, size_t count, int64_t minimum, int64_t maximum, int64_t *ret_value)
+{
     int64_t value = 0;
     for (size_t index = 0; index < count; index++) {
         char byte = (*position)[index];
@@ -72,7 +77,8 @@ static int read_digits(const char **position, size_t count, int64_t minimum, int
     return 0;
 }
 
-static int read_literal(const char **position, char upper, char lower) {
+static int read_literal(const char **position, char upper, char lower)
+{
     if (**position != upper && **position != lower) {
         return -1;
     }
@@ -80,13 +86,15 @@ static int read_literal(const char **position, char upper, char lower) {
     return 0;
 }
 
-static int64_t days_of_month(int64_t year, int64_t month) {
+static int64_t days_of_month(int64_t year, int64_t month)
+{
     static const int64_t DAYS[] = { 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31 };
     bool leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
     return DAYS[month - 1] + (month == 2 && leap ? 1 : 0);
 }
 
-static int read_fraction(const char **position, int64_t *ret_ms) {
+static int read_fraction(const char **position, int64_t *ret_ms)
+{
     int64_t ms = 0;
     int64_t weight = 100;
     size_t count = 0;
@@ -105,7 +113,8 @@ static int read_fraction(const char **position, int64_t *ret_ms) {
     return 0;
 }
 
-static int read_offset(const char **position, int64_t *ret_ms) {
+static int read_offset(const char **position, int64_t *ret_ms)
+{
     if (**position == 'Z' || **position == 'z') {
         (*position)++;
         *ret_ms = 0;
@@ -114,15 +123,16 @@ static int read_offset(const char **position, int64_t *ret_ms) {
     int64_t sign = **position == '+' ? 1 : -1;
     int64_t hours = 0;
     int64_t minutes = 0;
-    if (read_literal(position, '+', '-') != 0 || read_digits(position, 2, 0, 23, &hours) != 0 ||
-        read_literal(position, ':', ':') != 0 || read_digits(position, 2, 0, 59, &minutes) != 0) {
+    if (read_literal(position, '+', '-') != 0 || read_digits(position, 2, 0, 23, &hours) != 0 || read_literal(position, ':', ':') != 0 ||
+        read_digits(position, 2, 0, 59, &minutes) != 0) {
         return -1;
     }
     *ret_ms = sign * (hours * MS_A_HOUR + minutes * MS_A_MINUTE);
     return 0;
 }
 
-int time_parse_rfc3339(const char *text, int64_t *ret_time_ms) {
+int time_parse_rfc3339(const char *text, int64_t *ret_time_ms)
+{
     const char *position = text;
     int64_t year = 0;
     int64_t month = 0;
@@ -134,15 +144,15 @@ int time_parse_rfc3339(const char *text, int64_t *ret_time_ms) {
     int64_t offset_ms = 0;
     if (read_digits(&position, 4, 0, 9999, &year) != 0 || read_literal(&position, '-', '-') != 0 ||
         read_digits(&position, 2, 1, 12, &month) != 0 || read_literal(&position, '-', '-') != 0 ||
-        read_digits(&position, 2, 1, days_of_month(year, month), &day) != 0 ||
-        read_literal(&position, 'T', 't') != 0 || read_digits(&position, 2, 0, 23, &hour) != 0 ||
-        read_literal(&position, ':', ':') != 0 || read_digits(&position, 2, 0, 59, &minute) != 0 ||
-        read_literal(&position, ':', ':') != 0 || read_digits(&position, 2, 0, 59, &second) != 0 ||
-        read_fraction(&position, &fraction_ms) != 0 || read_offset(&position, &offset_ms) != 0 || *position != '\0') {
+        read_digits(&position, 2, 1, days_of_month(year, month), &day) != 0 || read_literal(&position, 'T', 't') != 0 ||
+        read_digits(&position, 2, 0, 23, &hour) != 0 || read_literal(&position, ':', ':') != 0 ||
+        read_digits(&position, 2, 0, 59, &minute) != 0 || read_literal(&position, ':', ':') != 0 ||
+        read_digits(&position, 2, 0, 59, &second) != 0 || read_fraction(&position, &fraction_ms) != 0 ||
+        read_offset(&position, &offset_ms) != 0 || *position != '\0') {
         return -1;
     }
-    *ret_time_ms = days_from_date(year, month, day) * MS_A_DAY + hour * MS_A_HOUR + minute * MS_A_MINUTE +
-                   second * MS_A_SECOND + fraction_ms - offset_ms;
+    *ret_time_ms = days_from_date(year, month, day) * MS_A_DAY + hour * MS_A_HOUR + minute * MS_A_MINUTE + second * MS_A_SECOND +
+                   fraction_ms - offset_ms;
     return 0;
 }
 
@@ -152,7 +162,8 @@ struct unit {
 };
 
 /* Digits, then one of the units; a count of units past INT64_MAX is refused. */
-static int parse_with_unit(const char *text, const struct unit *units, size_t unit_count, uint64_t *ret_value) {
+static int parse_with_unit(const char *text, const struct unit *units, size_t unit_count, uint64_t *ret_value)
+{
     enum { DIGITS_MAXIMUM = 19 };
     char digits[DIGITS_MAXIMUM + 1];
     size_t length = strspn(text, "0123456789");
@@ -177,10 +188,9 @@ static int parse_with_unit(const char *text, const struct unit *units, size_t un
     return -1;
 }
 
-int duration_parse(const char *text, int64_t *ret_ms) {
-    static const struct unit UNITS[] = {
-        { "ms", 1 }, { "s", MS_A_SECOND }, { "m", MS_A_MINUTE }, { "h", MS_A_HOUR }, { "d", MS_A_DAY }
-    };
+int duration_parse(const char *text, int64_t *ret_ms)
+{
+    static const struct unit UNITS[] = { { "ms", 1 }, { "s", MS_A_SECOND }, { "m", MS_A_MINUTE }, { "h", MS_A_HOUR }, { "d", MS_A_DAY } };
     uint64_t value = 0;
     if (parse_with_unit(text, UNITS, ARRAY_LENGTH(UNITS), &value) != 0) {
         return -1;
@@ -189,11 +199,10 @@ int duration_parse(const char *text, int64_t *ret_ms) {
     return 0;
 }
 
-int size_parse(const char *text, uint64_t *ret_bytes) {
-    static const struct unit UNITS[] = { { "", 1 },
-                                         { "KB", UINT64_C(1) << 10 },
-                                         { "MB", UINT64_C(1) << 20 },
-                                         { "GB", UINT64_C(1) << 30 },
-                                         { "TB", UINT64_C(1) << 40 } };
+int size_parse(const char *text, uint64_t *ret_bytes)
+{
+    static const struct unit UNITS[] = {
+        { "", 1 }, { "KB", UINT64_C(1) << 10 }, { "MB", UINT64_C(1) << 20 }, { "GB", UINT64_C(1) << 30 }, { "TB", UINT64_C(1) << 40 }
+    };
     return parse_with_unit(text, UNITS, ARRAY_LENGTH(UNITS), ret_bytes);
 }

@@ -2,7 +2,8 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-size_t utf8_decode(const char *text, size_t length, uint32_t *ret_code_point) {
+size_t utf8_decode(const char *text, size_t length, uint32_t *ret_code_point)
+{
     const unsigned char *bytes = (const unsigned char *)text;
     if (length == 0) {
         return 0;
@@ -45,7 +46,8 @@ size_t utf8_decode(const char *text, size_t length, uint32_t *ret_code_point) {
     return needed;
 }
 
-bool utf8_is_valid(const char *text, size_t length) {
+bool utf8_is_valid(const char *text, size_t length)
+{
     size_t index = 0;
     while (index < length) {
         /* Most text is ASCII: eight bytes at a time. */
@@ -71,13 +73,15 @@ bool utf8_is_valid(const char *text, size_t length) {
 }
 
 /* Could move the cursor, change colours, break the line, or show characters in another order than they stand. */
-static bool is_unsafe_on_terminal(uint32_t code_point) {
-    return code_point < 0x20 || (code_point >= 0x7F && code_point <= 0x9F) || code_point == 0x061C ||
-           code_point == 0x200E || code_point == 0x200F || code_point == 0x2028 || code_point == 0x2029 ||
-           (code_point >= 0x202A && code_point <= 0x202E) || (code_point >= 0x2066 && code_point <= 0x2069);
+static bool is_unsafe_on_terminal(uint32_t code_point)
+{
+    return code_point < 0x20 || (code_point >= 0x7F && code_point <= 0x9F) || code_point == 0x061C || code_point == 0x200E ||
+           code_point == 0x200F || code_point == 0x2028 || code_point == 0x2029 || (code_point >= 0x202A && code_point <= 0x202E) ||
+           (code_point >= 0x2066 && code_point <= 0x2069);
 }
 
-char *text_printable(const char *text, size_t length) {
+char *text_printable(const char *text, size_t length)
+{
     if (length > SIZE_MAX / 3 - 1) {
         memory_exhausted();
     }

@@ -115,6 +115,7 @@ def test_a_reader_that_never_reads_is_cut_off_and_resumes_without_loss_while_oth
     for number in range(60):
         assert alice.send("bob", body, client_message_id=f"big-{number}").status == 202
     good.wait_count("message", 60, 60)
+    wait_for(lambda: "event_stream_cut" in bob.log.read_text(), 30, "the reader that takes nothing to be cut off")
     data = b""
     try:
         while chunk := sock.recv(1 << 20):

@@ -255,7 +255,7 @@ def test_after_a_lost_link_everything_goes_out_again_by_priority_then_in_order(f
         names.append((("now", "next", "low")[number % 3], f"m{number:02d}"))
         far.post(names[-1][1], priority=names[-1][0])
     wait_for(lambda: len(far.sends) == 30)
-    assert far.node.outbox_counts()[:2] == (0, 30)
+    wait_for(lambda: far.node.outbox_counts()[:2] == (0, 30), what="the marks to be on disk")
     far.greet = lambda connection, hello, index: not far.closed_door
     far.closed_door = True
     far.connection.abort()

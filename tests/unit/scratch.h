@@ -9,7 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static inline char *scratch_make(void) {
+static inline char *scratch_make(void)
+{
     const char *parent = getenv("TMPDIR");
     char *path = NULL;
     if (asprintf(&path, "%s/claudemesh-test-XXXXXX", parent == NULL ? "/tmp" : parent) < 0 || mkdtemp(path) == NULL) {
@@ -18,14 +19,16 @@ static inline char *scratch_make(void) {
     return path;
 }
 
-static inline int scratch_remove_entry(const char *path, const struct stat *status, int kind, struct FTW *position) {
+static inline int scratch_remove_entry(const char *path, const struct stat *status, int kind, struct FTW *position)
+{
     (void)status;
     (void)kind;
     (void)position;
     return remove(path);
 }
 
-static inline void scratch_remove(char *path) {
+static inline void scratch_remove(char *path)
+{
     if (path != NULL) {
         (void)nftw(path, scratch_remove_entry, 16, FTW_DEPTH | FTW_PHYS);
         free(path);

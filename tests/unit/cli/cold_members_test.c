@@ -109,7 +109,7 @@ static enum error_code resolve(const struct town *town, json_t *list, const char
         memcpy(ret_key, member->pubkey, KEY_HEX_SIZE);
     }
     cold_members_release(&members);
-    return (enum error_code)-status;
+    return (enum error_code) - status;
 }
 
 static void a_certified_members_name_resolves_in_any_case_and_width(void **state)
@@ -124,7 +124,7 @@ static void a_certified_members_name_resolves_in_any_case_and_width(void **state
     assert_int_equal(resolve(town, list, "Bob", key), ERROR_NONE);
     assert_string_equal(key, keypair_public_hex(town->bob));
     assert_int_equal(resolve(town, list, "bOB", key), ERROR_NONE);
-    assert_int_equal(resolve(town, list, "\xef\xbc\xa2ob", key), ERROR_NONE); /* fullwidth B */
+    assert_int_equal(resolve(town, list, "\xef\xbc\xa2ob", key), ERROR_NONE);     /* fullwidth B */
     assert_int_equal(resolve(town, list, "somebody else", key), ERROR_NOT_FOUND); /* what the broker says is nobody's name */
     json_decref(list);
     invite_release(&invite);

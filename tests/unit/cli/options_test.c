@@ -47,12 +47,12 @@ static int parse(const char *line, struct cli *ret_cli, char **ret_line, struct 
     return cli_parse(count, words, ret_cli, error);
 }
 
-#define PARSED(text)                                  \
-    struct cli cli;                                   \
-    struct error error;                               \
-    char *line;                                       \
+#define PARSED(text)    \
+    struct cli cli;     \
+    struct error error; \
+    char *line;         \
     int status = parse((text), &cli, &line, &error)
-#define DONE          \
+#define DONE           \
     cli_release(&cli); \
     free(line)
 

@@ -17,7 +17,8 @@ struct fixture {
     char *directory, *path;
 };
 
-static int set_up(void **state) {
+static int set_up(void **state)
+{
     struct fixture *fixture = memory_zalloc(sizeof(*fixture));
     fixture->directory = scratch_make();
     fixture->path = path_join(fixture->directory, "config.json");
@@ -25,7 +26,8 @@ static int set_up(void **state) {
     return 0;
 }
 
-static int tear_down(void **state) {
+static int tear_down(void **state)
+{
     struct fixture *fixture = *state;
     scratch_remove(fixture->directory);
     free(fixture->path);
@@ -33,27 +35,37 @@ static int tear_down(void **state) {
     return 0;
 }
 
-static void write_file(const struct fixture *fixture, const char *text) {
+static void write_file(const struct fixture *fixture, const char *text)
+{
     assert_int_equal(file_write_atomic(fixture->path, 0600, text, strlen(text), NULL), 0);
 }
 
-static char *read_file(const struct fixture *fixture) {
+static char *read_file(const struct fixture *fixture)
+{
     struct buffer bytes;
     buffer_init(&bytes, BUFFER_UNLIMITED);
     assert_int_equal(file_read(fixture->path, &bytes, NULL), 0);
     return buffer_take(&bytes, NULL);
 }
 
-static struct config_mesh sample_mesh(void) {
+static struct config_mesh sample_mesh(void)
+{
     static char mesh_id[] = "7f9d2a54-9d0c-4a3e-8a4e-3c1b6f0e2d11", member_id[] = "member-1", slug[] = "acme", name[] = "Acme",
-                pubkey[] = "1ff7", secret_key[] = "fb97", broker_url[] = "ws://127.0.0.1:7900/ws",
-                joined_at[] = "2026-11-23T12:34:56.789Z", root_key[] = "bLJc";
-    return (struct config_mesh){ .mesh_id = mesh_id, .member_id = member_id, .slug = slug, .name = name, .pubkey = pubkey,
-                                 .secret_key = secret_key, .broker_url = broker_url, .joined_at = joined_at,
+                pubkey[] = "1ff7", secret_key[] = "fb97", broker_url[] = "ws://127.0.0.1:7900/ws", joined_at[] = "2026-11-23T12:34:56.789Z",
+                root_key[] = "bLJc";
+    return (struct config_mesh){ .mesh_id = mesh_id,
+                                 .member_id = member_id,
+                                 .slug = slug,
+                                 .name = name,
+                                 .pubkey = pubkey,
+                                 .secret_key = secret_key,
+                                 .broker_url = broker_url,
+                                 .joined_at = joined_at,
                                  .root_key = root_key };
 }
 
-static void an_absent_file_is_an_empty_configuration(void **state) {
+static void an_absent_file_is_an_empty_configuration(void **state)
+{
     struct fixture *fixture = *state;
     struct config_file file;
     assert_int_equal(config_file_read(fixture->path, &file, NULL), 0);
@@ -66,7 +78,8 @@ static void an_absent_file_is_an_empty_configuration(void **state) {
     assert_false(file_exists(fixture->path));
 }
 
-static void an_added_mesh_is_read_back(void **state) {
+static void an_added_mesh_is_read_back(void **state)
+{
     struct fixture *fixture = *state;
     struct config_mesh mesh = sample_mesh();
     struct config_file file;
@@ -90,14 +103,16 @@ static void an_added_mesh_is_read_back(void **state) {
     free(content);
 }
 
-static void unknown_fields_are_kept_when_it_is_rewritten(void **state) {
+static void unknown_fields_are_kept_when_it_is_rewritten(void **state)
+{
     struct fixture *fixture = *state;
     struct config_mesh mesh = sample_mesh();
     struct config_file file;
     char other_url[] = "ws://elsewhere/ws";
-    write_file(fixture, "{\"version\":1,\"future\":{\"x\":[1,2.5]},\"displayName\":\"Ann\",\"meshes\":[{\"meshId\":\"m-2\",\"memberId\":\"b\","
-                        "\"slug\":\"other\",\"name\":\"Other\",\"pubkey\":\"p\",\"secretKey\":\"s\",\"brokerUrl\":\"ws://x\",\"joinedAt\":\"t\","
-                        "\"extra\":true}]}");
+    write_file(fixture,
+               "{\"version\":1,\"future\":{\"x\":[1,2.5]},\"displayName\":\"Ann\",\"meshes\":[{\"meshId\":\"m-2\",\"memberId\":\"b\","
+               "\"slug\":\"other\",\"name\":\"Other\",\"pubkey\":\"p\",\"secretKey\":\"s\",\"brokerUrl\":\"ws://x\",\"joinedAt\":\"t\","
+               "\"extra\":true}]}");
     assert_int_equal(config_file_add_mesh(fixture->path, &mesh, NULL), 0);
     mesh = sample_mesh();
     mesh.mesh_id = (char[]){ "m-2" };
@@ -123,7 +138,8 @@ static void unknown_fields_are_kept_when_it_is_rewritten(void **state) {
     free(content);
 }
 
-static void an_optional_field_that_became_unknown_is_removed(void **state) {
+static void an_optional_field_that_became_unknown_is_removed(void **state)
+{
     struct fixture *fixture = *state;
     struct config_mesh mesh = sample_mesh();
     struct config_file file;
@@ -139,7 +155,8 @@ static void an_optional_field_that_became_unknown_is_removed(void **state) {
     config_file_release(&file);
 }
 
-static void a_slug_of_another_mesh_is_a_conflict(void **state) {
+static void a_slug_of_another_mesh_is_a_conflict(void **state)
+{
     struct fixture *fixture = *state;
     struct config_mesh mesh = sample_mesh();
     assert_int_equal(config_file_add_mesh(fixture->path, &mesh, NULL), 0);
@@ -157,7 +174,8 @@ static void a_slug_of_another_mesh_is_a_conflict(void **state) {
     free(after);
 }
 
-static void a_file_that_others_can_read_is_denied(void **state) {
+static void a_file_that_others_can_read_is_denied(void **state)
+{
     struct fixture *fixture = *state;
     struct config_mesh mesh = sample_mesh();
     struct config_file file;
@@ -169,9 +187,10 @@ static void a_file_that_others_can_read_is_denied(void **state) {
     assert_int_equal(config_file_add_mesh(fixture->path, &mesh, &error), -(int)ERROR_DENIED);
 }
 
-static void a_wrong_file_is_refused_with_its_name_and_never_rewritten(void **state) {
+static void a_wrong_file_is_refused_with_its_name_and_never_rewritten(void **state)
+{
     struct fixture *fixture = *state;
-#define MESH_WITH(id, slug) \
+#define MESH_WITH(id, slug)                                                                                                     \
     "{\"meshId\":\"" id "\",\"memberId\":\"b\",\"slug\":\"" slug "\",\"name\":\"O\",\"pubkey\":\"p\",\"secretKey\":\"hidden\"," \
     "\"brokerUrl\":\"ws://x\",\"joinedAt\":\"t\"}"
     static const struct {
@@ -210,7 +229,8 @@ static void a_wrong_file_is_refused_with_its_name_and_never_rewritten(void **sta
     }
 }
 
-static void writers_at_the_same_time_lose_nothing(void **state) {
+static void writers_at_the_same_time_lose_nothing(void **state)
+{
     struct fixture *fixture = *state;
     enum { WRITERS = 4, EACH = 3 };
     pid_t children[WRITERS];
@@ -242,7 +262,8 @@ static void writers_at_the_same_time_lose_nothing(void **state) {
 
 /* ---- paths ------------------------------------------------------------------------------------------------------ */
 
-static void the_flag_the_variable_and_the_home_directory_decide_in_that_order(void **state) {
+static void the_flag_the_variable_and_the_home_directory_decide_in_that_order(void **state)
+{
     struct fixture *fixture = *state;
     struct config_paths paths;
     bool ignored = true;
@@ -287,7 +308,8 @@ static void the_flag_the_variable_and_the_home_directory_decide_in_that_order(vo
     free(absent);
 }
 
-static void directories_are_made_for_the_owner_alone(void **state) {
+static void directories_are_made_for_the_owner_alone(void **state)
+{
     struct fixture *fixture = *state;
     struct config_paths paths;
     struct stat status;
@@ -310,7 +332,8 @@ static void directories_are_made_for_the_owner_alone(void **state) {
     free(root);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(an_absent_file_is_an_empty_configuration, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_added_mesh_is_read_back, set_up, tear_down),

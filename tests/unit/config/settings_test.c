@@ -15,7 +15,8 @@ struct fixture {
     char *directory, *path;
 };
 
-static int set_up(void **state) {
+static int set_up(void **state)
+{
     struct fixture *fixture = memory_zalloc(sizeof(*fixture));
     fixture->directory = scratch_make();
     fixture->path = path_join(fixture->directory, "config.toml");
@@ -23,7 +24,8 @@ static int set_up(void **state) {
     return 0;
 }
 
-static int tear_down(void **state) {
+static int tear_down(void **state)
+{
     struct fixture *fixture = *state;
     scratch_remove(fixture->directory);
     free(fixture->path);
@@ -31,31 +33,53 @@ static int tear_down(void **state) {
     return 0;
 }
 
-static int load(struct fixture *fixture, const char *text, struct settings **ret_settings, struct error *error) {
+static int load(struct fixture *fixture, const char *text, struct settings **ret_settings, struct error *error)
+{
     if (text != NULL) {
         assert_int_equal(file_write_atomic(fixture->path, 0600, text, strlen(text), NULL), 0);
     }
     return settings_load(SETTINGS, SETTING_COUNT, "CLAUDEMESH", fixture->path, ret_settings, error);
 }
 
-static void without_a_file_the_defaults_hold(void **state) {
+static void without_a_file_the_defaults_hold(void **state)
+{
     static const struct {
         const char *name, *text;
     } DEFAULTS[] = {
-        { "daemon.display_name", "" }, { "daemon.log_level", "info" }, { "daemon.meshes", "" },
-        { "ipc.tcp_enabled", "true" }, { "ipc.tcp_port", "47823" }, { "ipc.public_health_check", "false" },
-        { "ipc.allowed_origins", "" }, { "ipc.max_in_flight", "64" }, { "ipc.max_streams", "32" },
-        { "ipc.rate_limit_rps", "100" }, { "ipc.rate_limit_burst", "1000" },
-        { "outbox.fsync", "strict" }, { "outbox.max_rows", "5000000" }, { "outbox.max_bytes", "5368709120" },
-        { "outbox.max_age_hours", "168" }, { "outbox.max_age_hours_override", "0" }, { "outbox.done_retention_days", "30" },
-        { "inbox.retention_days", "30" }, { "inbox.max_bytes", "5368709120" }, { "inbox.fts", "true" },
-        { "drain.window", "256" }, { "drain.backoff_initial_ms", "500" }, { "drain.backoff_max_ms", "30000" },
+        { "daemon.display_name", "" },
+        { "daemon.log_level", "info" },
+        { "daemon.meshes", "" },
+        { "ipc.tcp_enabled", "true" },
+        { "ipc.tcp_port", "47823" },
+        { "ipc.public_health_check", "false" },
+        { "ipc.allowed_origins", "" },
+        { "ipc.max_in_flight", "64" },
+        { "ipc.max_streams", "32" },
+        { "ipc.rate_limit_rps", "100" },
+        { "ipc.rate_limit_burst", "1000" },
+        { "outbox.fsync", "strict" },
+        { "outbox.max_rows", "5000000" },
+        { "outbox.max_bytes", "5368709120" },
+        { "outbox.max_age_hours", "168" },
+        { "outbox.max_age_hours_override", "0" },
+        { "outbox.done_retention_days", "30" },
+        { "inbox.retention_days", "30" },
+        { "inbox.max_bytes", "5368709120" },
+        { "inbox.fts", "true" },
+        { "drain.window", "256" },
+        { "drain.backoff_initial_ms", "500" },
+        { "drain.backoff_max_ms", "30000" },
         { "drain.jitter_pct", "25" },
-        { "broker.ca_file", "" }, { "broker.allow_insecure", "false" }, { "broker.allow_plaintext", "false" },
+        { "broker.ca_file", "" },
+        { "broker.allow_insecure", "false" },
+        { "broker.allow_plaintext", "false" },
         { "features.require", "client_message_id_dedupe,concurrent_connection_policy" },
-        { "clone.policy", "refuse" }, { "crypto.key_grace_period_days", "7" },
-        { "hooks.enabled", "true" }, { "hooks.concurrency", "8" },
-        { "log.max_size", "104857600" }, { "log.max_age_days", "14" },
+        { "clone.policy", "refuse" },
+        { "crypto.key_grace_period_days", "7" },
+        { "hooks.enabled", "true" },
+        { "hooks.concurrency", "8" },
+        { "log.max_size", "104857600" },
+        { "log.max_age_days", "14" },
         { "privacy.share_host", "false" },
         { "mesh.*.allow_plaintext", "false" },
     };
@@ -77,17 +101,26 @@ static void without_a_file_the_defaults_hold(void **state) {
     settings_free(NULL);
 }
 
-static void the_brokers_defaults_are_the_figures_of_its_page(void **state) {
+static void the_brokers_defaults_are_the_figures_of_its_page(void **state)
+{
     (void)state;
     static const struct {
         const char *name;
         int64_t value;
     } DEFAULTS[] = {
-        { "broker.dedupe_retention_days", 365 }, { "broker.message_retention_days", 365 }, { "broker.inline_bytes", 65536 },
-        { "broker.blob_bytes", 536870912 }, { "broker.rate_limit_per_minute", 1200000 }, { "broker.rate_limit_burst", 100000 },
-        { "broker.max_connections", 10000 }, { "broker.max_connections_per_mesh", 1000 },
-        { "broker.max_new_connections_per_second", 1000 }, { "broker.hello_timeout_s", 5 },
-        { "broker.max_waiting_per_recipient", 100000 }, { "broker.presence_grace_s", 90 }, { "broker.lease_s", 30 },
+        { "broker.dedupe_retention_days", 365 },
+        { "broker.message_retention_days", 365 },
+        { "broker.inline_bytes", 65536 },
+        { "broker.blob_bytes", 536870912 },
+        { "broker.rate_limit_per_minute", 1200000 },
+        { "broker.rate_limit_burst", 100000 },
+        { "broker.max_connections", 10000 },
+        { "broker.max_connections_per_mesh", 1000 },
+        { "broker.max_new_connections_per_second", 1000 },
+        { "broker.hello_timeout_s", 5 },
+        { "broker.max_waiting_per_recipient", 100000 },
+        { "broker.presence_grace_s", 90 },
+        { "broker.lease_s", 30 },
         { "broker.window", 256 },
     };
     struct settings *settings = NULL;
@@ -110,7 +143,8 @@ static void the_brokers_defaults_are_the_figures_of_its_page(void **state) {
     settings_free(settings);
 }
 
-static void the_file_the_environment_and_flags_override_in_that_order(void **state) {
+static void the_file_the_environment_and_flags_override_in_that_order(void **state)
+{
     struct settings *settings = NULL;
     setenv("CLAUDEMESH_IPC_TCP_PORT", "5", 1);
     setenv("CLAUDEMESH_DAEMON_MESHES", " a , b,,c ", 1);
@@ -145,7 +179,8 @@ static void the_file_the_environment_and_flags_override_in_that_order(void **sta
     settings_free(settings);
 }
 
-static void mistakes_are_named_with_place_key_and_what_was_meant(void **state) {
+static void mistakes_are_named_with_place_key_and_what_was_meant(void **state)
+{
     struct fixture *fixture = *state;
     static const struct {
         const char *text, *where, *says;
@@ -191,7 +226,8 @@ static void mistakes_are_named_with_place_key_and_what_was_meant(void **state) {
     assert_non_null(strstr(error.message, "CLAUDEMESH_IPC_TCP_PORT"));
 }
 
-static void a_mesh_may_differ_from_the_rest(void **state) {
+static void a_mesh_may_differ_from_the_rest(void **state)
+{
     struct settings *settings = NULL;
     assert_int_equal(load(*state, "[mesh.old]\nallow_plaintext = true\n[mesh.\"a.b\"]\nallow_plaintext = false\n", &settings, NULL), 0);
     assert_true(settings_mesh_bool(settings, "old", "allow_plaintext", false));
@@ -202,18 +238,19 @@ static void a_mesh_may_differ_from_the_rest(void **state) {
     settings_free(settings);
 }
 
-static void every_row_has_its_help(void **state) {
+static void every_row_has_its_help(void **state)
+{
     (void)state;
     for (size_t index = 0; index < SETTING_COUNT + BROKER_SETTING_COUNT; index++) {
-        const struct setting_definition *row =
-            index < SETTING_COUNT ? &SETTINGS[index] : &BROKER_SETTINGS[index - SETTING_COUNT];
+        const struct setting_definition *row = index < SETTING_COUNT ? &SETTINGS[index] : &BROKER_SETTINGS[index - SETTING_COUNT];
         assert_true(row->help != NULL && row->help[0] != '\0');
         assert_true((row->type == SETTING_CHOICE) == (row->choices != NULL));
         assert_true((row->type != SETTING_INTEGER && row->type != SETTING_SIZE) || row->minimum < row->maximum);
     }
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(without_a_file_the_defaults_hold, set_up, tear_down),
         cmocka_unit_test(the_brokers_defaults_are_the_figures_of_its_page),

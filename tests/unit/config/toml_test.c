@@ -9,12 +9,13 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-static int parse(const char *text, struct toml_document *document, struct error *error) {
+static int parse(const char *text, struct toml_document *document, struct error *error)
+{
     return toml_parse("f", text, strlen(text), document, error);
 }
 
-static const struct toml_entry *entry_of(const struct toml_document *document, const char *table, const char *subtable,
-                                         const char *key) {
+static const struct toml_entry *entry_of(const struct toml_document *document, const char *table, const char *subtable, const char *key)
+{
     for (size_t index = 0; index < document->entry_count; index++) {
         const struct toml_entry *entry = &document->entries[index];
         const struct toml_table *of = &document->tables[entry->table];
@@ -26,30 +27,30 @@ static const struct toml_entry *entry_of(const struct toml_document *document, c
     return NULL;
 }
 
-static void a_document_is_read_with_its_values(void **state) {
+static void a_document_is_read_with_its_values(void **state)
+{
     (void)state;
-    static const char TEXT_OF_ALL[] =
-        "# first\n"
-        "root = 1\r\n"
-        "\n"
-        "[daemon]   # a comment\n"
-        "  display_name = \"a\\\"b\\\\\\t\\u00e9\\U0001F600\" # b\n"
-        "literal='C:\\no\\escape'\n"
-        "empty = \"\"\n"
-        "tcp-port\t=\t47_823\n"
-        "minus = -5\n"
-        "plus = +0\n"
-        "yes = true\n"
-        "no = false\n"
-        "list = [ \"a\", # one\n"
-        "  'b',\n"
-        "\n"
-        "]\n"
-        "none = []\n"
-        "[ mesh . \"a.b\" ]\n"
-        "\"quoted key\" = \"x#y\"\n"
-        "[mesh.c]\n"
-        "last = \"no newline\"";
+    static const char TEXT_OF_ALL[] = "# first\n"
+                                      "root = 1\r\n"
+                                      "\n"
+                                      "[daemon]   # a comment\n"
+                                      "  display_name = \"a\\\"b\\\\\\t\\u00e9\\U0001F600\" # b\n"
+                                      "literal='C:\\no\\escape'\n"
+                                      "empty = \"\"\n"
+                                      "tcp-port\t=\t47_823\n"
+                                      "minus = -5\n"
+                                      "plus = +0\n"
+                                      "yes = true\n"
+                                      "no = false\n"
+                                      "list = [ \"a\", # one\n"
+                                      "  'b',\n"
+                                      "\n"
+                                      "]\n"
+                                      "none = []\n"
+                                      "[ mesh . \"a.b\" ]\n"
+                                      "\"quoted key\" = \"x#y\"\n"
+                                      "[mesh.c]\n"
+                                      "last = \"no newline\"";
     struct toml_document document;
     assert_int_equal(parse(TEXT_OF_ALL, &document, NULL), 0);
     assert_int_equal(entry_of(&document, "", NULL, "root")->value.integer, 1);
@@ -75,7 +76,8 @@ static void a_document_is_read_with_its_values(void **state) {
     toml_document_release(&document);
 }
 
-static void mistakes_are_refused_at_their_line_and_column(void **state) {
+static void mistakes_are_refused_at_their_line_and_column(void **state)
+{
     (void)state;
     static const struct {
         const char *text, *where;
@@ -141,7 +143,9 @@ static void mistakes_are_refused_at_their_line_and_column(void **state) {
         { "[[a]]", "f:1:2:" },
         { "[a] b = 1", "f:1:5:" },
         { "a = \xFF", "f:" },
-        { "\xEF\xBB\xBF" "a = 1", "f:1:1:" },
+        { "\xEF\xBB\xBF"
+          "a = 1",
+          "f:1:1:" },
     };
     for (size_t index = 0; index < ARRAY_LENGTH(CASES); index++) {
         struct toml_document document;
@@ -157,7 +161,8 @@ static void mistakes_are_refused_at_their_line_and_column(void **state) {
     assert_int_equal(toml_parse("f", "a = 1\0", 6, &document, NULL), -(int)ERROR_INVALID);
 }
 
-static void a_table_may_follow_its_subtable(void **state) {
+static void a_table_may_follow_its_subtable(void **state)
+{
     (void)state;
     struct toml_document document;
     assert_int_equal(parse("[a.b]\nx = 1\n[a]\nx = 2\n[c]\nx = 3", &document, NULL), 0);
@@ -166,7 +171,8 @@ static void a_table_may_follow_its_subtable(void **state) {
     toml_document_release(&document);
 }
 
-static void a_single_value_is_read_alone(void **state) {
+static void a_single_value_is_read_alone(void **state)
+{
     (void)state;
     struct toml_value value;
     assert_int_equal(toml_parse_value("[\"a\"]", &value, NULL), 0);
@@ -178,7 +184,8 @@ static void a_single_value_is_read_alone(void **state) {
     assert_int_not_equal(toml_parse_value("", &value, NULL), 0);
 }
 
-static void damaged_documents_never_crash_the_parser(void **state) {
+static void damaged_documents_never_crash_the_parser(void **state)
+{
     (void)state;
     static const char SEED[] = "[a]\nb = \"c\\u00e9\\n\" # d\ne = [\"f\",\n 'g']\n[mesh.\"h\"]\ni = 1_0\nj = true\n";
     uint32_t random = 99;
@@ -205,12 +212,11 @@ static void damaged_documents_never_crash_the_parser(void **state) {
     assert_true(good > 0);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_document_is_read_with_its_values),
-        cmocka_unit_test(mistakes_are_refused_at_their_line_and_column),
-        cmocka_unit_test(a_table_may_follow_its_subtable),
-        cmocka_unit_test(a_single_value_is_read_alone),
+        cmocka_unit_test(a_document_is_read_with_its_values),       cmocka_unit_test(mistakes_are_refused_at_their_line_and_column),
+        cmocka_unit_test(a_table_may_follow_its_subtable),          cmocka_unit_test(a_single_value_is_read_alone),
         cmocka_unit_test(damaged_documents_never_crash_the_parser),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

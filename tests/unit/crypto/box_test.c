@@ -16,7 +16,8 @@ struct fixture {
     struct box_cache *cache;
 };
 
-static int set_up(void **state) {
+static int set_up(void **state)
+{
     static struct fixture fixture;
     if (crypto_start(NULL) != 0) {
         return -1;
@@ -29,7 +30,8 @@ static int set_up(void **state) {
     return 0;
 }
 
-static int tear_down(void **state) {
+static int tear_down(void **state)
+{
     struct fixture *fixture = *state;
     box_cache_free(fixture->cache);
     box_cache_free(NULL);
@@ -39,12 +41,14 @@ static int tear_down(void **state) {
     return 0;
 }
 
-static void decode(const char *text, struct buffer *ret_data) {
+static void decode(const char *text, struct buffer *ret_data)
+{
     buffer_init(ret_data, BUFFER_UNLIMITED);
     assert_int_equal(base64_decode(text, strlen(text), ret_data), 0);
 }
 
-static struct nonce nonce_of(const char *text) {
+static struct nonce nonce_of(const char *text)
+{
     struct nonce nonce;
     struct buffer data;
     decode(text, &data);
@@ -54,13 +58,15 @@ static struct nonce nonce_of(const char *text) {
     return nonce;
 }
 
-static struct symmetric_key *symmetric_of_hex(const char *hex) {
+static struct symmetric_key *symmetric_of_hex(const char *hex)
+{
     uint8_t bytes[SYMMETRIC_KEY_BYTES];
     assert_int_equal(hex_decode(hex, strlen(hex), bytes, sizeof(bytes)), 0);
     return symmetric_key_from(bytes);
 }
 
-static void the_direct_box_of_the_vectors_is_made_and_opened(void **state) {
+static void the_direct_box_of_the_vectors_is_made_and_opened(void **state)
+{
     struct fixture *fixture = *state;
     const json_t *vector = json_object_get(fixture->wire, "dm_box");
     const char *plaintext = fixture_text(vector, "plaintext");
@@ -74,14 +80,12 @@ static void the_direct_box_of_the_vectors_is_made_and_opened(void **state) {
     for (int round = 0; round < 2; round++) { /* the second time from the cache */
         buffer_reset(&sealed);
         buffer_reset(&opened);
-        assert_int_equal(box_seal(fixture->cache, fixture->alice, keypair_public(fixture->bob), &nonce, plaintext,
-                                  strlen(plaintext), &sealed, NULL),
-                         0);
+        assert_int_equal(
+            box_seal(fixture->cache, fixture->alice, keypair_public(fixture->bob), &nonce, plaintext, strlen(plaintext), &sealed, NULL), 0);
         assert_int_equal(sealed.length, expected.length);
         assert_memory_equal(sealed.data, expected.data, expected.length);
-        assert_int_equal(box_open(fixture->cache, fixture->bob, keypair_public(fixture->alice), &nonce, sealed.data,
-                                  sealed.length, &opened, NULL),
-                         0);
+        assert_int_equal(
+            box_open(fixture->cache, fixture->bob, keypair_public(fixture->alice), &nonce, sealed.data, sealed.length, &opened, NULL), 0);
         assert_string_equal(opened.data, plaintext);
     }
     buffer_release(&expected);
@@ -89,7 +93,8 @@ static void the_direct_box_of_the_vectors_is_made_and_opened(void **state) {
     buffer_release(&opened);
 }
 
-static void a_changed_box_does_not_open(void **state) {
+static void a_changed_box_does_not_open(void **state)
+{
     struct fixture *fixture = *state;
     struct nonce nonce;
     struct buffer sealed;
@@ -97,35 +102,33 @@ static void a_changed_box_does_not_open(void **state) {
     nonce_random(&nonce);
     buffer_init(&sealed, BUFFER_UNLIMITED);
     buffer_init(&opened, BUFFER_UNLIMITED);
-    assert_int_equal(box_seal(fixture->cache, fixture->alice, keypair_public(fixture->bob), &nonce, "hello", 5, &sealed,
-                              NULL),
-                     0);
+    assert_int_equal(box_seal(fixture->cache, fixture->alice, keypair_public(fixture->bob), &nonce, "hello", 5, &sealed, NULL), 0);
     assert_int_equal(sealed.length, 5 + BOX_OVERHEAD);
     for (size_t index = 0; index < sealed.length; index++) {
         sealed.data[index] = (char)(sealed.data[index] ^ 1);
-        assert_int_equal(box_open(fixture->cache, fixture->bob, keypair_public(fixture->alice), &nonce, sealed.data,
-                                  sealed.length, &opened, NULL),
-                         -(int)ERROR_DENIED);
+        assert_int_equal(
+            box_open(fixture->cache, fixture->bob, keypair_public(fixture->alice), &nonce, sealed.data, sealed.length, &opened, NULL),
+            -(int)ERROR_DENIED);
         assert_int_equal(opened.length, 0);
         sealed.data[index] = (char)(sealed.data[index] ^ 1);
     }
-    assert_int_equal(box_open(fixture->cache, fixture->bob, keypair_public(fixture->bob), &nonce, sealed.data,
-                              sealed.length, &opened, NULL),
-                     -(int)ERROR_DENIED);
-    assert_int_equal(box_open(fixture->cache, fixture->bob, keypair_public(fixture->alice), &nonce, sealed.data, 15,
-                              &opened, NULL),
+    assert_int_equal(
+        box_open(fixture->cache, fixture->bob, keypair_public(fixture->bob), &nonce, sealed.data, sealed.length, &opened, NULL),
+        -(int)ERROR_DENIED);
+    assert_int_equal(box_open(fixture->cache, fixture->bob, keypair_public(fixture->alice), &nonce, sealed.data, 15, &opened, NULL),
                      -(int)ERROR_DENIED);
     struct buffer small;
     buffer_init(&small, 4);
-    assert_int_equal(box_open(fixture->cache, fixture->bob, keypair_public(fixture->alice), &nonce, sealed.data,
-                              sealed.length, &small, NULL),
-                     -(int)ERROR_TOO_LARGE);
+    assert_int_equal(
+        box_open(fixture->cache, fixture->bob, keypair_public(fixture->alice), &nonce, sealed.data, sealed.length, &small, NULL),
+        -(int)ERROR_TOO_LARGE);
     buffer_release(&small);
     buffer_release(&sealed);
     buffer_release(&opened);
 }
 
-static void no_box_is_made_with_a_small_order_key(void **state) {
+static void no_box_is_made_with_a_small_order_key(void **state)
+{
     struct fixture *fixture = *state;
     static const uint8_t FIRST_BYTES[] = { 0, 1 };
     struct nonce nonce = { { 0 } };
@@ -133,15 +136,15 @@ static void no_box_is_made_with_a_small_order_key(void **state) {
         struct public_key key = { .bytes = { FIRST_BYTES[index] } };
         struct buffer sealed;
         buffer_init(&sealed, BUFFER_UNLIMITED);
-        assert_int_equal(box_seal(fixture->cache, fixture->alice, &key, &nonce, "x", 1, &sealed, NULL),
-                         -(int)ERROR_INVALID);
+        assert_int_equal(box_seal(fixture->cache, fixture->alice, &key, &nonce, "x", 1, &sealed, NULL), -(int)ERROR_INVALID);
         assert_int_equal(sealed.length, 0);
         buffer_release(&sealed);
     }
 }
 
 /* More pairs than the cache holds, in an order that moves, drops and finds entries. */
-static void the_cache_never_confuses_pairs(void **state) {
+static void the_cache_never_confuses_pairs(void **state)
+{
     struct fixture *fixture = *state;
     enum { PEERS = 9 };
     struct keypair *peers[PEERS];
@@ -166,9 +169,7 @@ static void the_cache_never_confuses_pairs(void **state) {
         assert_int_equal(hex_decode(secret_hex, 128, secret, sizeof(secret)), 0);
         assert_int_equal(crypto_sign_ed25519_sk_to_curve25519(secret_box, secret), 0);
         assert_int_equal(crypto_sign_ed25519_pk_to_curve25519(public_box, keypair_public(fixture->alice)->bytes), 0);
-        assert_int_equal(crypto_box_open_easy(opened, (const uint8_t *)sealed.data, sealed.length, nonce.bytes,
-                                              public_box, secret_box),
-                         0);
+        assert_int_equal(crypto_box_open_easy(opened, (const uint8_t *)sealed.data, sealed.length, nonce.bytes, public_box, secret_box), 0);
         assert_memory_equal(opened, "ping", 4);
         buffer_release(&sealed);
     }
@@ -177,7 +178,8 @@ static void the_cache_never_confuses_pairs(void **state) {
     }
 }
 
-static void a_cache_of_one_works(void **state) {
+static void a_cache_of_one_works(void **state)
+{
     struct fixture *fixture = *state;
     struct box_cache *cache = box_cache_new(0);
     struct nonce nonce = { { 2 } };
@@ -191,7 +193,8 @@ static void a_cache_of_one_works(void **state) {
     box_cache_free(cache);
 }
 
-static void a_derived_nonce_follows_every_input(void **state) {
+static void a_derived_nonce_follows_every_input(void **state)
+{
     struct fixture *fixture = *state;
     struct nonce nonces[5];
     nonce_derive(fixture->alice, keypair_public(fixture->bob), "text", 4, &nonces[0]);
@@ -205,7 +208,8 @@ static void a_derived_nonce_follows_every_input(void **state) {
     }
 }
 
-static void the_envelope_of_the_vectors_opens_and_unpads(void **state) {
+static void the_envelope_of_the_vectors_opens_and_unpads(void **state)
+{
     struct fixture *fixture = *state;
     const json_t *vector = json_object_get(fixture->wire, "envelope");
     struct symmetric_key *key = symmetric_of_hex(fixture_text(vector, "topic_key"));
@@ -241,7 +245,8 @@ static void the_envelope_of_the_vectors_opens_and_unpads(void **state) {
     buffer_release(&again);
 }
 
-static void the_queue_key_of_the_vectors_is_derived(void **state) {
+static void the_queue_key_of_the_vectors_is_derived(void **state)
+{
     struct fixture *fixture = *state;
     const json_t *vector = json_object_get(fixture->wire, "queue_key");
     const char *root_text = fixture_text(vector, "root_key");
@@ -259,7 +264,8 @@ static void the_queue_key_of_the_vectors_is_derived(void **state) {
     buffer_release(&root);
 }
 
-static void the_sealed_topic_key_of_the_vectors_opens(void **state) {
+static void the_sealed_topic_key_of_the_vectors_opens(void **state)
+{
     struct fixture *fixture = *state;
     const json_t *vector = json_object_get(fixture->wire, "sealed_topic_key");
     struct nonce nonce = nonce_of(fixture_text(vector, "nonce"));
@@ -271,9 +277,9 @@ static void the_sealed_topic_key_of_the_vectors_opens(void **state) {
     buffer_init(&opened, BUFFER_UNLIMITED);
     assert_int_equal(crypto_sign_ed25519_pk_to_curve25519(sender_box, keypair_public(fixture->alice)->bytes), 0);
     assert_memory_equal(sealed.data, sender_box, sizeof(sender_box));
-    assert_int_equal(box_open(fixture->cache, fixture->bob, keypair_public(fixture->alice), &nonce, sealed.data + 32,
-                              sealed.length - 32, &opened, NULL),
-                     0);
+    assert_int_equal(
+        box_open(fixture->cache, fixture->bob, keypair_public(fixture->alice), &nonce, sealed.data + 32, sealed.length - 32, &opened, NULL),
+        0);
     assert_int_equal(opened.length, SYMMETRIC_KEY_BYTES);
     hex_encode(opened.data, opened.length, hex);
     assert_string_equal(hex, fixture_text(vector, "topic_key"));
@@ -281,7 +287,8 @@ static void the_sealed_topic_key_of_the_vectors_opens(void **state) {
     buffer_release(&opened);
 }
 
-static void generated_symmetric_keys_differ(void **state) {
+static void generated_symmetric_keys_differ(void **state)
+{
     (void)state;
     struct symmetric_key *one = symmetric_key_generate();
     struct symmetric_key *two = symmetric_key_generate();
@@ -295,15 +302,15 @@ static void generated_symmetric_keys_differ(void **state) {
     symmetric_key_free(NULL);
 }
 
-static void padding_reaches_the_lengths_of_the_rule(void **state) {
+static void padding_reaches_the_lengths_of_the_rule(void **state)
+{
     (void)state;
     static const struct {
         size_t size, padded;
     } CASES[] = {
-        { 0, 128 },      { 1, 128 },      { 127, 128 },    { 128, 256 },     { 255, 256 },     { 1022, 1024 },
-        { 1023, 1024 },  { 1024, 1152 },  { 1151, 1152 },  { 1152, 1280 },   { 2047, 2048 },   { 2048, 2176 },
-        { 4095, 4096 },  { 4096, 4352 },  { 4351, 4352 },  { 4352, 4608 },   { 9000, 9216 },   { 65536, 67584 },
-        { 100000, 100352 }, { 262143, 262144 }, { 262144, 270336 },
+        { 0, 128 },     { 1, 128 },     { 127, 128 },   { 128, 256 },     { 255, 256 },       { 1022, 1024 },     { 1023, 1024 },
+        { 1024, 1152 }, { 1151, 1152 }, { 1152, 1280 }, { 2047, 2048 },   { 2048, 2176 },     { 4095, 4096 },     { 4096, 4352 },
+        { 4351, 4352 }, { 4352, 4608 }, { 9000, 9216 }, { 65536, 67584 }, { 100000, 100352 }, { 262143, 262144 }, { 262144, 270336 },
     };
     for (size_t index = 0; index < ARRAY_LENGTH(CASES); index++) {
         struct buffer text;
@@ -320,7 +327,8 @@ static void padding_reaches_the_lengths_of_the_rule(void **state) {
     }
 }
 
-static void padding_is_what_sodium_writes_and_reads(void **state) {
+static void padding_is_what_sodium_writes_and_reads(void **state)
+{
     (void)state;
     for (size_t size = 0; size < 1024; size += 13) {
         uint8_t theirs[1024 + 128];
@@ -340,7 +348,8 @@ static void padding_is_what_sodium_writes_and_reads(void **state) {
     }
 }
 
-static void text_without_padding_is_refused(void **state) {
+static void text_without_padding_is_refused(void **state)
+{
     (void)state;
     size_t size = 99;
     assert_int_equal(envelope_unpad("", 0, &size, NULL), -(int)ERROR_INVALID);
@@ -352,7 +361,8 @@ static void text_without_padding_is_refused(void **state) {
     assert_int_equal(size, 0);
 }
 
-static void padding_past_the_maximum_is_reported(void **state) {
+static void padding_past_the_maximum_is_reported(void **state)
+{
     (void)state;
     struct buffer text;
     buffer_init(&text, 200);
@@ -362,7 +372,8 @@ static void padding_past_the_maximum_is_reported(void **state) {
     buffer_release(&text);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_direct_box_of_the_vectors_is_made_and_opened),
         cmocka_unit_test(a_changed_box_does_not_open),

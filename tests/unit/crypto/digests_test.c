@@ -10,12 +10,14 @@
 
 #include "crypto/crypto.h"
 
-static int start(void **state) {
+static int start(void **state)
+{
     (void)state;
     return crypto_start(NULL);
 }
 
-static void sha256_gives_known_answers(void **state) {
+static void sha256_gives_known_answers(void **state)
+{
     (void)state;
     char hex[SHA256_HEX_SIZE];
     sha256_hex("", 0, hex);
@@ -24,7 +26,8 @@ static void sha256_gives_known_answers(void **state) {
     assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
-static void parts_hash_as_their_concatenation(void **state) {
+static void parts_hash_as_their_concatenation(void **state)
+{
     (void)state;
     struct sha256 whole;
     struct sha256 parts;
@@ -34,7 +37,8 @@ static void parts_hash_as_their_concatenation(void **state) {
     assert_memory_equal(whole.bytes, parts.bytes, SHA256_BYTES);
 }
 
-static void *hash_in_a_thread(void *argument) {
+static void *hash_in_a_thread(void *argument)
+{
     char hex[SHA256_HEX_SIZE];
     for (int round = 0; round < 100; round++) {
         sha256_hex("abc", 3, hex);
@@ -43,7 +47,8 @@ static void *hash_in_a_thread(void *argument) {
     return NULL;
 }
 
-static void threads_hash_at_the_same_time(void **state) {
+static void threads_hash_at_the_same_time(void **state)
+{
     (void)state;
     enum { THREADS = 4 };
     pthread_t threads[THREADS];
@@ -57,7 +62,8 @@ static void threads_hash_at_the_same_time(void **state) {
     }
 }
 
-static void hmac_gives_the_answer_of_rfc_4231(void **state) {
+static void hmac_gives_the_answer_of_rfc_4231(void **state)
+{
     (void)state;
     struct sha256 mac;
     char hex[SHA256_HEX_SIZE];
@@ -66,7 +72,8 @@ static void hmac_gives_the_answer_of_rfc_4231(void **state) {
     assert_string_equal(hex, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
 }
 
-static void hex_is_read_in_lower_case_and_whole(void **state) {
+static void hex_is_read_in_lower_case_and_whole(void **state)
+{
     (void)state;
     uint8_t bytes[3];
     char hex[7];
@@ -74,7 +81,8 @@ static void hex_is_read_in_lower_case_and_whole(void **state) {
     assert_memory_equal(bytes, "\x00\xff\x1a", 3);
     hex_encode(bytes, 3, hex);
     assert_string_equal(hex, "00ff1a");
-    static const char *const BAD[] = { "00FF1a", "00ff1", "00ff1a0", "00ff1g", "00ff1`", "00ff1/", "00ff1:", "00 f1a", "0x0f1a", "00ff\xB1\xB1" };
+    static const char *const BAD[] = { "00FF1a", "00ff1",  "00ff1a0", "00ff1g", "00ff1`",
+                                       "00ff1/", "00ff1:", "00 f1a",  "0x0f1a", "00ff\xB1\xB1" };
     for (size_t index = 0; index < ARRAY_LENGTH(BAD); index++) {
         memset(bytes, 7, sizeof(bytes));
         assert_int_equal(hex_decode(BAD[index], strlen(BAD[index]), bytes, 3), -1);
@@ -87,7 +95,8 @@ static void hex_is_read_in_lower_case_and_whole(void **state) {
     }
 }
 
-static void a_key_is_sixty_four_lower_case_digits(void **state) {
+static void a_key_is_sixty_four_lower_case_digits(void **state)
+{
     (void)state;
     char text[66];
     memset(text, 'a', 65);
@@ -102,7 +111,8 @@ static void a_key_is_sixty_four_lower_case_digits(void **state) {
     assert_false(hex_is_key(text));
 }
 
-static int decode(const char *text, bool url, size_t *ret_length) {
+static int decode(const char *text, bool url, size_t *ret_length)
+{
     struct buffer data;
     buffer_init(&data, BUFFER_UNLIMITED);
     int result = url ? base64url_decode(text, strlen(text), &data) : base64_decode(text, strlen(text), &data);
@@ -112,7 +122,8 @@ static int decode(const char *text, bool url, size_t *ret_length) {
     return result;
 }
 
-static void base64_has_one_form_only(void **state) {
+static void base64_has_one_form_only(void **state)
+{
     (void)state;
     size_t length = 0;
     static const char *const GOOD[] = { "", "AA==", "AAA=", "AAAA", "+/+/" };
@@ -121,8 +132,8 @@ static void base64_has_one_form_only(void **state) {
         assert_int_equal(decode(GOOD[index], false, &length), 0);
         assert_int_equal(length, LENGTHS[index]);
     }
-    static const char *const BAD[] = { "A",     "AA",    "AAA",   "AB==",   "AAB=",  "AA=",   "AA===", "AAAA====",
-                                       "AA A=", "AAAA ", " AAAA", "AAAA\n", "-_-_",  "A===",  "====",  "AA==AA==" };
+    static const char *const BAD[] = { "A",     "AA",    "AAA",   "AB==",   "AAB=", "AA=",  "AA===", "AAAA====",
+                                       "AA A=", "AAAA ", " AAAA", "AAAA\n", "-_-_", "A===", "====",  "AA==AA==" };
     for (size_t index = 0; index < ARRAY_LENGTH(BAD); index++) {
         if (decode(BAD[index], false, &length) == 0) {
             fail_msg("decoded: %s", BAD[index]);
@@ -136,7 +147,8 @@ static void base64_has_one_form_only(void **state) {
     assert_int_equal(decode("+/+/", true, &length), -1);
 }
 
-static void base64_goes_there_and_back(void **state) {
+static void base64_goes_there_and_back(void **state)
+{
     (void)state;
     uint8_t bytes[70];
     for (size_t size = 0; size <= sizeof(bytes); size++) {
@@ -169,7 +181,8 @@ static void base64_goes_there_and_back(void **state) {
     }
 }
 
-static void base64_digits_are_those_of_the_alphabet_and_no_other_byte(void **state) {
+static void base64_digits_are_those_of_the_alphabet_and_no_other_byte(void **state)
+{
     (void)state;
     for (int byte = 0; byte < 256; byte++) {
         char text[4] = { 'A', 'A', (char)byte, 'A' };
@@ -190,7 +203,8 @@ static void base64_digits_are_those_of_the_alphabet_and_no_other_byte(void **sta
 }
 
 /* Every way to end a text, and damage anywhere: the same verdict and the same bytes as libsodium's strict decoder. */
-static void base64_agrees_with_libsodium_on_every_text(void **state) {
+static void base64_agrees_with_libsodium_on_every_text(void **state)
+{
     (void)state;
     static const char BYTES[] = "ABQgw019+/=-_ \n\x7F"; /* bytes from 0x80 on libsodium takes for digits */
     uint32_t random = 4711;
@@ -207,8 +221,7 @@ static void base64_agrees_with_libsodium_on_every_text(void **state) {
         size_t size = 0;
         struct buffer ours;
         buffer_init(&ours, BUFFER_UNLIMITED);
-        int expected = sodium_base642bin(theirs, sizeof(theirs), text, length, NULL, &size, NULL,
-                                         sodium_base64_VARIANT_ORIGINAL);
+        int expected = sodium_base642bin(theirs, sizeof(theirs), text, length, NULL, &size, NULL, sodium_base64_VARIANT_ORIGINAL);
         assert_int_equal(base64_decode(text, length, &ours), expected);
         if (expected == 0) {
             good++;
@@ -220,7 +233,8 @@ static void base64_agrees_with_libsodium_on_every_text(void **state) {
     assert_true(good > 1000);
 }
 
-static void decoding_into_a_full_buffer_fails(void **state) {
+static void decoding_into_a_full_buffer_fails(void **state)
+{
     (void)state;
     struct buffer data;
     buffer_init(&data, 0);
@@ -229,7 +243,8 @@ static void decoding_into_a_full_buffer_fails(void **state) {
     buffer_release(&data);
 }
 
-static void comparison_sees_every_byte(void **state) {
+static void comparison_sees_every_byte(void **state)
+{
     (void)state;
     assert_true(secret_equal("abcd", "abcd", 4));
     assert_false(secret_equal("abcd", "abce", 4));
@@ -237,7 +252,8 @@ static void comparison_sees_every_byte(void **state) {
     assert_true(secret_equal("abcd", "abce", 3));
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sha256_gives_known_answers),
         cmocka_unit_test(parts_hash_as_their_concatenation),

@@ -9,13 +9,15 @@
 #include "fixtures.h"
 #include "json/json.h"
 
-static int start(void **state) {
+static int start(void **state)
+{
     (void)state;
     return crypto_start(NULL);
 }
 
 /* The canonical form as a caller makes it: nothing for no meta and for {}. */
-static void canonical_meta(const json_t *request, struct buffer *ret_text) {
+static void canonical_meta(const json_t *request, struct buffer *ret_text)
+{
     const json_t *meta = json_object_get(request, "meta");
     buffer_init(ret_text, BUFFER_UNLIMITED);
     if (json_object_size(meta) > 0) {
@@ -23,13 +25,15 @@ static void canonical_meta(const json_t *request, struct buffer *ret_text) {
     }
 }
 
-static void assert_hex(const struct fingerprint *fingerprint, const char *expected) {
+static void assert_hex(const struct fingerprint *fingerprint, const char *expected)
+{
     char hex[SHA256_HEX_SIZE];
     hex_encode(fingerprint->bytes, sizeof(fingerprint->bytes), hex);
     assert_string_equal(hex, expected);
 }
 
-static void check_case(const json_t *vector, const struct blinding_key *key) {
+static void check_case(const json_t *vector, const struct blinding_key *key)
+{
     const json_t *request = json_object_get(vector, "request");
     const char *priority = json_string_value(json_object_get(request, "priority"));
     const json_t *body = json_object_get(request, "body");
@@ -63,7 +67,8 @@ static void check_case(const json_t *vector, const struct blinding_key *key) {
     buffer_release(&canonical);
 }
 
-static void every_vector_comes_out_byte_for_byte(void **state) {
+static void every_vector_comes_out_byte_for_byte(void **state)
+{
     (void)state;
     json_t *wire = fixture_load("wire.json");
     json_t *document = fixture_load("fingerprint.json");
@@ -81,12 +86,12 @@ static void every_vector_comes_out_byte_for_byte(void **state) {
     json_decref(wire);
 }
 
-static void mentions_are_one_more_field_only_when_present(void **state) {
+static void mentions_are_one_more_field_only_when_present(void **state)
+{
     (void)state;
-    struct fingerprint_request request = { .destination_kind = "topic",
-                                           .destination_ref = "alerts",
-                                           .priority = "next",
-                                           .body = TEXT("x") };
+    struct fingerprint_request request = {
+        .destination_kind = "topic", .destination_ref = "alerts", .priority = "next", .body = TEXT("x")
+    };
     struct buffer without;
     struct buffer with;
     buffer_init(&without, BUFFER_UNLIMITED);
@@ -106,7 +111,8 @@ static void mentions_are_one_more_field_only_when_present(void **state) {
     buffer_release(&with);
 }
 
-static void another_member_blinds_otherwise(void **state) {
+static void another_member_blinds_otherwise(void **state)
+{
     (void)state;
     json_t *wire = fixture_load("wire.json");
     struct keypair *alice = fixture_keypair(wire, "alice");
@@ -129,7 +135,8 @@ static void another_member_blinds_otherwise(void **state) {
     json_decref(wire);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_vector_comes_out_byte_for_byte),
         cmocka_unit_test(mentions_are_one_more_field_only_when_present),

@@ -7,12 +7,14 @@
 
 #include "fixtures.h"
 
-static int start(void **state) {
+static int start(void **state)
+{
     (void)state;
     return crypto_start(NULL);
 }
 
-static void generated_keys_come_back_from_their_hex(void **state) {
+static void generated_keys_come_back_from_their_hex(void **state)
+{
     (void)state;
     for (int round = 0; round < 20; round++) {
         struct keypair *keypair = NULL;
@@ -38,7 +40,8 @@ static void generated_keys_come_back_from_their_hex(void **state) {
     keypair_free(NULL);
 }
 
-static void secret_hex_whose_halves_differ_is_refused(void **state) {
+static void secret_hex_whose_halves_differ_is_refused(void **state)
+{
     (void)state;
     json_t *wire = fixture_load("wire.json");
     struct keypair *alice = fixture_keypair(wire, "alice");
@@ -64,7 +67,8 @@ static void secret_hex_whose_halves_differ_is_refused(void **state) {
     json_decref(wire);
 }
 
-static void the_hello_vector_is_signed_and_verified(void **state) {
+static void the_hello_vector_is_signed_and_verified(void **state)
+{
     (void)state;
     json_t *wire = fixture_load("wire.json");
     const json_t *hello = json_object_get(wire, "hello");
@@ -84,7 +88,8 @@ static void the_hello_vector_is_signed_and_verified(void **state) {
     json_decref(wire);
 }
 
-static void every_signed_statement_of_the_vectors_verifies(void **state) {
+static void every_signed_statement_of_the_vectors_verifies(void **state)
+{
     (void)state;
     /* The key that signs differs from statement to statement: one of the two must have. */
     json_t *wire = fixture_load("wire.json");
@@ -94,7 +99,8 @@ static void every_signed_statement_of_the_vectors_verifies(void **state) {
     const char *name = NULL;
     json_t *statement = NULL;
     size_t verified = 0;
-    json_object_foreach(statements, name, statement) {
+    json_object_foreach(statements, name, statement)
+    {
         if (!json_is_object(statement)) {
             continue;
         }
@@ -104,7 +110,8 @@ static void every_signed_statement_of_the_vectors_verifies(void **state) {
         assert_int_equal(base64_decode(encoded, strlen(encoded), &text), 0);
         const char *by = NULL;
         json_t *signature = NULL;
-        json_object_foreach(json_object_get(statement, "signatures"), by, signature) {
+        json_object_foreach(json_object_get(statement, "signatures"), by, signature)
+        {
             const char *hex = json_string_value(signature);
             if (signature_hex_is_valid(keypair_public_hex(alice), text.data, text.length, hex) ||
                 signature_hex_is_valid(keypair_public_hex(bob), text.data, text.length, hex)) {
@@ -119,7 +126,8 @@ static void every_signed_statement_of_the_vectors_verifies(void **state) {
     json_decref(wire);
 }
 
-static void malformed_signatures_are_simply_not_valid(void **state) {
+static void malformed_signatures_are_simply_not_valid(void **state)
+{
     (void)state;
     char zeros[SIGNATURE_HEX_SIZE];
     memset(zeros, '0', 128);
@@ -134,7 +142,8 @@ static void malformed_signatures_are_simply_not_valid(void **state) {
     assert_false(signature_hex_is_valid(zeros, "x", 1, signature));
 }
 
-static void keys_that_are_no_safe_points_are_refused(void **state) {
+static void keys_that_are_no_safe_points_are_refused(void **state)
+{
     (void)state;
     static const char *const BAD[] = {
         "0000000000000000000000000000000000000000000000000000000000000000", /* order 4 */
@@ -162,7 +171,8 @@ static void keys_that_are_no_safe_points_are_refused(void **state) {
     }
 }
 
-static void a_safety_number_is_the_same_from_both_sides(void **state) {
+static void a_safety_number_is_the_same_from_both_sides(void **state)
+{
     (void)state;
     json_t *wire = fixture_load("wire.json");
     struct keypair *alice = fixture_keypair(wire, "alice");
@@ -186,15 +196,13 @@ static void a_safety_number_is_the_same_from_both_sides(void **state) {
     json_decref(wire);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         /* First: while this thread remembers no key yet, the zero key must not look like a remembered one. */
-        cmocka_unit_test(keys_that_are_no_safe_points_are_refused),
-        cmocka_unit_test(generated_keys_come_back_from_their_hex),
-        cmocka_unit_test(secret_hex_whose_halves_differ_is_refused),
-        cmocka_unit_test(the_hello_vector_is_signed_and_verified),
-        cmocka_unit_test(every_signed_statement_of_the_vectors_verifies),
-        cmocka_unit_test(malformed_signatures_are_simply_not_valid),
+        cmocka_unit_test(keys_that_are_no_safe_points_are_refused),       cmocka_unit_test(generated_keys_come_back_from_their_hex),
+        cmocka_unit_test(secret_hex_whose_halves_differ_is_refused),      cmocka_unit_test(the_hello_vector_is_signed_and_verified),
+        cmocka_unit_test(every_signed_statement_of_the_vectors_verifies), cmocka_unit_test(malformed_signatures_are_simply_not_valid),
         cmocka_unit_test(a_safety_number_is_the_same_from_both_sides),
     };
     return cmocka_run_group_tests(tests, start, NULL);

@@ -26,7 +26,8 @@ static const struct db_migration BROKEN_MIGRATIONS[] = {
 static atomic_int sync_count;
 static atomic_bool sync_fails;
 
-int fdatasync(int fd) {
+__attribute__((visibility("default"))) int fdatasync(int fd)
+{
     atomic_fetch_add(&sync_count, 1);
     if (atomic_load(&sync_fails)) {
         errno = EIO;
@@ -35,7 +36,8 @@ int fdatasync(int fd) {
     return (int)syscall(SYS_fdatasync, fd);
 }
 
-int fsync(int fd) {
+__attribute__((visibility("default"))) int fsync(int fd)
+{
     atomic_fetch_add(&sync_count, 1);
     if (atomic_load(&sync_fails)) {
         errno = EIO;
@@ -62,7 +64,8 @@ struct item_task {
 static const char INSERT_ITEM[] = "INSERT INTO item (name, weight) VALUES (?1, zeroblob(?2))";
 static const char COUNT_ITEMS[] = "SELECT count(*) FROM item";
 
-static int run_item(struct db_connection *connection, struct db_task *task) {
+static int run_item(struct db_connection *connection, struct db_task *task)
+{
     struct item_task *item = CONTAINER_OF(task, struct item_task, task);
     item->runs++;
     if (item->behaviour == FAIL) {
@@ -84,7 +87,8 @@ static int run_item(struct db_connection *connection, struct db_task *task) {
 }
 
 static size_t order_length;
-static void done_item(struct db_task *task) {
+static void done_item(struct db_task *task)
+{
     struct item_task *item = CONTAINER_OF(task, struct item_task, task);
     item->finished = true;
     if (item->order != NULL) {
@@ -92,7 +96,8 @@ static void done_item(struct db_task *task) {
     }
 }
 
-static struct item_task item_task(const char *name, enum behaviour behaviour, unsigned flags) {
+static struct item_task item_task(const char *name, enum behaviour behaviour, unsigned flags)
+{
     return (struct item_task){ .task = { .run = run_item, .done = done_item, .flags = flags }, .name = name, .behaviour = behaviour };
 }
 
@@ -103,7 +108,8 @@ struct gate {
     atomic_bool entered;
     bool finished;
 };
-static int run_gate(struct db_connection *connection, struct db_task *task) {
+static int run_gate(struct db_connection *connection, struct db_task *task)
+{
     (void)connection;
     struct gate *gate = CONTAINER_OF(task, struct gate, task);
     atomic_store(&gate->entered, true);
@@ -111,10 +117,12 @@ static int run_gate(struct db_connection *connection, struct db_task *task) {
     pthread_mutex_unlock(&gate->mutex);
     return 0;
 }
-static void done_gate(struct db_task *task) {
+static void done_gate(struct db_task *task)
+{
     CONTAINER_OF(task, struct gate, task)->finished = true;
 }
-static void gate_shut(struct gate *gate, struct db *db) {
+static void gate_shut(struct gate *gate, struct db *db)
+{
     *gate = (struct gate){ .task = { .run = run_gate, .done = done_gate }, .mutex = PTHREAD_MUTEX_INITIALIZER };
     pthread_mutex_lock(&gate->mutex);
     db_write(db, &gate->task);
@@ -122,17 +130,20 @@ static void gate_shut(struct gate *gate, struct db *db) {
         sched_yield();
     }
 }
-static void gate_open(struct gate *gate) {
+static void gate_open(struct gate *gate)
+{
     pthread_mutex_unlock(&gate->mutex);
 }
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     struct test_place *place = memory_zalloc(sizeof(*place));
     place_init(place);
     *state = place;
     return 0;
 }
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     place_release(*state);
     free(*state);
     return 0;
@@ -140,7 +151,8 @@ static int teardown(void **state) {
 
 /* ---- group commit -------------------------------------------------------------------------------------------- */
 
-static void tasks_run_in_order_and_a_later_task_of_the_batch_sees_the_earlier_ones(void **state) {
+static void tasks_run_in_order_and_a_later_task_of_the_batch_sees_the_earlier_ones(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     struct item_task *order[3];
@@ -167,7 +179,8 @@ static void tasks_run_in_order_and_a_later_task_of_the_batch_sees_the_earlier_on
 
 static size_t batches[64];
 static size_t batch_count;
-static void note_batch(void *argument, int64_t commit_us, size_t batch) {
+static void note_batch(void *argument, int64_t commit_us, size_t batch)
+{
     (void)argument;
     assert_true(commit_us >= 0);
     if (batch_count < ARRAY_LENGTH(batches)) {
@@ -175,7 +188,8 @@ static void note_batch(void *argument, int64_t commit_us, size_t batch) {
     }
 }
 
-static void what_waits_shares_one_commit_and_one_sync(void **state) {
+static void what_waits_shares_one_commit_and_one_sync(void **state)
+{
     struct test_place *place = *state;
     struct db_options options = {
         .path = place->path, .migrations = MIGRATIONS, .migration_count = 1, .completions = &place->completions, .measured = note_batch
@@ -202,7 +216,8 @@ static void what_waits_shares_one_commit_and_one_sync(void **state) {
     place_close(place, db);
 }
 
-static void a_batch_without_a_durable_task_commits_without_a_sync(void **state) {
+static void a_batch_without_a_durable_task_commits_without_a_sync(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     write_sql(db, "INSERT INTO item (name) VALUES ('first')");
@@ -216,7 +231,8 @@ static void a_batch_without_a_durable_task_commits_without_a_sync(void **state) 
     place_close(place, db);
 }
 
-static void batched_durability_never_syncs_at_a_commit(void **state) {
+static void batched_durability_never_syncs_at_a_commit(void **state)
+{
     struct test_place *place = *state;
     struct db_options options = {
         .path = place->path, .migrations = MIGRATIONS, .migration_count = 1, .completions = &place->completions, .durability = DB_BATCHED
@@ -232,7 +248,8 @@ static void batched_durability_never_syncs_at_a_commit(void **state) {
     place_close(place, db);
 }
 
-static void the_reader_sees_what_a_done_task_wrote(void **state) {
+static void the_reader_sees_what_a_done_task_wrote(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     for (int i = 0; i < 200; i++) {
@@ -245,7 +262,8 @@ static void the_reader_sees_what_a_done_task_wrote(void **state) {
     place_close(place, db);
 }
 
-static void a_query_that_leaves_its_statement_open_does_not_freeze_what_the_next_one_sees(void **state) {
+static void a_query_that_leaves_its_statement_open_does_not_freeze_what_the_next_one_sees(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     struct item_task count = item_task("", COUNT, 0);
@@ -256,7 +274,8 @@ static void a_query_that_leaves_its_statement_open_does_not_freeze_what_the_next
     place_close(place, db);
 }
 
-static void the_reader_cannot_write(void **state) {
+static void the_reader_cannot_write(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     struct item_task item = item_task("a", INSERT, 0);
@@ -267,7 +286,8 @@ static void the_reader_cannot_write(void **state) {
 
 /* ---- failures inside a batch ------------------------------------------------------------------------------------ */
 
-static void submit_batch(struct test_place *place, struct db *db, struct item_task *tasks, size_t count) {
+static void submit_batch(struct test_place *place, struct db *db, struct item_task *tasks, size_t count)
+{
     struct gate gate;
     gate_shut(&gate, db);
     for (size_t i = 0; i < count; i++) {
@@ -277,7 +297,8 @@ static void submit_batch(struct test_place *place, struct db *db, struct item_ta
     place_run_until(place, &tasks[count - 1].finished);
 }
 
-static void a_failed_task_takes_nobody_down(void **state) {
+static void a_failed_task_takes_nobody_down(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     struct item_task tasks[] = { item_task("a", INSERT, DB_DURABLE), item_task("x", FAIL, DB_DURABLE),
@@ -293,7 +314,8 @@ static void a_failed_task_takes_nobody_down(void **state) {
     place_close(place, db);
 }
 
-static void a_savepoint_undoes_the_whole_task_and_only_it(void **state) {
+static void a_savepoint_undoes_the_whole_task_and_only_it(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     struct item_task tasks[] = { item_task("a", INSERT, DB_SAVEPOINT), item_task("half", INSERT_THEN_FAIL, DB_SAVEPOINT),
@@ -308,7 +330,8 @@ static void a_savepoint_undoes_the_whole_task_and_only_it(void **state) {
     place_close(place, db);
 }
 
-static void a_task_that_failed_half_way_without_a_savepoint_leaves_nothing_either(void **state) {
+static void a_task_that_failed_half_way_without_a_savepoint_leaves_nothing_either(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     struct item_task tasks[] = { item_task("a", INSERT, 0), item_task("half", INSERT_THEN_FAIL, 0), item_task("b", INSERT, 0) };
@@ -324,7 +347,8 @@ static void a_task_that_failed_half_way_without_a_savepoint_leaves_nothing_eithe
 struct hook_counts {
     int failures_left, before, committed, rolled_back, closing;
 };
-static int hook_before(void *argument, struct db_connection *connection, struct error *error) {
+static int hook_before(void *argument, struct db_connection *connection, struct error *error)
+{
     (void)connection;
     struct hook_counts *counts = argument;
     counts->before++;
@@ -334,18 +358,22 @@ static int hook_before(void *argument, struct db_connection *connection, struct 
     }
     return 0;
 }
-static void hook_committed(void *argument) {
+static void hook_committed(void *argument)
+{
     ((struct hook_counts *)argument)->committed++;
 }
-static void hook_rolled_back(void *argument) {
+static void hook_rolled_back(void *argument)
+{
     ((struct hook_counts *)argument)->rolled_back++;
 }
-static int hook_closing(void *argument, struct db_connection *connection, struct error *error) {
+static int hook_closing(void *argument, struct db_connection *connection, struct error *error)
+{
     ((struct hook_counts *)argument)->closing++;
     return db_execute(connection, error, NULL, INSERT_ITEM, "ti", "last words", (int64_t)0);
 }
 
-static void a_commit_that_fails_runs_the_tasks_again_one_by_one(void **state) {
+static void a_commit_that_fails_runs_the_tasks_again_one_by_one(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     struct hook_counts counts = { .failures_left = 0 };
@@ -374,7 +402,8 @@ static void a_commit_that_fails_runs_the_tasks_again_one_by_one(void **state) {
     place_close(place, db);
 }
 
-static void a_full_disk_fails_what_needs_room_and_nothing_else(void **state) {
+static void a_full_disk_fails_what_needs_room_and_nothing_else(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     write_sql(db, "INSERT INTO item (name) VALUES ('here')");
@@ -395,7 +424,8 @@ static void a_full_disk_fails_what_needs_room_and_nothing_else(void **state) {
 
 /* ---- processes that end badly ------------------------------------------------------------------------------------- */
 
-static void on_child(pid_t child, int expected_signal, int expected_status) {
+static void on_child(pid_t child, int expected_signal, int expected_status)
+{
     int status = 0;
     assert_int_equal(waitpid(child, &status, 0), child);
     if (expected_signal != 0) {
@@ -408,7 +438,8 @@ static void on_child(pid_t child, int expected_signal, int expected_status) {
 }
 
 /* A file size limit: what ENOSPC looks like without a small disk. */
-static void child_fills_the_disk(struct test_place *place) {
+static void child_fills_the_disk(struct test_place *place)
+{
     (void)signal(SIGXFSZ, SIG_IGN);
     struct db *db = place_open(place, MIGRATIONS, 1);
     write_sql(db, "INSERT INTO item (name) VALUES ('first')");
@@ -432,7 +463,8 @@ static void child_fills_the_disk(struct test_place *place) {
     _exit(stored == 0 ? 51 : 0);
 }
 
-static void a_write_past_the_end_of_the_disk_is_full_and_the_file_stays_whole(void **state) {
+static void a_write_past_the_end_of_the_disk_is_full_and_the_file_stays_whole(void **state)
+{
     struct test_place *place = *state;
     pid_t child = fork();
     assert_true(child >= 0);
@@ -452,7 +484,8 @@ struct reporting_task {
     char name[24];
     int fd;
 };
-static void report_done(struct db_task *task) {
+static void report_done(struct db_task *task)
+{
     struct reporting_task *report = CONTAINER_OF(CONTAINER_OF(task, struct item_task, task), struct reporting_task, item);
     if (task->status == 0) {
         char line[24];
@@ -465,7 +498,8 @@ static void report_done(struct db_task *task) {
     free(report);
 }
 
-static void child_writes_for_ever(struct test_place *place, int fd) {
+static void child_writes_for_ever(struct test_place *place, int fd)
+{
     struct db *db = place_open(place, MIGRATIONS, 1);
     for (int i = 0;; i++) {
         struct reporting_task *report = memory_zalloc(sizeof(*report));
@@ -485,7 +519,8 @@ static void child_writes_for_ever(struct test_place *place, int fd) {
     }
 }
 
-static void what_was_reported_done_is_there_after_kill_9(void **state) {
+static void what_was_reported_done_is_there_after_kill_9(void **state)
+{
     struct test_place *place = *state;
     char *sql = NULL;
     int64_t reported = 0;
@@ -524,7 +559,8 @@ static void what_was_reported_done_is_there_after_kill_9(void **state) {
     }
 }
 
-static void an_fsync_that_fails_ends_the_process_before_anything_is_done(void **state) {
+static void an_fsync_that_fails_ends_the_process_before_anything_is_done(void **state)
+{
     struct test_place *place = *state;
     int ends[2];
     assert_int_equal(pipe(ends), 0);
@@ -554,7 +590,8 @@ static void an_fsync_that_fails_ends_the_process_before_anything_is_done(void **
 
 /* ---- opening ------------------------------------------------------------------------------------------------------ */
 
-static void files_are_made_private(void **state) {
+static void files_are_made_private(void **state)
+{
     struct test_place *place = *state;
     mode_t before = umask(0);
     struct db *db = place_open(place, MIGRATIONS, 1);
@@ -571,7 +608,8 @@ static void files_are_made_private(void **state) {
     place_close(place, db);
 }
 
-static void an_older_file_is_migrated_and_a_newer_one_refused(void **state) {
+static void an_older_file_is_migrated_and_a_newer_one_refused(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     write_sql(db, "INSERT INTO item (name) VALUES ('a')");
@@ -586,9 +624,12 @@ static void an_older_file_is_migrated_and_a_newer_one_refused(void **state) {
     assert_non_null(strstr(error.message, "version 2"));
 }
 
-static void a_migration_that_fails_leaves_the_version_before_it(void **state) {
+static void a_migration_that_fails_leaves_the_version_before_it(void **state)
+{
     struct test_place *place = *state;
-    struct db_options options = { .path = place->path, .migrations = BROKEN_MIGRATIONS, .migration_count = 2, .completions = &place->completions };
+    struct db_options options = {
+        .path = place->path, .migrations = BROKEN_MIGRATIONS, .migration_count = 2, .completions = &place->completions
+    };
     struct db *db;
     struct error error;
     assert_true(db_open(&options, &db, &error) < 0);
@@ -599,7 +640,8 @@ static void a_migration_that_fails_leaves_the_version_before_it(void **state) {
     place_close(place, db);
 }
 
-static void something_else_than_a_database_is_corrupt(void **state) {
+static void something_else_than_a_database_is_corrupt(void **state)
+{
     struct test_place *place = *state;
     struct error error;
     char junk[8192];
@@ -613,7 +655,8 @@ static void something_else_than_a_database_is_corrupt(void **state) {
 }
 
 /* A file of some size that was stopped uncleanly (marker gone, WAL empty) or cleanly, with a page in its middle overwritten. */
-static void make_damaged(struct test_place *place, bool clean) {
+static void make_damaged(struct test_place *place, bool clean)
+{
     struct db *db = place_open(place, MIGRATIONS, 1);
     write_sql(db, "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)"
                   " INSERT INTO item (name, weight) SELECT 'name ' || i, zeroblob(200) FROM n");
@@ -634,7 +677,8 @@ static void make_damaged(struct test_place *place, bool clean) {
     assert_int_equal(close(fd), 0);
 }
 
-static void damage_after_an_unclean_stop_is_found_and_nothing_touched(void **state) {
+static void damage_after_an_unclean_stop_is_found_and_nothing_touched(void **state)
+{
     struct test_place *place = *state;
     make_damaged(place, false);
     char *paths[] = { memory_strdup(place->path), memory_printf("%s-wal", place->path) };
@@ -647,8 +691,11 @@ static void damage_after_an_unclean_stop_is_found_and_nothing_touched(void **sta
     }
     /* Also when steps are to be made: the check comes first. */
     for (size_t steps = 1; steps <= 2; steps++) {
-        struct db_options options = { .path = place->path, .migrations = MORE_MIGRATIONS, .migration_count = steps,
-                                      .completions = &place->completions, .background_check_above = UINT64_C(64) << 20 };
+        struct db_options options = { .path = place->path,
+                                      .migrations = MORE_MIGRATIONS,
+                                      .migration_count = steps,
+                                      .completions = &place->completions,
+                                      .background_check_above = UINT64_C(64) << 20 };
         struct db *db;
         assert_int_equal(db_open(&options, &db, &error), -ERROR_CORRUPT);
         assert_non_null(strstr(error.message, "integrity check"));
@@ -666,7 +713,8 @@ static void damage_after_an_unclean_stop_is_found_and_nothing_touched(void **sta
     }
 }
 
-static void a_clean_stop_skips_the_check(void **state) {
+static void a_clean_stop_skips_the_check(void **state)
+{
     struct test_place *place = *state;
     make_damaged(place, true);
     struct db *db = place_open(place, MIGRATIONS, 1);
@@ -680,19 +728,23 @@ static void a_clean_stop_skips_the_check(void **state) {
 }
 
 static bool damage_seen;
-static void note_damage(void *argument, const char *detail) {
+static void note_damage(void *argument, const char *detail)
+{
     (void)argument;
     assert_true(strlen(detail) > 0);
     damage_seen = true;
 }
 
-static void a_large_file_is_checked_in_the_background_and_stays_unproven_when_damaged(void **state) {
+static void a_large_file_is_checked_in_the_background_and_stays_unproven_when_damaged(void **state)
+{
     struct test_place *place = *state;
     make_damaged(place, false);
-    struct db_options options = {
-        .path = place->path, .migrations = MIGRATIONS, .migration_count = 1, .completions = &place->completions, .background_check_above = 4096,
-        .damaged = note_damage
-    };
+    struct db_options options = { .path = place->path,
+                                  .migrations = MIGRATIONS,
+                                  .migration_count = 1,
+                                  .completions = &place->completions,
+                                  .background_check_above = 4096,
+                                  .damaged = note_damage };
     struct error error;
     for (int round = 0; round < 2; round++) {
         struct db *db;
@@ -703,7 +755,8 @@ static void a_large_file_is_checked_in_the_background_and_stays_unproven_when_da
     }
 }
 
-static void a_large_file_that_passes_is_marked_clean_again(void **state) {
+static void a_large_file_that_passes_is_marked_clean_again(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     write_sql(db, "INSERT INTO item (name) VALUES ('a')");
@@ -712,7 +765,9 @@ static void a_large_file_that_passes_is_marked_clean_again(void **state) {
     assert_int_equal(sqlite3_open(place->path, &handle), SQLITE_OK);
     assert_int_equal(sqlite3_exec(handle, "UPDATE schema SET clean = 0", NULL, NULL, NULL), SQLITE_OK);
     assert_int_equal(sqlite3_close(handle), SQLITE_OK);
-    struct db_options options = { .path = place->path, .migrations = MIGRATIONS, .migration_count = 1, .completions = &place->completions, .background_check_above = 1 };
+    struct db_options options = {
+        .path = place->path, .migrations = MIGRATIONS, .migration_count = 1, .completions = &place->completions, .background_check_above = 1
+    };
     struct error error;
     int64_t clean = 0;
     for (int i = 0; i < 100 && clean == 0; i++) { /* a stop may come before the check's end; then the next start checks again */
@@ -723,7 +778,8 @@ static void a_large_file_that_passes_is_marked_clean_again(void **state) {
     assert_int_equal(clean, 1);
 }
 
-static void closing_runs_what_is_queued_and_empties_the_wal(void **state) {
+static void closing_runs_what_is_queued_and_empties_the_wal(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     struct item_task tasks[] = { item_task("a", INSERT, DB_DURABLE), item_task("b", INSERT, 0), item_task("c", COUNT, 0) };
@@ -742,7 +798,8 @@ static void closing_runs_what_is_queued_and_empties_the_wal(void **state) {
     place_close(place, db);
 }
 
-static void a_quiet_writer_moves_the_wal_into_the_database(void **state) {
+static void a_quiet_writer_moves_the_wal_into_the_database(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     write_sql(db, "INSERT INTO item (name, weight) VALUES ('a', zeroblob(100000))");
@@ -759,7 +816,8 @@ static void a_quiet_writer_moves_the_wal_into_the_database(void **state) {
     place_close(place, db);
 }
 
-static void freed_pages_do_not_count_as_used(void **state) {
+static void freed_pages_do_not_count_as_used(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     write_sql(db, "INSERT INTO item (name, weight) VALUES ('a', zeroblob(1000000))");
@@ -773,14 +831,15 @@ static void freed_pages_do_not_count_as_used(void **state) {
 /* ---- statements ----------------------------------------------------------------------------------------------------- */
 
 /* On the writer's thread, where cmocka cannot fail a test. */
-#define CHECK(condition) \
-    do { \
-        if (!(condition)) { \
+#define CHECK(condition)                                                                        \
+    do {                                                                                        \
+        if (!(condition)) {                                                                     \
             return error_set(&task->error, ERROR_INVALID, "line %d: %s", __LINE__, #condition); \
-        } \
+        }                                                                                       \
     } while (0)
 
-static int run_statement_checks(struct db_connection *connection, struct db_task *task) {
+static int run_statement_checks(struct db_connection *connection, struct db_task *task)
+{
     struct error *error = &task->error;
     static char TEXTS[200][40];
     sqlite3_stmt *first = NULL;
@@ -827,7 +886,8 @@ static int run_statement_checks(struct db_connection *connection, struct db_task
     return 0;
 }
 
-static void statements_are_kept_by_address_and_bind_every_type(void **state) {
+static void statements_are_kept_by_address_and_bind_every_type(void **state)
+{
     struct test_place *place = *state;
     struct db *db = place_open(place, MIGRATIONS, 1);
     struct db_task task = { .run = run_statement_checks };
@@ -837,7 +897,8 @@ static void statements_are_kept_by_address_and_bind_every_type(void **state) {
     place_close(place, db);
 }
 
-int main(void) {
+int main(void)
+{
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(tasks_run_in_order_and_a_later_task_of_the_batch_sees_the_earlier_ones),

@@ -24,14 +24,16 @@ struct test_place {
     struct mailbox completions;
 };
 
-static inline void place_init(struct test_place *place) {
+static inline void place_init(struct test_place *place)
+{
     (void)snprintf(place->directory, sizeof(place->directory), "/tmp/claudemesh-test-XXXXXX");
     assert_non_null(mkdtemp(place->directory));
     place->path = path_join(place->directory, "test.db");
     mailbox_init(&place->completions, NULL, NULL);
 }
 
-static inline void place_release(struct test_place *place) {
+static inline void place_release(struct test_place *place)
+{
     DIR *directory = opendir(place->directory);
     assert_non_null(directory);
     for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
@@ -46,7 +48,8 @@ static inline void place_release(struct test_place *place) {
 }
 
 /* Hands out what is there; returns how many. */
-static inline size_t place_run(struct test_place *place) {
+static inline size_t place_run(struct test_place *place)
+{
     size_t count = 0;
     struct message *message = mailbox_take_all(&place->completions);
     while (message != NULL) {
@@ -59,7 +62,8 @@ static inline size_t place_run(struct test_place *place) {
 }
 
 /* Waits for completions until *flag is set. */
-static inline void place_run_until(struct test_place *place, const bool *flag) {
+static inline void place_run_until(struct test_place *place, const bool *flag)
+{
     int64_t deadline_ms = clock_monotonic_ms() + 60000;
     while (!*flag) {
         bool closed = false;
@@ -73,7 +77,8 @@ static inline void place_run_until(struct test_place *place, const bool *flag) {
     }
 }
 
-static inline struct db *place_open(struct test_place *place, const struct db_migration *migrations, size_t count) {
+static inline struct db *place_open(struct test_place *place, const struct db_migration *migrations, size_t count)
+{
     struct db_options options = {
         .path = place->path,
         .migrations = migrations,
@@ -90,7 +95,8 @@ static inline struct db *place_open(struct test_place *place, const struct db_mi
     return db;
 }
 
-static inline void place_close(struct test_place *place, struct db *db) {
+static inline void place_close(struct test_place *place, struct db *db)
+{
     db_close(db);
     (void)place_run(place);
 }
@@ -101,7 +107,8 @@ struct number_query {
     int64_t number;
 };
 
-static inline int number_query_run(struct db_connection *connection, struct db_task *task) {
+static inline int number_query_run(struct db_connection *connection, struct db_task *task)
+{
     struct number_query *query = CONTAINER_OF(task, struct number_query, task);
     sqlite3_stmt *statement = NULL;
     if (sqlite3_prepare_v2(db_handle(connection), query->sql, -1, &statement, NULL) != SQLITE_OK) {
@@ -115,7 +122,8 @@ static inline int number_query_run(struct db_connection *connection, struct db_t
 }
 
 /* What the reader says to "SELECT <number>". */
-static inline int64_t read_number(struct db *db, const char *sql) {
+static inline int64_t read_number(struct db *db, const char *sql)
+{
     struct number_query query = { .task = { .run = number_query_run }, .sql = sql, .number = INT64_MIN };
     if (db_read_wait(db, &query.task) < 0) {
         fail_msg("%s: %s", sql, query.task.error.message);
@@ -124,7 +132,8 @@ static inline int64_t read_number(struct db *db, const char *sql) {
 }
 
 /* Runs one statement on the writer. */
-static inline void write_sql(struct db *db, const char *sql) {
+static inline void write_sql(struct db *db, const char *sql)
+{
     struct number_query query = { .task = { .run = number_query_run }, .sql = sql };
     if (db_write_wait(db, &query.task) < 0) {
         fail_msg("%s: %s", sql, query.task.error.message);

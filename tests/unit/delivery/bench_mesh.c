@@ -21,9 +21,12 @@ const char MESH_ID[] = "7f9d2a54-9d0c-4a3e-8a4e-3c1b6f0e2d11";
 
 /* ---- databases ------------------------------------------------------------------------------------------------ */
 
-static struct db *open_db(const struct bench_mesh *bench, const char *name, const struct db_migration *migrations, size_t count) {
+static struct db *open_db(const struct bench_mesh *bench, const char *name, const struct db_migration *migrations, size_t count)
+{
     char *path = memory_printf("%s/%s", bench->directory, name);
-    const struct db_options options = { .path = path, .migrations = migrations, .migration_count = count, .completions = loop_mailbox(bench->loop) };
+    const struct db_options options = {
+        .path = path, .migrations = migrations, .migration_count = count, .completions = loop_mailbox(bench->loop)
+    };
     struct db *db = NULL;
     struct error error;
     assert_int_equal(db_open(&options, &db, &error), 0);
@@ -31,7 +34,8 @@ static struct db *open_db(const struct bench_mesh *bench, const char *name, cons
     return db;
 }
 
-void bench_init(struct bench_mesh *bench) {
+void bench_init(struct bench_mesh *bench)
+{
     *bench = (struct bench_mesh){ 0 };
     struct error error;
     assert_int_equal(crypto_start(&error), 0);
@@ -51,7 +55,8 @@ void bench_init(struct bench_mesh *bench) {
     bench->boxes = box_cache_new(16);
 }
 
-void bench_release(struct bench_mesh *bench) {
+void bench_release(struct bench_mesh *bench)
+{
     db_close(bench->outbox_db);
     db_close(bench->inbox_db);
     loop_run_mailbox(bench->loop);
@@ -74,16 +79,26 @@ void bench_release(struct bench_mesh *bench) {
 
 /* ---- members -------------------------------------------------------------------------------------------------- */
 
-json_t *bench_certificate(const struct bench_mesh *bench, const struct keypair *member, const char *name) {
+json_t *bench_certificate(const struct bench_mesh *bench, const struct keypair *member, const char *name)
+{
     struct keypair *invite_keys = NULL;
     struct error error;
     assert_int_equal(keypair_generate(&invite_keys, &error), 0);
     char invite_id[INVITE_ID_SIZE];
     invite_id_of(keypair_public_hex(invite_keys), invite_id);
     struct invite invite = {
-        .version = 3, .mesh_id = memory_strdup(MESH_ID), .mesh_slug = memory_strdup("acme"), .mesh_name = memory_strdup("Acme"),
-        .broker_url = memory_strdup("ws://127.0.0.1:1/ws"), .invite_id = memory_strdup(invite_id), .role = memory_strdup("member"),
-        .expires_at_s = 4102444800, .max_uses = 5, .owner_pubkey = memory_strdup(keypair_public_hex(bench->owner)), .has_root_key = true, .has_invite_seed = true,
+        .version = 3,
+        .mesh_id = memory_strdup(MESH_ID),
+        .mesh_slug = memory_strdup("acme"),
+        .mesh_name = memory_strdup("Acme"),
+        .broker_url = memory_strdup("ws://127.0.0.1:1/ws"),
+        .invite_id = memory_strdup(invite_id),
+        .role = memory_strdup("member"),
+        .expires_at_s = 4102444800,
+        .max_uses = 5,
+        .owner_pubkey = memory_strdup(keypair_public_hex(bench->owner)),
+        .has_root_key = true,
+        .has_invite_seed = true,
     };
     memset(invite.root_key, 7, sizeof(invite.root_key));
     sha256_hex(invite.root_key, sizeof(invite.root_key), invite.root_key_sha256);
@@ -97,7 +112,8 @@ json_t *bench_certificate(const struct bench_mesh *bench, const struct keypair *
     return certificate;
 }
 
-json_t *bench_member(const struct bench_mesh *bench, const struct keypair *member, const char *name, bool certified) {
+json_t *bench_member(const struct bench_mesh *bench, const struct keypair *member, const char *name, bool certified)
+{
     json_t *object = json_new_object();
     char id[32];
     (void)snprintf(id, sizeof(id), "m-%.12s", keypair_public_hex(member));
@@ -113,7 +129,8 @@ json_t *bench_member(const struct bench_mesh *bench, const struct keypair *membe
     return object;
 }
 
-json_t *bench_members(const struct bench_mesh *bench) {
+json_t *bench_members(const struct bench_mesh *bench)
+{
     json_t *list = json_new_object();
     json_t *members = json_new_array();
     json_array_append_new(members, bench_member(bench, bench->owner, "owner", false));
@@ -123,7 +140,8 @@ json_t *bench_members(const struct bench_mesh *bench) {
     return list;
 }
 
-json_t *bench_revocation(const struct bench_mesh *bench, const struct keypair *subject) {
+json_t *bench_revocation(const struct bench_mesh *bench, const struct keypair *subject)
+{
     json_t *revocation = json_new_object();
     char id[32];
     (void)snprintf(id, sizeof(id), "m-%.12s", keypair_public_hex(subject));
@@ -141,10 +159,12 @@ json_t *bench_revocation(const struct bench_mesh *bench, const struct keypair *s
 
 /* ---- letters -------------------------------------------------------------------------------------------------- */
 
-static void put_over(json_t *object, json_t *change) {
+static void put_over(json_t *object, json_t *change)
+{
     const char *name = NULL;
     json_t *value = NULL;
-    json_object_foreach(change, name, value) {
+    json_object_foreach(change, name, value)
+    {
         if (json_is_null(value)) {
             (void)json_object_del(object, name);
         } else {
@@ -155,7 +175,8 @@ static void put_over(json_t *object, json_t *change) {
 }
 
 /* envelope_build signs as `from` itself; a letter signed by another gets that one's signatures over the same text. */
-static void sign_as(const struct bench_letter *letter, const struct envelope *envelope, json_t *document) {
+static void sign_as(const struct bench_letter *letter, const struct envelope *envelope, json_t *document)
+{
     struct buffer padded;
     struct envelope theirs = *envelope;
     struct envelope parsed;
@@ -172,16 +193,24 @@ static void sign_as(const struct bench_letter *letter, const struct envelope *en
     buffer_release(&padded);
 }
 
-static void write_letter(const struct bench_mesh *bench, const struct bench_letter *letter, const struct keypair *from, struct buffer *plaintext) {
+static void write_letter(const struct bench_mesh *bench, const struct bench_letter *letter, const struct keypair *from,
+                         struct buffer *plaintext)
+{
     struct error error;
     if (letter->bare != NULL) {
         assert_int_equal(buffer_append_text(plaintext, letter->bare), 0);
         return;
     }
     const struct envelope envelope = {
-        .id = letter->id == NULL ? "id-1" : letter->id, .mesh = MESH_ID, .from = keypair_public_hex(from), .kind = "dm",
-        .to = letter->to == NULL ? keypair_public_hex(bench->me) : letter->to, .sent_at = letter->sent_at == 0 ? clock_wall_ms() : letter->sent_at,
-        .reply_to = letter->reply_to, .meta = letter->meta, .priority = letter->priority == NULL ? "next" : letter->priority,
+        .id = letter->id == NULL ? "id-1" : letter->id,
+        .mesh = MESH_ID,
+        .from = keypair_public_hex(from),
+        .kind = "dm",
+        .to = letter->to == NULL ? keypair_public_hex(bench->me) : letter->to,
+        .sent_at = letter->sent_at == 0 ? clock_wall_ms() : letter->sent_at,
+        .reply_to = letter->reply_to,
+        .meta = letter->meta,
+        .priority = letter->priority == NULL ? "next" : letter->priority,
         .rv = letter->rv == NULL ? "0:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" : letter->rv,
         .body = text_from(letter->body == NULL ? "hello" : letter->body),
     };
@@ -203,7 +232,8 @@ static void write_letter(const struct bench_mesh *bench, const struct bench_lett
     json_decref(document);
 }
 
-static void put_base64(json_t *push, const char *name, const void *data, size_t size) {
+static void put_base64(json_t *push, const char *name, const void *data, size_t size)
+{
     struct buffer text;
     buffer_init(&text, BUFFER_UNLIMITED);
     assert_int_equal(base64_encode(data, size, &text), 0);
@@ -211,7 +241,8 @@ static void put_base64(json_t *push, const char *name, const void *data, size_t 
     buffer_release(&text);
 }
 
-json_t *bench_push(const struct bench_mesh *bench, const struct bench_letter *letter, json_t *change) {
+json_t *bench_push(const struct bench_mesh *bench, const struct bench_letter *letter, json_t *change)
+{
     static int number;
     const struct keypair *from = letter->from == NULL ? bench->carol : letter->from;
     struct buffer plaintext;
@@ -222,8 +253,9 @@ json_t *bench_push(const struct bench_mesh *bench, const struct bench_letter *le
     buffer_init(&sealed, BUFFER_UNLIMITED);
     write_letter(bench, letter, from, &plaintext);
     nonce_random(&nonce);
-    assert_int_equal(box_seal(bench->boxes, letter->sealer == NULL ? from : letter->sealer, keypair_public(bench->me), &nonce, plaintext.data, plaintext.length,
-                              &sealed, &error), 0);
+    assert_int_equal(box_seal(bench->boxes, letter->sealer == NULL ? from : letter->sealer, keypair_public(bench->me), &nonce,
+                              plaintext.data, plaintext.length, &sealed, &error),
+                     0);
     json_t *push = json_new_object();
     char message_id[32];
     (void)snprintf(message_id, sizeof(message_id), "B%025d", ++number);

@@ -36,15 +36,15 @@ json_t *bench_revocation(const struct bench_mesh *bench, const struct keypair *s
 
 /* What goes into the box: the envelope of an honest sender, signed and padded, with members of `change` put over it (null removes). */
 struct bench_letter {
-    const struct keypair *from;    /* NULL: carol */
-    const struct keypair *signer;  /* NULL: from */
-    const struct keypair *sealer;  /* NULL: from */
-    const char *to;                /* NULL: me */
+    const struct keypair *from;   /* NULL: carol */
+    const struct keypair *signer; /* NULL: from */
+    const struct keypair *sealer; /* NULL: from */
+    const char *to;               /* NULL: me */
     const char *id, *body, *priority, *reply_to, *rv;
-    int64_t sent_at;               /* 0: now */
-    json_t *meta;                  /* given */
-    json_t *change;                /* after signing; given */
-    const char *bare;              /* bodyVersion 1: this text instead of an envelope */
+    int64_t sent_at;  /* 0: now */
+    json_t *meta;     /* given */
+    json_t *change;   /* after signing; given */
+    const char *bare; /* bodyVersion 1: this text instead of an envelope */
 };
 /* A push of it, as an honest broker sends it, with members of `change` put over it (null removes; given). */
 json_t *bench_push(const struct bench_mesh *bench, const struct bench_letter *letter, json_t *change);

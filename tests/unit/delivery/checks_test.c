@@ -19,11 +19,15 @@ struct fixture {
     bool *covered; /* by row of CHECKS */
 };
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     struct fixture *f = memory_zalloc(sizeof(*f));
     bench_init(&f->bench);
-    const struct trust_identity identity = { .mesh_id = MESH_ID, .mesh_slug = "acme", .owner_pubkey = keypair_public_hex(f->bench.owner),
-                                             .own_pubkey = keypair_public_hex(f->bench.me), .own_member_id = "m-me" };
+    const struct trust_identity identity = { .mesh_id = MESH_ID,
+                                             .mesh_slug = "acme",
+                                             .owner_pubkey = keypair_public_hex(f->bench.owner),
+                                             .own_pubkey = keypair_public_hex(f->bench.me),
+                                             .own_member_id = "m-me" };
     struct error error;
     assert_int_equal(trust_open(f->bench.outbox_db, &identity, &f->trust, &error), 0);
     json_t *members = bench_members(&f->bench);
@@ -36,7 +40,8 @@ static int setup(void **state) {
     return 0;
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     struct fixture *f = *state;
     trust_free(f->trust);
     bench_release(&f->bench);
@@ -45,11 +50,13 @@ static int teardown(void **state) {
     return 0;
 }
 
-static bool applies(const struct check *check, const struct received *received) {
+static bool applies(const struct check *check, const struct received *received)
+{
     return check->scope == CHECK_EVERY || (check->scope == CHECK_ENVELOPE) == received->is_envelope;
 }
 
-static void prepare(const struct fixture *f, const json_t *frame, const struct frame_push *push, struct received *received) {
+static void prepare(const struct fixture *f, const json_t *frame, const struct frame_push *push, struct received *received)
+{
     received_init(received);
     received->mesh_id = MESH_ID;
     received->keys = f->bench.me;
@@ -61,7 +68,8 @@ static void prepare(const struct fixture *f, const json_t *frame, const struct f
 }
 
 /* The push is given. Notes which row of the table refused it. */
-static const char *judge(struct fixture *f, json_t *frame) {
+static const char *judge(struct fixture *f, json_t *frame)
+{
     struct frame_push push;
     struct error error;
     struct received received;
@@ -82,7 +90,8 @@ static const char *judge(struct fixture *f, json_t *frame) {
     return reason;
 }
 
-static json_t *change(const char *name, json_t *value) {
+static json_t *change(const char *name, json_t *value)
+{
     json_t *object = json_new_object();
     json_put(object, name, value);
     return object;
@@ -92,39 +101,48 @@ static json_t *change(const char *name, json_t *value) {
 
 /* ---- what passes ---------------------------------------------------------------------------------------------- */
 
-static void an_honest_message_passes(void **state) {
+static void an_honest_message_passes(void **state)
+{
     struct fixture *f = *state;
     assert_null(judge(f, bench_push(&f->bench, &(struct bench_letter){ .body = "hello" }, NULL)));
     json_t *meta = change("b", json_integer(2));
-    assert_null(judge(f, bench_push(&f->bench, &(struct bench_letter){ .priority = "now", .reply_to = "B1", .meta = meta }, change("replyToId", json_string("B1")))));
+    assert_null(judge(f, bench_push(&f->bench, &(struct bench_letter){ .priority = "now", .reply_to = "B1", .meta = meta },
+                                    change("replyToId", json_string("B1")))));
 }
 
-static void a_message_to_oneself_passes(void **state) {
+static void a_message_to_oneself_passes(void **state)
+{
     struct fixture *f = *state;
     assert_null(judge(f, bench_push(&f->bench, &(struct bench_letter){ .from = f->bench.me }, NULL)));
 }
 
-static void a_member_without_certificate_may_write(void **state) {
+static void a_member_without_certificate_may_write(void **state)
+{
     struct fixture *f = *state;
     assert_null(judge(f, bench_push(&f->bench, &(struct bench_letter){ .from = f->bench.stranger }, NULL)));
 }
 
-static void an_older_client_and_an_older_broker_are_understood(void **state) {
+static void an_older_client_and_an_older_broker_are_understood(void **state)
+{
     struct fixture *f = *state;
     assert_null(judge(f, bench_push(&f->bench, &(struct bench_letter){ .bare = "an old client's word" }, NULL)));
-    json_t *silent = json_pack("{s:n, s:n, s:n, s:n, s:n}", "client_message_id", "targetSpec", "history_id", "priority", "senderMemberPubkey");
+    json_t *silent =
+        json_pack("{s:n, s:n, s:n, s:n, s:n}", "client_message_id", "targetSpec", "history_id", "priority", "senderMemberPubkey");
     assert_null(judge(f, bench_push(&f->bench, &(struct bench_letter){ .id = "only-inside" }, silent)));
 }
 
-static void an_envelope_is_one_whatever_was_declared(void **state) {
+static void an_envelope_is_one_whatever_was_declared(void **state)
+{
     struct fixture *f = *state;
     assert_null(judge(f, bench_push(&f->bench, &(struct bench_letter){ .body = "relabelled" }, change("bodyVersion", json_integer(1)))));
-    ASSERT_REASON("bad_signature", bench_push(&f->bench, &(struct bench_letter){ .signer = f->bench.stranger }, change("bodyVersion", json_integer(1))));
+    ASSERT_REASON("bad_signature",
+                  bench_push(&f->bench, &(struct bench_letter){ .signer = f->bench.stranger }, change("bodyVersion", json_integer(1))));
 }
 
 /* ---- what does not -------------------------------------------------------------------------------------------- */
 
-static void broken_pushes(struct fixture *f) {
+static void broken_pushes(struct fixture *f)
+{
     const struct bench_letter letter = { .body = "x" };
     ASSERT_REASON("malformed", bench_push(&f->bench, &letter, change("nonce", json_string("AAAA"))));
     ASSERT_REASON("malformed", bench_push(&f->bench, &letter, change("nonce", json_string(""))));
@@ -132,8 +150,10 @@ static void broken_pushes(struct fixture *f) {
     ASSERT_REASON("malformed", bench_push(&f->bench, &letter, change("ciphertext", json_string("not base64!"))));
     ASSERT_REASON("malformed", bench_push(&f->bench, &letter, change("senderMemberPubkey", json_string("carol"))));
     ASSERT_REASON("malformed", bench_push(&f->bench, &letter, change("client_message_id", json_string("two words"))));
-    ASSERT_REASON("envelope_mismatch", bench_push(&f->bench, &letter, change("meshId", json_string("00000000-9d0c-4a3e-8a4e-3c1b6f0e2d11"))));
-    ASSERT_REASON("envelope_mismatch", bench_push(&f->bench, &letter, change("targetSpec", json_string(keypair_public_hex(f->bench.stranger)))));
+    ASSERT_REASON("envelope_mismatch",
+                  bench_push(&f->bench, &letter, change("meshId", json_string("00000000-9d0c-4a3e-8a4e-3c1b6f0e2d11"))));
+    ASSERT_REASON("envelope_mismatch",
+                  bench_push(&f->bench, &letter, change("targetSpec", json_string(keypair_public_hex(f->bench.stranger)))));
     ASSERT_REASON("no_key", bench_push(&f->bench, &letter, change("targetSpec", json_string("#alerts"))));
     ASSERT_REASON("no_key", bench_push(&f->bench, &letter, change("targetSpec", json_string("@ops"))));
     ASSERT_REASON("no_key", bench_push(&f->bench, &letter, change("targetSpec", json_string("*"))));
@@ -142,7 +162,8 @@ static void broken_pushes(struct fixture *f) {
     ASSERT_REASON("invalid_key", bench_push(&f->bench, &letter, change("senderMemberPubkey", json_string(small_order))));
 }
 
-static void boxes_that_do_not_open(struct fixture *f) {
+static void boxes_that_do_not_open(struct fixture *f)
+{
     const struct bench_letter letter = { .body = "x" };
     json_t *push = bench_push(&f->bench, &letter, NULL);
     char *ciphertext = memory_strdup(json_string_value(json_object_get(push, "ciphertext")));
@@ -150,46 +171,67 @@ static void boxes_that_do_not_open(struct fixture *f) {
     json_put_string(push, "ciphertext", ciphertext);
     free(ciphertext);
     ASSERT_REASON("decrypt_failed", push);
-    ASSERT_REASON("decrypt_failed", bench_push(&f->bench, &(struct bench_letter){ .sealer = f->bench.stranger }, NULL)); /* not from whom the push says */
-    ASSERT_REASON("decrypt_failed", bench_push(&f->bench, &letter, change("senderMemberPubkey", json_string(keypair_public_hex(f->bench.stranger)))));
+    ASSERT_REASON("decrypt_failed",
+                  bench_push(&f->bench, &(struct bench_letter){ .sealer = f->bench.stranger }, NULL)); /* not from whom the push says */
+    ASSERT_REASON("decrypt_failed",
+                  bench_push(&f->bench, &letter, change("senderMemberPubkey", json_string(keypair_public_hex(f->bench.stranger)))));
 }
 
-static void envelopes_that_are_none(struct fixture *f) {
-    ASSERT_REASON("malformed", bench_push(&f->bench, &(struct bench_letter){ .bare = "plain text declared sealed" }, change("bodyVersion", json_integer(3))));
+static void envelopes_that_are_none(struct fixture *f)
+{
+    ASSERT_REASON("malformed", bench_push(&f->bench, &(struct bench_letter){ .bare = "plain text declared sealed" },
+                                          change("bodyVersion", json_integer(3))));
     ASSERT_REASON("malformed", bench_push(&f->bench, &(struct bench_letter){ .bare = "\xff\xfe" }, NULL));
-    ASSERT_REASON("malformed", bench_push(&f->bench, &(struct bench_letter){ .bare = "version two" }, change("bodyVersion", json_integer(2))));
+    ASSERT_REASON("malformed",
+                  bench_push(&f->bench, &(struct bench_letter){ .bare = "version two" }, change("bodyVersion", json_integer(2))));
     ASSERT_REASON("malformed", bench_push(&f->bench, &(struct bench_letter){ .change = change("body", json_integer(5)) }, NULL));
     ASSERT_REASON("malformed", bench_push(&f->bench, &(struct bench_letter){ .bare = "hello" }, change("priority", json_string("urgent"))));
 }
 
-static void envelopes_that_differ_from_the_push(struct fixture *f) {
+static void envelopes_that_differ_from_the_push(struct fixture *f)
+{
     const char *stranger = keypair_public_hex(f->bench.stranger);
-    ASSERT_REASON("envelope_mismatch", bench_push(&f->bench, &(struct bench_letter){ .id = "inside" }, change("client_message_id", json_string("outside"))));
+    ASSERT_REASON("envelope_mismatch",
+                  bench_push(&f->bench, &(struct bench_letter){ .id = "inside" }, change("client_message_id", json_string("outside"))));
     static const char *const OTHER_MESH = "00000000-9d0c-4a3e-8a4e-3c1b6f0e2d11";
-    ASSERT_REASON("envelope_mismatch", bench_push(&f->bench, &(struct bench_letter){ .change = change("mesh", json_string(OTHER_MESH)) }, NULL));
-    ASSERT_REASON("envelope_mismatch", bench_push(&f->bench, &(struct bench_letter){ .change = change("from", json_string(stranger)) }, NULL));
-    ASSERT_REASON("envelope_mismatch", bench_push(&f->bench, &(struct bench_letter){ .change = change("kind", json_string("topic")) }, NULL));
-    ASSERT_REASON("envelope_mismatch", bench_push(&f->bench, &(struct bench_letter){ .to = stranger }, NULL)); /* redirected: well signed, for another */
-    ASSERT_REASON("envelope_mismatch", bench_push(&f->bench, &(struct bench_letter){ .change = change("key_id", json_string("00112233445566778899aabbccddeeff")) }, NULL));
-    ASSERT_REASON("envelope_mismatch", bench_push(&f->bench, &(struct bench_letter){ .priority = "low" }, change("priority", json_string("now"))));
-    ASSERT_REASON("envelope_mismatch", bench_push(&f->bench, &(struct bench_letter){ .body = "x" }, change("replyToId", json_string("B7"))));
-    ASSERT_REASON("envelope_mismatch", bench_push(&f->bench, &(struct bench_letter){ .reply_to = "B1" }, change("replyToId", json_string("B7"))));
-    ASSERT_REASON("envelope_mismatch", bench_push(&f->bench, &(struct bench_letter){ .body = "x" }, change("mentions", json_pack("[s]", "dave"))));
+    ASSERT_REASON("envelope_mismatch",
+                  bench_push(&f->bench, &(struct bench_letter){ .change = change("mesh", json_string(OTHER_MESH)) }, NULL));
+    ASSERT_REASON("envelope_mismatch",
+                  bench_push(&f->bench, &(struct bench_letter){ .change = change("from", json_string(stranger)) }, NULL));
+    ASSERT_REASON("envelope_mismatch",
+                  bench_push(&f->bench, &(struct bench_letter){ .change = change("kind", json_string("topic")) }, NULL));
+    ASSERT_REASON("envelope_mismatch",
+                  bench_push(&f->bench, &(struct bench_letter){ .to = stranger }, NULL)); /* redirected: well signed, for another */
+    ASSERT_REASON(
+        "envelope_mismatch",
+        bench_push(&f->bench, &(struct bench_letter){ .change = change("key_id", json_string("00112233445566778899aabbccddeeff")) }, NULL));
+    ASSERT_REASON("envelope_mismatch",
+                  bench_push(&f->bench, &(struct bench_letter){ .priority = "low" }, change("priority", json_string("now"))));
+    ASSERT_REASON("envelope_mismatch",
+                  bench_push(&f->bench, &(struct bench_letter){ .body = "x" }, change("replyToId", json_string("B7"))));
+    ASSERT_REASON("envelope_mismatch",
+                  bench_push(&f->bench, &(struct bench_letter){ .reply_to = "B1" }, change("replyToId", json_string("B7"))));
+    ASSERT_REASON("envelope_mismatch",
+                  bench_push(&f->bench, &(struct bench_letter){ .body = "x" }, change("mentions", json_pack("[s]", "dave"))));
 }
 
-static void envelopes_that_nobody_signed(struct fixture *f) {
+static void envelopes_that_nobody_signed(struct fixture *f)
+{
     ASSERT_REASON("bad_signature", bench_push(&f->bench, &(struct bench_letter){ .signer = f->bench.stranger }, NULL));
     ASSERT_REASON("bad_signature", bench_push(&f->bench, &(struct bench_letter){ .change = change("sig", json_null()) }, NULL));
     ASSERT_REASON("bad_signature", bench_push(&f->bench, &(struct bench_letter){ .change = change("xsig", json_null()) }, NULL));
     ASSERT_REASON("bad_signature", bench_push(&f->bench, &(struct bench_letter){ .change = change("body", json_string("changed")) }, NULL));
     ASSERT_REASON("bad_signature", bench_push(&f->bench, &(struct bench_letter){ .change = change("sent_at", json_integer(1)) }, NULL));
     ASSERT_REASON("bad_signature", bench_push(&f->bench, &(struct bench_letter){ .change = change("reply_to", json_string("B1")) }, NULL));
-    ASSERT_REASON("bad_signature", bench_push(&f->bench, &(struct bench_letter){ .change = change("priority", json_string("now")) }, change("priority", json_string("now"))));
+    ASSERT_REASON("bad_signature", bench_push(&f->bench, &(struct bench_letter){ .change = change("priority", json_string("now")) },
+                                              change("priority", json_string("now"))));
     ASSERT_REASON("bad_signature", bench_push(&f->bench, &(struct bench_letter){ .change = change("rv", json_string("9:00")) }, NULL));
-    ASSERT_REASON("bad_signature", bench_push(&f->bench, &(struct bench_letter){ .change = change("meta", json_pack("{s:i}", "a", 1)) }, NULL));
+    ASSERT_REASON("bad_signature",
+                  bench_push(&f->bench, &(struct bench_letter){ .change = change("meta", json_pack("{s:i}", "a", 1)) }, NULL));
 }
 
-static json_t *large_meta(void) {
+static json_t *large_meta(void)
+{
     char *text = memory_alloc(20001);
     memset(text, 'x', 20000);
     text[20000] = '\0';
@@ -198,14 +240,16 @@ static json_t *large_meta(void) {
     return meta;
 }
 
-static void messages_out_of_bounds(struct fixture *f) {
+static void messages_out_of_bounds(struct fixture *f)
+{
     ASSERT_REASON("malformed", bench_push(&f->bench, &(struct bench_letter){ .meta = large_meta() }, NULL));
     ASSERT_REASON("replay_suspected", bench_push(&f->bench, &(struct bench_letter){ .sent_at = clock_wall_ms() + 11 * 60000 }, NULL));
     assert_null(judge(f, bench_push(&f->bench, &(struct bench_letter){ .sent_at = clock_wall_ms() + 9 * 60000 }, NULL)));
 }
 
 /* The box that we once made for carol opens as if she had made it for us. */
-static json_t *our_own_box(struct fixture *f, const char *text) {
+static json_t *our_own_box(struct fixture *f, const char *text)
+{
     struct nonce nonce;
     struct buffer sealed;
     struct buffer encoded;
@@ -225,24 +269,28 @@ static json_t *our_own_box(struct fixture *f, const char *text) {
     return push;
 }
 
-static void old_boxes(struct fixture *f) {
+static void old_boxes(struct fixture *f)
+{
     ASSERT_REASON("reflected", our_own_box(f, "what we wrote to carol"));
     ASSERT_REASON("reflected", bench_push(&f->bench, &(struct bench_letter){ .from = f->bench.me, .bare = "from ourselves" }, NULL));
     trust_note_body_version(f->trust, keypair_public_hex(f->bench.carol), 3);
     ASSERT_REASON("body_downgrade", bench_push(&f->bench, &(struct bench_letter){ .bare = "suddenly plain" }, NULL));
 }
 
-static void a_revoked_sender(struct fixture *f) {
+static void a_revoked_sender(struct fixture *f)
+{
     json_t *members = bench_members(&f->bench);
     json_put(members, "revocations", json_pack("[o]", bench_revocation(&f->bench, f->bench.carol)));
     struct trust_changes changes;
     struct error error;
     assert_int_equal(trust_merge_members(f->trust, members, &changes, &error), 0);
     json_decref(members);
-    ASSERT_REASON("sender_revoked", bench_push(&f->bench, &(struct bench_letter){ .sent_at = 1790000000000 }, NULL)); /* whatever sent_at says */
+    ASSERT_REASON("sender_revoked",
+                  bench_push(&f->bench, &(struct bench_letter){ .sent_at = 1790000000000 }, NULL)); /* whatever sent_at says */
 }
 
-static void every_row_of_the_table_refuses_what_it_is_there_for(void **state) {
+static void every_row_of_the_table_refuses_what_it_is_there_for(void **state)
+{
     struct fixture *f = *state;
     broken_pushes(f);
     boxes_that_do_not_open(f);
@@ -261,7 +309,8 @@ static void every_row_of_the_table_refuses_what_it_is_there_for(void **state) {
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         TEST(an_honest_message_passes),
         TEST(a_message_to_oneself_passes),

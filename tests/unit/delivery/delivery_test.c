@@ -40,7 +40,8 @@ struct fixture {
 
 /* ---- the fixture ---------------------------------------------------------------------------------------------- */
 
-static void publish(void *argument, const char *type, const char *mesh_slug, json_t *data, int64_t inbox_seq) {
+static void publish(void *argument, const char *type, const char *mesh_slug, json_t *data, int64_t inbox_seq)
+{
     struct fixture *f = argument;
     assert_string_equal(mesh_slug, "acme");
     json_t *event = json_new_object();
@@ -50,10 +51,12 @@ static void publish(void *argument, const char *type, const char *mesh_slug, jso
     json_array_append_new(f->events, event);
 }
 
-static const json_t *event_of(const struct fixture *f, const char *type, size_t nth) {
+static const json_t *event_of(const struct fixture *f, const char *type, size_t nth)
+{
     size_t index = 0;
     const json_t *event = NULL;
-    json_array_foreach(f->events, index, event) {
+    json_array_foreach(f->events, index, event)
+    {
         if (string_equal(json_string_value(json_object_get(event, "type")), type) && nth-- == 0) {
             return json_object_get(event, "data");
         }
@@ -61,44 +64,73 @@ static const json_t *event_of(const struct fixture *f, const char *type, size_t 
     return NULL;
 }
 
-static const char *text_of(const json_t *object, const char *name) {
+static const char *text_of(const json_t *object, const char *name)
+{
     return json_string_value(json_object_get(object, name));
 }
 
-static bool accept_sends(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame) {
+static bool accept_sends(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame)
+{
     struct fixture *f = stub->user;
     if (!string_equal(type, "send") || !f->accept_sends) {
         return false;
     }
-    stub_send(connection, "{\"type\":\"ack\",\"id\":\"%s\",\"client_message_id\":\"%s\",\"messageId\":\"B-%s\",\"queued\":true,\"status\":201,\"duplicate\":false,\"history_id\":9}",
+    stub_send(connection,
+              "{\"type\":\"ack\",\"id\":\"%s\",\"client_message_id\":\"%s\",\"messageId\":\"B-%s\",\"queued\":true,\"status\":201,"
+              "\"duplicate\":false,\"history_id\":9}",
               text_of(frame, "id"), text_of(frame, "id"), text_of(frame, "id"));
     return true;
 }
 
-static void on_inserted(void *argument, const struct outbox_row *row) {
+static void on_inserted(void *argument, const struct outbox_row *row)
+{
     struct fixture *f = argument;
     if (f->delivery != NULL) {
         delivery_row_inserted(f->delivery, row);
     }
 }
 
-static struct delivery_options options_of(struct fixture *f) {
+static struct delivery_options options_of(struct fixture *f)
+{
     return (struct delivery_options){
-        .loop = f->loop, .outbox = f->bench.outbox, .inbox = f->bench.inbox, .trust_db = f->bench.outbox_db,
-        .link = { .mesh_slug = "acme", .mesh_id = MESH_ID, .member_id = "m-me", .broker_url = f->stub.url, .session_id = "inst-1", .display_name = "me",
-                  .keys = f->bench.me, .channel = "claudemesh-daemon", .peer_type = "connector", .receive = true, .require = REQUIRE,
-                  .require_count = f->require_count, .reconnect_initial_ms = 5, .reconnect_max_ms = 40 },
-        .owner_pubkey = keypair_public_hex(f->bench.owner), .role = "member", .events = { .argument = f, .publish = publish }, .window = 256,
-        .backoff_initial_ms = 5, .backoff_max_ms = 40, .jitter_pct = 25, .max_age_hours = 168, .max_age_override_hours = f->override_hours,
+        .loop = f->loop,
+        .outbox = f->bench.outbox,
+        .inbox = f->bench.inbox,
+        .trust_db = f->bench.outbox_db,
+        .link = { .mesh_slug = "acme",
+                  .mesh_id = MESH_ID,
+                  .member_id = "m-me",
+                  .broker_url = f->stub.url,
+                  .session_id = "inst-1",
+                  .display_name = "me",
+                  .keys = f->bench.me,
+                  .channel = "claudemesh-daemon",
+                  .peer_type = "connector",
+                  .receive = true,
+                  .require = REQUIRE,
+                  .require_count = f->require_count,
+                  .reconnect_initial_ms = 5,
+                  .reconnect_max_ms = 40 },
+        .owner_pubkey = keypair_public_hex(f->bench.owner),
+        .role = "member",
+        .events = { .argument = f, .publish = publish },
+        .window = 256,
+        .backoff_initial_ms = 5,
+        .backoff_max_ms = 40,
+        .jitter_pct = 25,
+        .max_age_hours = 168,
+        .max_age_override_hours = f->override_hours,
     };
 }
 
-static int make_delivery(struct fixture *f, struct error *error) {
+static int make_delivery(struct fixture *f, struct error *error)
+{
     struct delivery_options options = options_of(f);
     return delivery_new(&options, &f->delivery, error);
 }
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     struct fixture *f = memory_zalloc(sizeof(*f));
     bench_init(&f->bench);
     f->loop = f->bench.loop;
@@ -118,7 +150,8 @@ static int setup(void **state) {
     return 0;
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     struct fixture *f = *state;
     delivery_free(f->delivery);
     f->delivery = NULL;
@@ -140,40 +173,47 @@ struct counted {
     size_t count;
 };
 
-static bool has_events(void *argument) {
+static bool has_events(void *argument)
+{
     struct counted *counted = argument;
     return event_of(counted->f, counted->type, counted->count - 1) != NULL;
 }
 
-static const json_t *wait_event(struct fixture *f, const char *type, size_t count) {
+static const json_t *wait_event(struct fixture *f, const char *type, size_t count)
+{
     struct counted counted = { f, type, count };
     run_until(f->loop, has_events, &counted, type);
     return event_of(f, type, count - 1);
 }
 
-static bool has_frames(void *argument) {
+static bool has_frames(void *argument)
+{
     struct counted *counted = argument;
     return stub_count(&counted->f->stub, counted->type) >= counted->count;
 }
 
-static const json_t *wait_frame(struct fixture *f, const char *type, size_t count) {
+static const json_t *wait_frame(struct fixture *f, const char *type, size_t count)
+{
     struct counted counted = { f, type, count };
     run_until(f->loop, has_frames, &counted, type);
     return stub_received(&f->stub, type, count - 1);
 }
 
-static bool is_open_with_members(void *argument) {
+static bool is_open_with_members(void *argument)
+{
     struct fixture *f = argument;
     return delivery_members_are_fresh(f->delivery);
 }
 
-static void open_link(struct fixture *f) {
+static void open_link(struct fixture *f)
+{
     delivery_start(f->delivery);
     run_until(f->loop, is_open_with_members, f, "the open link");
 }
 
 /* The acknowledgement of this push, wherever it stands. */
-static const json_t *acknowledgement(const struct fixture *f, const char *message_id) {
+static const json_t *acknowledgement(const struct fixture *f, const char *message_id)
+{
     const json_t *frame = NULL;
     for (size_t i = 0; (frame = stub_received(&f->stub, "client_ack", i)) != NULL; i++) {
         if (string_equal(text_of(frame, "brokerMessageId"), message_id)) {
@@ -181,7 +221,8 @@ static const json_t *acknowledgement(const struct fixture *f, const char *messag
         }
         size_t index = 0;
         const json_t *ack = NULL;
-        json_array_foreach(json_object_get(frame, "acks"), index, ack) {
+        json_array_foreach(json_object_get(frame, "acks"), index, ack)
+        {
             if (string_equal(text_of(ack, "brokerMessageId"), message_id)) {
                 return ack;
             }
@@ -190,29 +231,34 @@ static const json_t *acknowledgement(const struct fixture *f, const char *messag
     return NULL;
 }
 
-static bool has_acknowledgement(void *argument) {
+static bool has_acknowledgement(void *argument)
+{
     struct counted *counted = argument;
     return acknowledgement(counted->f, counted->type) != NULL;
 }
 
-static const json_t *wait_acknowledgement(struct fixture *f, const json_t *push) {
+static const json_t *wait_acknowledgement(struct fixture *f, const json_t *push)
+{
     struct counted counted = { f, text_of(push, "messageId"), 0 };
     run_until(f->loop, has_acknowledgement, &counted, "the acknowledgement");
     return acknowledgement(f, text_of(push, "messageId"));
 }
 
-static void send_push(struct fixture *f, json_t *push) {
+static void send_push(struct fixture *f, json_t *push)
+{
     stub_send_json(f->stub.current, json_incref(push));
 }
 
 /* ---- rows ----------------------------------------------------------------------------------------------------- */
 
-static void accepted_row(struct outbox_accept *accept) {
+static void accepted_row(struct outbox_accept *accept)
+{
     assert_int_equal(accept->status, 0);
     outbox_accept_free(accept);
 }
 
-static void send_row_at(struct fixture *f, const char *id, const struct keypair *to, const char *meta, int64_t enqueued_at) {
+static void send_row_at(struct fixture *f, const char *id, const struct keypair *to, const char *meta, int64_t enqueued_at)
+{
     struct outbox_row *row = memory_zalloc(sizeof(*row));
     ulid_generate(row->id);
     row->client_message_id = memory_strdup(id);
@@ -233,11 +279,13 @@ static void send_row_at(struct fixture *f, const char *id, const struct keypair 
     outbox_accept(accept);
 }
 
-static void send_row(struct fixture *f, const char *id, const struct keypair *to) {
+static void send_row(struct fixture *f, const char *id, const struct keypair *to)
+{
     send_row_at(f, id, to, NULL, clock_wall_ms());
 }
 
-static void found_row(void *argument, int status, struct outbox_found *found) {
+static void found_row(void *argument, int status, struct outbox_found *found)
+{
     struct fixture *f = argument;
     assert_int_equal(status, 0);
     outbox_row_free(f->found);
@@ -251,19 +299,22 @@ static void found_row(void *argument, int status, struct outbox_found *found) {
     f->done = true;
 }
 
-static bool is_done(void *argument) {
+static bool is_done(void *argument)
+{
     struct fixture *f = argument;
     return f->done;
 }
 
-static const struct outbox_row *look_up(struct fixture *f, const char *id) {
+static const struct outbox_row *look_up(struct fixture *f, const char *id)
+{
     f->done = false;
     outbox_find(f->bench.outbox, id, false, found_row, f);
     run_until(f->loop, is_done, f, "the row");
     return f->found;
 }
 
-static void wait_state(struct fixture *f, const char *id, enum outbox_state state) {
+static void wait_state(struct fixture *f, const char *id, enum outbox_state state)
+{
     for (int i = 0; i < 4000 && look_up(f, id)->state != state; i++) {
         run_for(f->loop, 1);
     }
@@ -272,7 +323,8 @@ static void wait_state(struct fixture *f, const char *id, enum outbox_state stat
 
 /* ---- outward -------------------------------------------------------------------------------------------------- */
 
-static void open_sent(struct fixture *f, const json_t *send, const struct keypair *recipient, struct buffer *plaintext) {
+static void open_sent(struct fixture *f, const json_t *send, const struct keypair *recipient, struct buffer *plaintext)
+{
     struct buffer nonce_bytes;
     struct buffer sealed;
     struct nonce nonce;
@@ -283,12 +335,14 @@ static void open_sent(struct fixture *f, const json_t *send, const struct keypai
     assert_int_equal(base64_decode(text_of(send, "ciphertext"), strlen(text_of(send, "ciphertext")), &sealed), 0);
     assert_int_equal(nonce_bytes.length, NONCE_BYTES);
     memcpy(nonce.bytes, nonce_bytes.data, NONCE_BYTES);
-    assert_int_equal(box_open(f->bench.boxes, recipient, keypair_public(f->bench.me), &nonce, sealed.data, sealed.length, plaintext, &error), 0);
+    assert_int_equal(
+        box_open(f->bench.boxes, recipient, keypair_public(f->bench.me), &nonce, sealed.data, sealed.length, plaintext, &error), 0);
     buffer_release(&nonce_bytes);
     buffer_release(&sealed);
 }
 
-static void a_row_goes_out_sealed_for_its_recipient_alone(void **state) {
+static void a_row_goes_out_sealed_for_its_recipient_alone(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     send_row_at(f, "out-1", f->bench.carol, "{\"a\":1.5,\"b\":2}", clock_wall_ms());
@@ -322,7 +376,8 @@ static void a_row_goes_out_sealed_for_its_recipient_alone(void **state) {
     assert_string_equal(f->found->broker_message_id, "B-out-1");
 }
 
-static void a_message_sent_again_after_a_lost_link_is_byte_for_byte_the_same(void **state) {
+static void a_message_sent_again_after_a_lost_link_is_byte_for_byte_the_same(void **state)
+{
     struct fixture *f = *state;
     f->accept_sends = false;
     open_link(f);
@@ -338,7 +393,8 @@ static void a_message_sent_again_after_a_lost_link_is_byte_for_byte_the_same(voi
 static const char OLD_FEATURES[] =
     "{\"client_message_id_dedupe\":{\"params\":{\"version\":1,\"mode\":\"permanent\",\"request_fingerprint\":true}}}";
 
-static void through_a_broker_without_sealed_envelopes_only_strangers_get_the_bare_text(void **state) {
+static void through_a_broker_without_sealed_envelopes_only_strangers_get_the_bare_text(void **state)
+{
     struct fixture *f = *state;
     f->stub.features = OLD_FEATURES;
     open_link(f);
@@ -360,7 +416,8 @@ static void through_a_broker_without_sealed_envelopes_only_strangers_get_the_bar
     assert_true(string_has_prefix(f->found->last_error, "sealed_envelope_required"));
 }
 
-static void an_error_frame_about_a_send_is_its_answer(void **state) {
+static void an_error_frame_about_a_send_is_its_answer(void **state)
+{
     struct fixture *f = *state;
     f->accept_sends = false;
     open_link(f);
@@ -373,7 +430,8 @@ static void an_error_frame_about_a_send_is_its_answer(void **state) {
 
 /* ---- age ------------------------------------------------------------------------------------------------------ */
 
-static void a_row_past_its_age_is_dead_before_anything_is_sent(void **state) {
+static void a_row_past_its_age_is_dead_before_anything_is_sent(void **state)
+{
     struct fixture *f = *state;
     send_row_at(f, "ancient", f->bench.carol, NULL, clock_wall_ms() - 500 * DAY_MS);
     send_row_at(f, "old", f->bench.carol, NULL, clock_wall_ms() - 20 * DAY_MS); /* younger than a retention of 365 days allows */
@@ -389,7 +447,8 @@ static void a_row_past_its_age_is_dead_before_anything_is_sent(void **state) {
     assert_int_equal(stub_count(&f->stub, "send"), 1);
 }
 
-static void before_a_retention_is_known_the_configured_age_holds_also_without_a_link(void **state) {
+static void before_a_retention_is_known_the_configured_age_holds_also_without_a_link(void **state)
+{
     struct fixture *f = *state;
     send_row_at(f, "nine-days", f->bench.carol, NULL, clock_wall_ms() - 9 * DAY_MS);
     run_for(f->loop, 20);
@@ -398,15 +457,17 @@ static void before_a_retention_is_known_the_configured_age_holds_also_without_a_
     wait_state(f, "nine-days", OUTBOX_DEAD);
 }
 
-static const char THREE_DAYS[] =
-    "{\"client_message_id_dedupe\":{\"params\":{\"version\":1,\"mode\":\"retention_scoped\",\"dedupe_retention_days\":3,\"request_fingerprint\":true}}}";
+static const char THREE_DAYS[] = "{\"client_message_id_dedupe\":{\"params\":{\"version\":1,\"mode\":\"retention_scoped\",\"dedupe_"
+                                 "retention_days\":3,\"request_fingerprint\":true}}}";
 
-static bool is_refused(void *argument) {
+static bool is_refused(void *argument)
+{
     struct fixture *f = argument;
     return link_state(delivery_link(f->delivery)) == LINK_REFUSED;
 }
 
-static void an_override_beyond_the_brokers_memory_refuses_the_link_and_then_the_start(void **state) {
+static void an_override_beyond_the_brokers_memory_refuses_the_link_and_then_the_start(void **state)
+{
     struct fixture *f = *state;
     delivery_free(f->delivery);
     f->override_hours = 72;
@@ -430,7 +491,8 @@ static void an_override_beyond_the_brokers_memory_refuses_the_link_and_then_the_
 
 /* ---- inward --------------------------------------------------------------------------------------------------- */
 
-static void assert_receipt(const struct fixture *f, const json_t *ack, const json_t *push, const char *id, const char *state) {
+static void assert_receipt(const struct fixture *f, const json_t *ack, const json_t *push, const char *id, const char *state)
+{
     struct buffer bytes;
     buffer_init(&bytes, BUFFER_UNLIMITED);
     assert_int_equal(base64_decode(text_of(push, "nonce"), strlen(text_of(push, "nonce")), &bytes), 0);
@@ -452,7 +514,8 @@ static void assert_receipt(const struct fixture *f, const json_t *ack, const jso
     json_decref(receipt);
 }
 
-static void a_message_is_stored_acknowledged_with_a_signed_receipt_and_told_once(void **state) {
+static void a_message_is_stored_acknowledged_with_a_signed_receipt_and_told_once(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     json_t *push = bench_push(&f->bench, &(struct bench_letter){ .id = "in-1", .body = "hello", .meta = json_pack("{s:i}", "a", 1) }, NULL);
@@ -475,7 +538,8 @@ static void a_message_is_stored_acknowledged_with_a_signed_receipt_and_told_once
     json_decref(other);
 }
 
-static void a_message_of_an_unverified_member_and_of_an_older_client_are_marked(void **state) {
+static void a_message_of_an_unverified_member_and_of_an_older_client_are_marked(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     json_t *push = bench_push(&f->bench, &(struct bench_letter){ .from = f->bench.stranger, .id = "s-1" }, NULL);
@@ -496,7 +560,8 @@ static void a_message_of_an_unverified_member_and_of_an_older_client_are_marked(
     assert_null(event_of(f, "message", 2));
 }
 
-static void what_is_no_message_is_put_away_acknowledged_without_a_receipt_and_told_to_nobody(void **state) {
+static void what_is_no_message_is_put_away_acknowledged_without_a_receipt_and_told_to_nobody(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     json_t *push = bench_push(&f->bench, &(struct bench_letter){ .signer = f->bench.stranger, .body = "forged" }, NULL);
@@ -509,7 +574,8 @@ static void what_is_no_message_is_put_away_acknowledged_without_a_receipt_and_to
     json_decref(push);
 }
 
-static void a_system_push_never_becomes_a_message(void **state) {
+static void a_system_push_never_becomes_a_message(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     json_t *change = json_pack("{s:s, s:s, s:{s:s}}", "subtype", "reminder", "event", "message", "eventData", "body", "in disguise");
@@ -522,7 +588,8 @@ static void a_system_push_never_becomes_a_message(void **state) {
     json_decref(push);
 }
 
-static void an_unknown_senders_first_message_waits_for_the_member_list(void **state) {
+static void an_unknown_senders_first_message_waits_for_the_member_list(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     json_array_append_new(json_object_get(f->stub.members, "members"), bench_member(&f->bench, f->bench.stranger, "dave", true));
@@ -535,7 +602,8 @@ static void an_unknown_senders_first_message_waits_for_the_member_list(void **st
     assert_int_equal(stub_count(&f->stub, "list_members"), 2);
 }
 
-static bool push_before_the_members(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame) {
+static bool push_before_the_members(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame)
+{
     struct fixture *f = stub->user;
     (void)frame;
     if (string_equal(type, "list_members")) {
@@ -545,7 +613,8 @@ static bool push_before_the_members(struct stub *stub, struct stub_connection *c
     return false;
 }
 
-static void revocations_learnt_at_the_opening_count_for_the_first_push(void **state) {
+static void revocations_learnt_at_the_opening_count_for_the_first_push(void **state)
+{
     struct fixture *f = *state;
     json_put(f->stub.members, "revocations", json_pack("[o]", bench_revocation(&f->bench, f->bench.carol)));
     f->stub.hook = push_before_the_members;
@@ -556,19 +625,22 @@ static void revocations_learnt_at_the_opening_count_for_the_first_push(void **st
 }
 
 /* Files may grow no further than this; a write past it fails as on a full disk. */
-static void limit_files(rlim_t bytes) {
+static void limit_files(rlim_t bytes)
+{
     struct rlimit limit;
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
     limit.rlim_cur = bytes < limit.rlim_max ? bytes : limit.rlim_max;
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
 }
 
-static bool is_inbox_degraded(void *argument) {
+static bool is_inbox_degraded(void *argument)
+{
     struct fixture *f = argument;
     return inbox_is_degraded(f->bench.inbox);
 }
 
-static void what_cannot_be_stored_is_not_acknowledged_and_nothing_overtakes_it(void **state) {
+static void what_cannot_be_stored_is_not_acknowledged_and_nothing_overtakes_it(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     signal(SIGXFSZ, SIG_IGN);
@@ -595,19 +667,21 @@ static void what_cannot_be_stored_is_not_acknowledged_and_nothing_overtakes_it(v
     json_decref(second);
 }
 
-static bool has_room(void *argument) {
+static bool has_room(void *argument)
+{
     struct fixture *f = argument;
     return websocket_backlog(f->stub.current->socket) < 1024 * 1024;
 }
 
-static void a_flood_is_paused_and_loses_nothing(void **state) {
+static void a_flood_is_paused_and_loses_nothing(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     char *large = memory_alloc(60001);
     memset(large, 'x', 60000);
     large[60000] = '\0';
     bool was_paused = false;
-    enum { FLOOD = 400 }; /* 24 MB, above what is held at once */
+    enum { FLOOD = 400 };                                   /* 24 MB, above what is held at once */
     f->stub.members = (json_decref(f->stub.members), NULL); /* the list does not come: everything waits for 3 s */
     for (int i = 0; i < FLOOD; i++) {
         char id[16];
@@ -629,7 +703,8 @@ static void a_flood_is_paused_and_loses_nothing(void **state) {
 
 /* ---- seen ----------------------------------------------------------------------------------------------------- */
 
-static void rows_listed(void *argument, int status, struct inbox_row **rows, size_t count, bool more) {
+static void rows_listed(void *argument, int status, struct inbox_row **rows, size_t count, bool more)
+{
     struct fixture *f = argument;
     (void)more;
     assert_int_equal(status, 0);
@@ -640,7 +715,8 @@ static void rows_listed(void *argument, int status, struct inbox_row **rows, siz
     free(rows);
 }
 
-static void what_was_seen_is_told_with_a_signed_receipt_now_or_when_the_link_is_back(void **state) {
+static void what_was_seen_is_told_with_a_signed_receipt_now_or_when_the_link_is_back(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     json_t *push = bench_push(&f->bench, &(struct bench_letter){ .id = "in-1", .body = "hello" }, NULL);
@@ -659,7 +735,9 @@ static void what_was_seen_is_told_with_a_signed_receipt_now_or_when_the_link_is_
 
 /* ---- receipts ------------------------------------------------------------------------------------------------- */
 
-static json_t *make_receipt(const struct fixture *f, const json_t *send, const struct keypair *by, const char *state, const char *content_of) {
+static json_t *make_receipt(const struct fixture *f, const json_t *send, const struct keypair *by, const char *state,
+                            const char *content_of)
+{
     struct buffer bytes;
     buffer_init(&bytes, BUFFER_UNLIMITED);
     assert_int_equal(base64_decode(text_of(send, "nonce"), strlen(text_of(send, "nonce")), &bytes), 0);
@@ -686,7 +764,8 @@ static json_t *make_receipt(const struct fixture *f, const json_t *send, const s
     return receipt;
 }
 
-static bool receipts_acknowledged(void *argument) {
+static bool receipts_acknowledged(void *argument)
+{
     struct counted *counted = argument;
     size_t total = 0;
     const json_t *frame = NULL;
@@ -696,19 +775,22 @@ static bool receipts_acknowledged(void *argument) {
     return total >= counted->count;
 }
 
-static void wait_receipt_acks(struct fixture *f, size_t count) {
+static void wait_receipt_acks(struct fixture *f, size_t count)
+{
     struct counted counted = { f, "", count };
     run_until(f->loop, receipts_acknowledged, &counted, "receipt_ack");
 }
 
-static const json_t *send_and_wait(struct fixture *f, const char *id) {
+static const json_t *send_and_wait(struct fixture *f, const char *id)
+{
     send_row(f, id, f->bench.carol);
     const json_t *send = wait_frame(f, "send", 1);
     wait_state(f, id, OUTBOX_DONE);
     return send;
 }
 
-static void a_true_receipt_is_told_as_verified_once(void **state) {
+static void a_true_receipt_is_told_as_verified_once(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     const json_t *send = send_and_wait(f, "out-1");
@@ -726,7 +808,8 @@ static void a_true_receipt_is_told_as_verified_once(void **state) {
     assert_true(f->receipt.verified);
 }
 
-static void a_receipt_after_a_restart_is_checked_against_what_the_outbox_remembers(void **state) {
+static void a_receipt_after_a_restart_is_checked_against_what_the_outbox_remembers(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     const json_t *send = send_and_wait(f, "out-1");
@@ -740,7 +823,8 @@ static void a_receipt_after_a_restart_is_checked_against_what_the_outbox_remembe
     assert_true(f->receipt.verified);
 }
 
-static void without_a_signature_it_is_the_brokers_word_until_the_signed_one_comes(void **state) {
+static void without_a_signature_it_is_the_brokers_word_until_the_signed_one_comes(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     const json_t *send = send_and_wait(f, "out-1");
@@ -755,26 +839,28 @@ static void without_a_signature_it_is_the_brokers_word_until_the_signed_one_come
     assert_true(f->receipt.verified);
 }
 
-static void put(json_t *object, const char *name, json_t *value) {
+static void put(json_t *object, const char *name, json_t *value)
+{
     json_object_set_new(object, name, value);
 }
 
-static void false_receipts_are_told_to_nobody_and_leave_room_for_the_true_one(void **state) {
+static void false_receipts_are_told_to_nobody_and_leave_room_for_the_true_one(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     const json_t *send = send_and_wait(f, "out-1");
     json_t *forged[9];
-    forged[0] = make_receipt(f, send, f->bench.stranger, "stored", NULL);                     /* not the recipient */
-    forged[1] = make_receipt(f, send, f->bench.stranger, "stored", NULL);                     /* who says to be carol */
+    forged[0] = make_receipt(f, send, f->bench.stranger, "stored", NULL); /* not the recipient */
+    forged[1] = make_receipt(f, send, f->bench.stranger, "stored", NULL); /* who says to be carol */
     put(forged[1], "by", json_string(keypair_public_hex(f->bench.carol)));
-    forged[2] = make_receipt(f, send, f->bench.carol, "stored", "something else");            /* over another text */
-    forged[3] = make_receipt(f, send, f->bench.carol, "stored", NULL);                        /* stored, relabelled as seen */
+    forged[2] = make_receipt(f, send, f->bench.carol, "stored", "something else"); /* over another text */
+    forged[3] = make_receipt(f, send, f->bench.carol, "stored", NULL);             /* stored, relabelled as seen */
     put(forged[3], "state", json_string("seen"));
-    forged[4] = make_receipt(f, send, f->bench.carol, "stored", NULL);                        /* at another time */
+    forged[4] = make_receipt(f, send, f->bench.carol, "stored", NULL); /* at another time */
     put(forged[4], "at", json_integer(1790000000001));
-    forged[5] = make_receipt(f, send, f->bench.carol, "stored", NULL);                        /* for another message */
+    forged[5] = make_receipt(f, send, f->bench.carol, "stored", NULL); /* for another message */
     put(forged[5], "client_message_id", json_string("never-sent"));
-    forged[6] = make_receipt(f, send, f->bench.carol, "stored", NULL);                        /* nonsense */
+    forged[6] = make_receipt(f, send, f->bench.carol, "stored", NULL); /* nonsense */
     put(forged[6], "rsig", json_integer(5));
     forged[7] = make_receipt(f, send, f->bench.carol, "stored", NULL);
     put(forged[7], "by", json_string("nonsense"));
@@ -793,7 +879,8 @@ static void false_receipts_are_told_to_nobody_and_leave_room_for_the_true_one(vo
 
 /* ---- who is there --------------------------------------------------------------------------------------------- */
 
-static void on_peers(void *argument, json_t *peers, bool stale) {
+static void on_peers(void *argument, json_t *peers, bool stale)
+{
     struct fixture *f = argument;
     json_decref(f->peers);
     f->peers = peers;
@@ -801,10 +888,12 @@ static void on_peers(void *argument, json_t *peers, bool stale) {
     f->done = true;
 }
 
-static const json_t *peer(struct fixture *f, const struct keypair *keys) {
+static const json_t *peer(struct fixture *f, const struct keypair *keys)
+{
     size_t index = 0;
     const json_t *object = NULL;
-    json_array_foreach(f->peers, index, object) {
+    json_array_foreach(f->peers, index, object)
+    {
         if (string_equal(text_of(object, "pubkey"), keypair_public_hex(keys))) {
             return object;
         }
@@ -812,27 +901,33 @@ static const json_t *peer(struct fixture *f, const struct keypair *keys) {
     return NULL;
 }
 
-static const json_t *ask_peer(struct fixture *f, const struct keypair *keys) {
+static const json_t *ask_peer(struct fixture *f, const struct keypair *keys)
+{
     f->done = false;
     delivery_peers(f->delivery, on_peers, f);
     run_until(f->loop, is_done, f, "the peers");
     return peer(f, keys);
 }
 
-static bool answer_peers(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame) {
+static bool answer_peers(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame)
+{
     struct fixture *f = stub->user;
     if (!string_equal(type, "list_peers")) {
         return false;
     }
     bool second = json_object_get(frame, "after") != NULL; /* two pages */
-    stub_send(connection, "{\"type\":\"peers_list\",\"_reqId\":\"%s\",%s\"peers\":[{\"pubkey\":\"%s\",\"memberPubkey\":\"%s\",\"displayName\":\"x\",\"status\":\"working\","
-              "\"summary\":\"busy\",\"groups\":[{\"name\":\"ops\"}],\"sessionId\":\"s-%d\",\"visible\":true,\"profile\":{\"title\":\"t\"}}]}",
-              text_of(frame, "_reqId"), second ? "" : "\"next\":\"p1\",", keypair_public_hex(second ? f->bench.carol : f->bench.me),
-              keypair_public_hex(second ? f->bench.carol : f->bench.me), second ? 2 : 1);
+    stub_send(
+        connection,
+        "{\"type\":\"peers_list\",\"_reqId\":\"%s\",%s\"peers\":[{\"pubkey\":\"%s\",\"memberPubkey\":\"%s\",\"displayName\":\"x\","
+        "\"status\":\"working\","
+        "\"summary\":\"busy\",\"groups\":[{\"name\":\"ops\"}],\"sessionId\":\"s-%d\",\"visible\":true,\"profile\":{\"title\":\"t\"}}]}",
+        text_of(frame, "_reqId"), second ? "" : "\"next\":\"p1\",", keypair_public_hex(second ? f->bench.carol : f->bench.me),
+        keypair_public_hex(second ? f->bench.carol : f->bench.me), second ? 2 : 1);
     return true;
 }
 
-static void peers_are_who_trust_knows_with_the_presence_that_the_broker_tells(void **state) {
+static void peers_are_who_trust_knows_with_the_presence_that_the_broker_tells(void **state)
+{
     struct fixture *f = *state;
     f->stub.hook = answer_peers;
     open_link(f);
@@ -852,12 +947,17 @@ static void peers_are_who_trust_knows_with_the_presence_that_the_broker_tells(vo
     assert_false(delivery_peer_is_online(f->delivery, keypair_public_hex(f->bench.carol)));
 }
 
-static void send_presence(struct fixture *f, const char *event) {
-    stub_send(f->stub.current, "{\"type\":\"push\",\"messageId\":\"e\",\"subtype\":\"system\",\"event\":\"%s\",\"eventData\":{\"pubkey\":\"%s\",\"memberPubkey\":\"%s\","
-              "\"displayName\":\"not her name\",\"sessionId\":\"s\"}}", event, keypair_public_hex(f->bench.carol), keypair_public_hex(f->bench.carol));
+static void send_presence(struct fixture *f, const char *event)
+{
+    stub_send(f->stub.current,
+              "{\"type\":\"push\",\"messageId\":\"e\",\"subtype\":\"system\",\"event\":\"%s\",\"eventData\":{\"pubkey\":\"%s\","
+              "\"memberPubkey\":\"%s\","
+              "\"displayName\":\"not her name\",\"sessionId\":\"s\"}}",
+              event, keypair_public_hex(f->bench.carol), keypair_public_hex(f->bench.carol));
 }
 
-static void peers_that_come_and_go_are_told_by_their_certified_name(void **state) {
+static void peers_that_come_and_go_are_told_by_their_certified_name(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     send_presence(f, "peer_joined");
@@ -868,12 +968,14 @@ static void peers_that_come_and_go_are_told_by_their_certified_name(void **state
     assert_false(delivery_peer_is_online(f->delivery, keypair_public_hex(f->bench.carol)));
 }
 
-static bool has_fork(void *argument) {
+static bool has_fork(void *argument)
+{
     struct fixture *f = argument;
     return trust_membership_fork(delivery_trust(f->delivery));
 }
 
-static void a_peer_that_knows_more_revocations_makes_the_list_be_fetched_and_a_fork_be_told(void **state) {
+static void a_peer_that_knows_more_revocations_makes_the_list_be_fetched_and_a_fork_be_told(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     static const char RV[] = "1:f02bb2074ab84d5edfb9c3c237349597b0bc6545a5a8ff4c491057f8cb825175";
@@ -887,12 +989,14 @@ static void a_peer_that_knows_more_revocations_makes_the_list_be_fetched_and_a_f
     wait_event(f, "message", 1); /* the message itself is good */
 }
 
-static bool is_revoked(void *argument) {
+static bool is_revoked(void *argument)
+{
     struct fixture *f = argument;
     return link_is_revoked(delivery_link(f->delivery));
 }
 
-static void our_own_revocation_signed_by_the_owner_ends_the_link_for_good(void **state) {
+static void our_own_revocation_signed_by_the_owner_ends_the_link_for_good(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     json_t *event = json_new_object();
@@ -919,7 +1023,8 @@ static void our_own_revocation_signed_by_the_owner_ends_the_link_for_good(void *
 
 /* ---- profile -------------------------------------------------------------------------------------------------- */
 
-static void the_profile_is_kept_told_and_told_again(void **state) {
+static void the_profile_is_kept_told_and_told_again(void **state)
+{
     struct fixture *f = *state;
     json_t *fields = json_pack("{s:s, s:s, s:b, s:s}", "summary", "building", "status", "idle", "visible", 0, "title", "engineer");
     bool deferred = false;
@@ -952,7 +1057,8 @@ static void the_profile_is_kept_told_and_told_again(void **state) {
 
 /* ---- health, ending ------------------------------------------------------------------------------------------- */
 
-static void health_and_features_say_what_is(void **state) {
+static void health_and_features_say_what_is(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     json_t *health = delivery_health(f->delivery);
@@ -962,24 +1068,28 @@ static void health_and_features_say_what_is(void **state) {
     assert_string_equal(text_of(health, "dedupe"), "broker");
     json_decref(health);
     json_t *features = delivery_features(f->delivery);
-    assert_int_equal(json_integer_value(json_object_get(json_object_get(features, "client_message_id_dedupe"), "dedupe_retention_days")), 365);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(features, "client_message_id_dedupe"), "dedupe_retention_days")),
+                     365);
     json_decref(features);
     const json_t *status = wait_event(f, "broker_status", 2);
     assert_string_equal(text_of(status, "status"), "open");
     assert_false(delivery_is_degraded(f->delivery));
 }
 
-static void on_stopped(void *argument) {
+static void on_stopped(void *argument)
+{
     struct fixture *f = argument;
     f->stopped = true;
 }
 
-static bool is_stopped(void *argument) {
+static bool is_stopped(void *argument)
+{
     struct fixture *f = argument;
     return f->stopped;
 }
 
-static void stopping_waits_for_answers(void **state) {
+static void stopping_waits_for_answers(void **state)
+{
     struct fixture *f = *state;
     f->accept_sends = false;
     open_link(f);
@@ -994,7 +1104,8 @@ static void stopping_waits_for_answers(void **state) {
     assert_int_equal(f->stub.connections[0].close_code, 1001);
 }
 
-static void after_the_grace_what_is_unanswered_is_pending_again(void **state) {
+static void after_the_grace_what_is_unanswered_is_pending_again(void **state)
+{
     struct fixture *f = *state;
     f->accept_sends = false;
     open_link(f);
@@ -1005,13 +1116,15 @@ static void after_the_grace_what_is_unanswered_is_pending_again(void **state) {
     assert_int_equal(look_up(f, "out-1")->state, OUTBOX_PENDING);
 }
 
-static void a_delivery_without_a_link_stops_too(void **state) {
+static void a_delivery_without_a_link_stops_too(void **state)
+{
     struct fixture *f = *state;
     delivery_stop(f->delivery, 5000, on_stopped, f);
     run_until(f->loop, is_stopped, f, "stopped");
 }
 
-static void a_delivery_may_be_freed_in_the_middle_of_everything(void **state) {
+static void a_delivery_may_be_freed_in_the_middle_of_everything(void **state)
+{
     struct fixture *f = *state;
     open_link(f);
     for (int i = 0; i < 20; i++) {
@@ -1031,7 +1144,8 @@ static void a_delivery_may_be_freed_in_the_middle_of_everything(void **state) {
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         TEST(a_row_goes_out_sealed_for_its_recipient_alone),
         TEST(a_message_sent_again_after_a_lost_link_is_byte_for_byte_the_same),

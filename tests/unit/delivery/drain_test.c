@@ -36,11 +36,11 @@ struct fixture {
     struct outbox *outbox; /* the bench's */
     struct drain *drain;
     struct written written[ROWS_MAXIMUM * 4];
-    size_t written_count, answered;   /* answered: how many of them were decided */
+    size_t written_count, answered; /* answered: how many of them were decided */
     size_t backlog;
     int silent, aged, idle, inserted;
     size_t most_in_air;
-    bool connected, automatic;        /* automatic: everything is accepted, a turn later */
+    bool connected, automatic; /* automatic: everything is accepted, a turn later */
     struct loop_timer *timer;
 
     /* the broker with a will of its own */
@@ -70,18 +70,28 @@ static struct fixture *fetching; /* outbox_fetch_pending has no argument for us 
 
 /* ---- the broker ----------------------------------------------------------------------------------------------- */
 
-static void answer_later(struct fixture *f, const char *id, int status, const char *error, int64_t retry_after_ms) {
-    const struct frame_ack ack = { .client_message_id = id, .message_id = status < 300 ? "01JD4Q4T6N1V9W3KX3ZP5Y2M7A" : "", .queued = status < 300, .status = status,
-                                   .duplicate = status == 200, .history_id = status < 300 ? 7 : -1, .history_available = -1, .first_seen_at = -1, .error = error,
+static void answer_later(struct fixture *f, const char *id, int status, const char *error, int64_t retry_after_ms)
+{
+    const struct frame_ack ack = { .client_message_id = id,
+                                   .message_id = status < 300 ? "01JD4Q4T6N1V9W3KX3ZP5Y2M7A" : "",
+                                   .queued = status < 300,
+                                   .status = status,
+                                   .duplicate = status == 200,
+                                   .history_id = status < 300 ? 7 : -1,
+                                   .history_available = -1,
+                                   .first_seen_at = -1,
+                                   .error = error,
                                    .retry_after_ms = retry_after_ms };
     drain_answer(f->drain, &ack);
 }
 
-static void answer(struct fixture *f, const char *id, int status, const char *error) {
+static void answer(struct fixture *f, const char *id, int status, const char *error)
+{
     answer_later(f, id, status, error, -1);
 }
 
-static int write_frame(void *argument, const char *text, size_t size) {
+static int write_frame(void *argument, const char *text, size_t size)
+{
     struct fixture *f = argument;
     if (!f->connected) {
         return -1;
@@ -104,7 +114,8 @@ static int write_frame(void *argument, const char *text, size_t size) {
     return 0;
 }
 
-static int seal(void *argument, const struct outbox_row *row, struct buffer *ret_frame, struct sha256 *ret_content, struct error *error) {
+static int seal(void *argument, const struct outbox_row *row, struct buffer *ret_frame, struct sha256 *ret_content, struct error *error)
+{
     (void)argument;
     if (string_has_prefix(row->client_message_id, "unsealable")) {
         return error_set(error, ERROR_INVALID, "invalid_recipient_key: nobody can have it");
@@ -113,46 +124,54 @@ static int seal(void *argument, const struct outbox_row *row, struct buffer *ret
     return buffer_printf(ret_frame, "%s %" PRId64 " %s %d", row->client_message_id, row->seq, row->destination_ref, (int)row->priority);
 }
 
-static size_t backlog(void *argument) {
+static size_t backlog(void *argument)
+{
     struct fixture *f = argument;
     return f->backlog;
 }
 
-static void silent(void *argument) {
+static void silent(void *argument)
+{
     struct fixture *f = argument;
     f->silent++;
 }
 
-static void aged(void *argument) {
+static void aged(void *argument)
+{
     struct fixture *f = argument;
     f->aged++;
 }
 
-static void idle(void *argument) {
+static void idle(void *argument)
+{
     struct fixture *f = argument;
     f->idle++;
 }
 
-static void connect_link(struct fixture *f) {
+static void connect_link(struct fixture *f)
+{
     f->connected = true;
     memset(f->held_by, 0, sizeof(f->held_by));
     drain_open(f->drain, DAY_MS, 64);
 }
 
-static void lose_link(struct fixture *f) {
+static void lose_link(struct fixture *f)
+{
     f->connected = false;
     f->answered = f->written_count; /* what was not decided was never received */
     drain_lost(f->drain);
 }
 
-static size_t lane_of(const struct written *entry) {
+static size_t lane_of(const struct written *entry)
+{
     int number = 0;
     assert_int_equal(sscanf(entry->destination, "to-%d", &number), 1);
     return (size_t)number * PRIORITIES + (size_t)entry->priority;
 }
 
 /* B0, the table of held destinations, a whim, acceptance: as 70-broker says. */
-static void decide(struct fixture *f, const struct written *entry) {
+static void decide(struct fixture *f, const struct written *entry)
+{
     size_t lane = lane_of(entry);
     int number = 0;
     assert_int_equal(sscanf(entry->id, "m-%d", &number), 1);
@@ -180,7 +199,8 @@ static void decide(struct fixture *f, const struct written *entry) {
     answer(f, entry->id, 201, NULL);
 }
 
-static void broker_turn(void *argument) {
+static void broker_turn(void *argument)
+{
     struct fixture *f = argument;
     if (!f->connected) {
         connect_link(f);
@@ -204,7 +224,8 @@ static void broker_turn(void *argument) {
 
 /* ---- rows ----------------------------------------------------------------------------------------------------- */
 
-static void accepted_row(struct outbox_accept *accept) {
+static void accepted_row(struct outbox_accept *accept)
+{
     struct fixture *f = accept->argument;
     assert_int_equal(accept->status, 0);
     assert_int_equal(accept->outcome, ACCEPT_STORED);
@@ -212,14 +233,16 @@ static void accepted_row(struct outbox_accept *accept) {
     outbox_accept_free(accept);
 }
 
-static void on_inserted(void *argument, const struct outbox_row *row) {
+static void on_inserted(void *argument, const struct outbox_row *row)
+{
     struct fixture *f = argument;
     if (f->drain != NULL) {
         drain_inserted(f->drain, row);
     }
 }
 
-static void send_row_at(struct fixture *f, const char *id, const char *destination, enum outbox_priority priority, int64_t enqueued_at) {
+static void send_row_at(struct fixture *f, const char *id, const char *destination, enum outbox_priority priority, int64_t enqueued_at)
+{
     struct outbox_row *row = memory_zalloc(sizeof(*row));
     ulid_generate(row->id);
     row->client_message_id = memory_strdup(id);
@@ -239,11 +262,13 @@ static void send_row_at(struct fixture *f, const char *id, const char *destinati
     outbox_accept(accept);
 }
 
-static void send_row(struct fixture *f, const char *id, const char *destination, enum outbox_priority priority) {
+static void send_row(struct fixture *f, const char *id, const char *destination, enum outbox_priority priority)
+{
     send_row_at(f, id, destination, priority, clock_wall_ms());
 }
 
-static void send_number(struct fixture *f, int number, int destination, enum outbox_priority priority) {
+static void send_number(struct fixture *f, int number, int destination, enum outbox_priority priority)
+{
     char id[32];
     char to[32];
     (void)snprintf(id, sizeof(id), "m-%d", number);
@@ -251,7 +276,8 @@ static void send_number(struct fixture *f, int number, int destination, enum out
     send_row(f, id, to, priority);
 }
 
-static void found_row(void *argument, int status, struct outbox_found *found) {
+static void found_row(void *argument, int status, struct outbox_found *found)
+{
     struct fixture *f = argument;
     f->status = status;
     f->done = true;
@@ -264,12 +290,14 @@ static void found_row(void *argument, int status, struct outbox_found *found) {
     }
 }
 
-static bool is_done(void *argument) {
+static bool is_done(void *argument)
+{
     struct fixture *f = argument;
     return f->done;
 }
 
-static const struct outbox_row *look_up(struct fixture *f, const char *id) {
+static const struct outbox_row *look_up(struct fixture *f, const char *id)
+{
     f->done = false;
     outbox_find(f->outbox, id, false, found_row, f);
     run_until(f->loop, is_done, f, "the row");
@@ -283,24 +311,28 @@ struct awaited {
     enum outbox_state state;
 };
 
-static void wait_state(struct fixture *f, const char *id, enum outbox_state state) {
+static void wait_state(struct fixture *f, const char *id, enum outbox_state state)
+{
     for (int i = 0; i < 4000 && look_up(f, id)->state != state; i++) {
         run_for(f->loop, 1);
     }
     assert_string_equal(outbox_state_name(f->found->state), outbox_state_name(state));
 }
 
-static bool is_all_inserted(void *argument) {
+static bool is_all_inserted(void *argument)
+{
     struct awaited *awaited = argument;
     return awaited->f->inserted >= (int)awaited->state;
 }
 
-static void wait_inserted(struct fixture *f, int count) {
+static void wait_inserted(struct fixture *f, int count)
+{
     struct awaited awaited = { .f = f, .state = (enum outbox_state)count };
     run_until(f->loop, is_all_inserted, &awaited, "the accepts");
 }
 
-static bool is_idle(void *argument) {
+static bool is_idle(void *argument)
+{
     struct fixture *f = argument;
     struct outbox_counts counts;
     outbox_counts(f->outbox, NULL, &counts);
@@ -312,19 +344,22 @@ struct writes {
     size_t count;
 };
 
-static bool has_written(void *argument) {
+static bool has_written(void *argument)
+{
     struct writes *writes = argument;
     return writes->f->written_count >= writes->count;
 }
 
-static void wait_written(struct fixture *f, size_t count) {
+static void wait_written(struct fixture *f, size_t count)
+{
     struct writes writes = { f, count };
     run_until(f->loop, has_written, &writes, "frames");
 }
 
 /* ---- pages ---------------------------------------------------------------------------------------------------- */
 
-static void page_was_read(void *argument, int status, struct outbox_row **rows, size_t count) {
+static void page_was_read(void *argument, int status, struct outbox_row **rows, size_t count)
+{
     struct fixture *f = argument;
     f->page.status = status;
     f->page.rows = rows;
@@ -337,23 +372,27 @@ static void page_was_read(void *argument, int status, struct outbox_row **rows, 
 }
 
 static void fetch_page(struct outbox *outbox, const struct outbox_fetch *fetch,
-                       void (*done)(void *argument, int status, struct outbox_row **rows, size_t count), void *argument) {
+                       void (*done)(void *argument, int status, struct outbox_row **rows, size_t count), void *argument)
+{
     fetching->page.done = done;
     fetching->page.argument = argument;
     outbox_fetch_pending(outbox, fetch, page_was_read, fetching);
 }
 
-static bool has_page(void *argument) {
+static bool has_page(void *argument)
+{
     struct fixture *f = argument;
     return f->page.read;
 }
 
-static void wait_page(struct fixture *f, size_t count) {
+static void wait_page(struct fixture *f, size_t count)
+{
     run_until(f->loop, has_page, f, "a page");
     assert_int_equal(f->page.count, count);
 }
 
-static void let_page_arrive(struct fixture *f) {
+static void let_page_arrive(struct fixture *f)
+{
     f->hold_pages = false;
     f->page.read = false;
     f->page.done(f->page.argument, f->page.status, f->page.rows, f->page.count);
@@ -361,16 +400,33 @@ static void let_page_arrive(struct fixture *f) {
 
 /* ---- the fixture ---------------------------------------------------------------------------------------------- */
 
-static void make_drain(struct fixture *f, size_t window, int64_t silence_ms) {
+static void make_drain(struct fixture *f, size_t window, int64_t silence_ms)
+{
     const struct drain_options options = {
-        .loop = f->loop, .outbox = f->outbox, .row_mesh = MESH_ID, .mesh_slug = "acme", .window = window, .backoff_initial_ms = 5, .backoff_max_ms = 40,
-        .jitter_pct = 25, .silence_ms = silence_ms, .argument = f, .seal = seal, .write = write_frame, .backlog = backlog, .silent = silent, .aged = aged, .idle = idle, .fetch = fetch_page,
+        .loop = f->loop,
+        .outbox = f->outbox,
+        .row_mesh = MESH_ID,
+        .mesh_slug = "acme",
+        .window = window,
+        .backoff_initial_ms = 5,
+        .backoff_max_ms = 40,
+        .jitter_pct = 25,
+        .silence_ms = silence_ms,
+        .argument = f,
+        .seal = seal,
+        .write = write_frame,
+        .backlog = backlog,
+        .silent = silent,
+        .aged = aged,
+        .idle = idle,
+        .fetch = fetch_page,
     };
     fetching = f;
     f->drain = drain_new(&options);
 }
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     struct fixture *f = memory_zalloc(sizeof(*f));
     bench_init(&f->bench);
     f->loop = f->bench.loop;
@@ -383,7 +439,8 @@ static int setup(void **state) {
     return 0;
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     struct fixture *f = *state;
     drain_free(f->drain);
     f->drain = NULL;
@@ -396,7 +453,8 @@ static int teardown(void **state) {
 
 /* ---- sending -------------------------------------------------------------------------------------------------- */
 
-static void a_row_accepted_on_an_open_link_is_sent_at_once_and_becomes_done(void **state) {
+static void a_row_accepted_on_an_open_link_is_sent_at_once_and_becomes_done(void **state)
+{
     struct fixture *f = *state;
     f->automatic = true;
     connect_link(f);
@@ -409,7 +467,8 @@ static void a_row_accepted_on_an_open_link_is_sent_at_once_and_becomes_done(void
     assert_int_equal(f->written_count, 1);
 }
 
-static void nothing_is_sent_while_the_link_is_down_and_everything_in_order_once_it_is_up(void **state) {
+static void nothing_is_sent_while_the_link_is_down_and_everything_in_order_once_it_is_up(void **state)
+{
     struct fixture *f = *state;
     for (int i = 0; i < 900; i++) {
         send_number(f, i, i % 4, (enum outbox_priority)(i % 3));
@@ -433,7 +492,8 @@ static void nothing_is_sent_while_the_link_is_down_and_everything_in_order_once_
     assert_true(f->most_in_air <= 256);
 }
 
-static void at_most_a_window_awaits_an_answer(void **state) {
+static void at_most_a_window_awaits_an_answer(void **state)
+{
     struct fixture *f = *state;
     drain_free(f->drain);
     make_drain(f, 7, 15000);
@@ -453,7 +513,8 @@ static void at_most_a_window_awaits_an_answer(void **state) {
     assert_int_equal(f->written_count, 8);
 }
 
-static void a_link_that_cannot_take_more_is_not_given_more(void **state) {
+static void a_link_that_cannot_take_more_is_not_given_more(void **state)
+{
     struct fixture *f = *state;
     f->automatic = true;
     f->backlog = 10 * 1024 * 1024;
@@ -474,20 +535,23 @@ static void a_link_that_cannot_take_more_is_not_given_more(void **state) {
 
 /* ---- answers -------------------------------------------------------------------------------------------------- */
 
-static void send_and_answer(struct fixture *f, const char *id, int status, const char *error) {
+static void send_and_answer(struct fixture *f, const char *id, int status, const char *error)
+{
     size_t before = f->written_count;
     send_row(f, id, "to-0", PRIORITY_NEXT);
     wait_written(f, before + 1);
     answer(f, id, status, error);
 }
 
-static void without_broker(struct fixture *f) {
+static void without_broker(struct fixture *f)
+{
     loop_timer_free(f->timer);
     f->timer = NULL;
     connect_link(f);
 }
 
-static void each_answer_makes_of_the_row_what_the_table_says(void **state) {
+static void each_answer_makes_of_the_row_what_the_table_says(void **state)
+{
     struct fixture *f = *state;
     without_broker(f);
     send_and_answer(f, "accepted", 201, NULL);
@@ -514,19 +578,28 @@ static void each_answer_makes_of_the_row_what_the_table_says(void **state) {
     assert_int_equal(figures->retried, 1);
 }
 
-static void a_duplicate_whose_history_is_gone_is_done_and_counted(void **state) {
+static void a_duplicate_whose_history_is_gone_is_done_and_counted(void **state)
+{
     struct fixture *f = *state;
     without_broker(f);
     send_row(f, "old", "to-0", PRIORITY_NEXT);
     wait_written(f, 1);
-    const struct frame_ack ack = { .client_message_id = "old", .message_id = "B", .queued = true, .status = 200, .duplicate = true, .history_id = 3,
-                                   .history_available = 0, .first_seen_at = 1, .retry_after_ms = -1 };
+    const struct frame_ack ack = { .client_message_id = "old",
+                                   .message_id = "B",
+                                   .queued = true,
+                                   .status = 200,
+                                   .duplicate = true,
+                                   .history_id = 3,
+                                   .history_available = 0,
+                                   .first_seen_at = 1,
+                                   .retry_after_ms = -1 };
     drain_answer(f->drain, &ack);
     wait_state(f, "old", OUTBOX_DONE);
     assert_int_equal(drain_figures(f->drain)->history_pruned, 1);
 }
 
-static void a_row_that_cannot_be_sealed_is_dead_and_holds_nothing_up(void **state) {
+static void a_row_that_cannot_be_sealed_is_dead_and_holds_nothing_up(void **state)
+{
     struct fixture *f = *state;
     f->automatic = true;
     connect_link(f);
@@ -538,7 +611,8 @@ static void a_row_that_cannot_be_sealed_is_dead_and_holds_nothing_up(void **stat
     assert_int_equal(f->written_count, 1);
 }
 
-static void a_row_past_its_age_is_not_sent(void **state) {
+static void a_row_past_its_age_is_not_sent(void **state)
+{
     struct fixture *f = *state;
     send_row_at(f, "old", "to-0", PRIORITY_NEXT, clock_wall_ms() - DAY_MS - 1000);
     send_row(f, "young", "to-0", PRIORITY_NEXT);
@@ -551,7 +625,8 @@ static void a_row_past_its_age_is_not_sent(void **state) {
     assert_int_equal(look_up(f, "old")->state, OUTBOX_PENDING);
 }
 
-static void silence_is_reported(void **state) {
+static void silence_is_reported(void **state)
+{
     struct fixture *f = *state;
     drain_free(f->drain);
     make_drain(f, 256, 30);
@@ -566,7 +641,8 @@ static void silence_is_reported(void **state) {
 
 /* ---- lanes ---------------------------------------------------------------------------------------------------- */
 
-static void a_lane_that_waits_holds_up_neither_the_others_nor_its_order(void **state) {
+static void a_lane_that_waits_holds_up_neither_the_others_nor_its_order(void **state)
+{
     struct fixture *f = *state;
     without_broker(f);
     send_row(f, "a1", "to-0", PRIORITY_NEXT);
@@ -593,7 +669,8 @@ static void a_lane_that_waits_holds_up_neither_the_others_nor_its_order(void **s
     assert_int_equal(f->written_count, 7);
 }
 
-static void a_lane_waits_for_everything_of_it_that_is_still_in_the_air(void **state) {
+static void a_lane_waits_for_everything_of_it_that_is_still_in_the_air(void **state)
+{
     struct fixture *f = *state;
     without_broker(f);
     send_row(f, "a1", "to-0", PRIORITY_NEXT);
@@ -608,7 +685,8 @@ static void a_lane_waits_for_everything_of_it_that_is_still_in_the_air(void **st
     assert_string_equal(f->written[3].id, "a2");
 }
 
-static void an_acceptance_ends_the_backoff_of_its_lane(void **state) {
+static void an_acceptance_ends_the_backoff_of_its_lane(void **state)
+{
     struct fixture *f = *state;
     without_broker(f);
     send_row(f, "a", "to-0", PRIORITY_NEXT);
@@ -628,7 +706,8 @@ static void an_acceptance_ends_the_backoff_of_its_lane(void **state) {
     assert_null(lanes_find(&f->drain->lanes, PRIORITY_NEXT, "to-0"));
 }
 
-static void backoff_doubles_until_something_is_accepted(void **state) {
+static void backoff_doubles_until_something_is_accepted(void **state)
+{
     struct fixture *f = *state;
     without_broker(f);
     send_row(f, "a", "to-0", PRIORITY_NEXT);
@@ -643,7 +722,8 @@ static void backoff_doubles_until_something_is_accepted(void **state) {
     assert_true(gaps[0] >= 3 && gaps[1] >= 7 && gaps[2] >= 15 && gaps[3] >= 30); /* 5, 10, 20, 40, each less a quarter at most */
 }
 
-static void rows_not_yet_written_stay_behind_one_that_was_refused(void **state) {
+static void rows_not_yet_written_stay_behind_one_that_was_refused(void **state)
+{
     struct fixture *f = *state;
     without_broker(f);
     send_row(f, "a1", "to-0", PRIORITY_NEXT);
@@ -660,7 +740,8 @@ static void rows_not_yet_written_stay_behind_one_that_was_refused(void **state) 
     assert_string_equal(f->written[2].id, "a2");
 }
 
-static void shuffle_through_a_hostile_day(struct fixture *f, bool holds, unsigned refuse_pct, unsigned lose_pct, size_t window) {
+static void shuffle_through_a_hostile_day(struct fixture *f, bool holds, unsigned refuse_pct, unsigned lose_pct, size_t window)
+{
     drain_free(f->drain);
     make_drain(f, window, 15000);
     f->holds = holds;
@@ -690,19 +771,23 @@ static void shuffle_through_a_hostile_day(struct fixture *f, bool holds, unsigne
     assert_true(f->most_in_air <= window);
 }
 
-static void refusals_at_random_lose_nothing_and_keep_the_order(void **state) {
+static void refusals_at_random_lose_nothing_and_keep_the_order(void **state)
+{
     shuffle_through_a_hostile_day(*state, true, 5, 0, 256);
 }
 
-static void lost_links_at_random_lose_nothing_and_keep_the_order(void **state) {
+static void lost_links_at_random_lose_nothing_and_keep_the_order(void **state)
+{
     shuffle_through_a_hostile_day(*state, true, 0, 2, 256);
 }
 
-static void refusals_and_lost_links_together_lose_nothing_and_keep_the_order(void **state) {
+static void refusals_and_lost_links_together_lose_nothing_and_keep_the_order(void **state)
+{
     shuffle_through_a_hostile_day(*state, true, 4, 2, 64);
 }
 
-static void a_window_of_one_keeps_the_order_with_a_broker_that_holds_nothing(void **state) {
+static void a_window_of_one_keeps_the_order_with_a_broker_that_holds_nothing(void **state)
+{
     shuffle_through_a_hostile_day(*state, false, 2, 1, 1);
 }
 
@@ -710,7 +795,8 @@ static int drop_row(struct fixture *f, const char *id, bool force);
 
 /* ---- pages that arrive late ----------------------------------------------------------------------------------- */
 
-static void a_row_accepted_while_a_page_without_it_is_read_is_sent_too(void **state) {
+static void a_row_accepted_while_a_page_without_it_is_read_is_sent_too(void **state)
+{
     struct fixture *f = *state;
     f->automatic = true;
     send_number(f, 1, 0, PRIORITY_NEXT);
@@ -730,7 +816,8 @@ static void a_row_accepted_while_a_page_without_it_is_read_is_sent_too(void **st
     assert_string_equal(f->written[0].id, "m-1");
 }
 
-static void a_row_dropped_between_its_reading_and_its_sending_is_not_sent(void **state) {
+static void a_row_dropped_between_its_reading_and_its_sending_is_not_sent(void **state)
+{
     struct fixture *f = *state;
     f->automatic = true;
     send_row(f, "a1", "to-0", PRIORITY_NOW);
@@ -747,7 +834,8 @@ static void a_row_dropped_between_its_reading_and_its_sending_is_not_sent(void *
     run_until(f->loop, is_idle, f, "idle");
 }
 
-static void a_page_of_a_lost_link_is_of_no_use_to_the_next_one(void **state) {
+static void a_page_of_a_lost_link_is_of_no_use_to_the_next_one(void **state)
+{
     struct fixture *f = *state;
     without_broker(f);
     drain_free(f->drain);
@@ -775,7 +863,8 @@ static void a_page_of_a_lost_link_is_of_no_use_to_the_next_one(void **state) {
     }
 }
 
-static void a_link_lost_in_the_moment_a_page_arrives_leaves_no_row_behind(void **state) {
+static void a_link_lost_in_the_moment_a_page_arrives_leaves_no_row_behind(void **state)
+{
     struct fixture *f = *state;
     for (int i = 0; i < 8; i++) {
         send_number(f, i, 0, PRIORITY_NOW);
@@ -792,7 +881,8 @@ static void a_link_lost_in_the_moment_a_page_arrives_leaves_no_row_behind(void *
     assert_int_equal(f->written_count, 8);
 }
 
-static void a_refusal_in_the_moment_a_page_arrives_leaves_no_row_behind(void **state) {
+static void a_refusal_in_the_moment_a_page_arrives_leaves_no_row_behind(void **state)
+{
     struct fixture *f = *state;
     without_broker(f);
     send_row(f, "a1", "to-0", PRIORITY_NOW);
@@ -810,7 +900,8 @@ static void a_refusal_in_the_moment_a_page_arrives_leaves_no_row_behind(void **s
 
 /* ---- links lost, late answers --------------------------------------------------------------------------------- */
 
-static void a_lost_link_puts_what_was_in_the_air_back_at_once_and_sends_it_again(void **state) {
+static void a_lost_link_puts_what_was_in_the_air_back_at_once_and_sends_it_again(void **state)
+{
     struct fixture *f = *state;
     without_broker(f);
     for (int i = 0; i < 20; i++) {
@@ -830,7 +921,8 @@ static void a_lost_link_puts_what_was_in_the_air_back_at_once_and_sends_it_again
     assert_int_equal(f->written_count, 39);
 }
 
-static void a_link_that_comes_back_in_the_same_turn_sends_nothing_twice_at_once(void **state) {
+static void a_link_that_comes_back_in_the_same_turn_sends_nothing_twice_at_once(void **state)
+{
     struct fixture *f = *state;
     without_broker(f);
     for (int i = 0; i < 20; i++) {
@@ -850,7 +942,8 @@ static void a_link_that_comes_back_in_the_same_turn_sends_nothing_twice_at_once(
     run_until(f->loop, is_idle, f, "everything done");
 }
 
-static void a_late_acceptance_ends_a_row_that_is_pending_again(void **state) {
+static void a_late_acceptance_ends_a_row_that_is_pending_again(void **state)
+{
     struct fixture *f = *state;
     without_broker(f);
     send_row(f, "late", "to-0", PRIORITY_NEXT);
@@ -865,7 +958,8 @@ static void a_late_acceptance_ends_a_row_that_is_pending_again(void **state) {
     assert_int_equal(f->written_count, 1);
 }
 
-static void an_acceptance_of_what_was_never_sent_changes_nothing(void **state) {
+static void an_acceptance_of_what_was_never_sent_changes_nothing(void **state)
+{
     struct fixture *f = *state;
     send_row(f, "never-sent", "to-0", PRIORITY_NEXT);
     wait_inserted(f, 1);
@@ -877,7 +971,8 @@ static void an_acceptance_of_what_was_never_sent_changes_nothing(void **state) {
 
 /* ---- operators ------------------------------------------------------------------------------------------------ */
 
-static void retired_row(struct outbox_retire *retire) {
+static void retired_row(struct outbox_retire *retire)
+{
     struct fixture *f = retire->argument;
     f->status = retire->status;
     f->done = true;
@@ -887,7 +982,8 @@ static void retired_row(struct outbox_retire *retire) {
     outbox_retire_free(retire);
 }
 
-static int drop_row(struct fixture *f, const char *id, bool force) {
+static int drop_row(struct fixture *f, const char *id, bool force)
+{
     struct outbox_retire *retire = memory_zalloc(sizeof(*retire));
     retire->outbox = f->outbox;
     retire->id = memory_strdup(id);
@@ -900,7 +996,8 @@ static int drop_row(struct fixture *f, const char *id, bool force) {
     return f->status;
 }
 
-static void a_dropped_row_is_not_sent_though_it_was_read_already(void **state) {
+static void a_dropped_row_is_not_sent_though_it_was_read_already(void **state)
+{
     struct fixture *f = *state;
     f->backlog = 10 * 1024 * 1024;
     without_broker(f);
@@ -918,7 +1015,8 @@ static void a_dropped_row_is_not_sent_though_it_was_read_already(void **state) {
     assert_string_equal(f->written[0].id, "a2");
 }
 
-static void a_row_dropped_with_force_in_the_air_stays_aborted_whatever_the_answer(void **state) {
+static void a_row_dropped_with_force_in_the_air_stays_aborted_whatever_the_answer(void **state)
+{
     struct fixture *f = *state;
     without_broker(f);
     send_row(f, "a1", "to-0", PRIORITY_NEXT);
@@ -930,7 +1028,8 @@ static void a_row_dropped_with_force_in_the_air_stays_aborted_whatever_the_answe
     assert_int_equal(look_up(f, "a1")->state, OUTBOX_ABORTED);
 }
 
-static void a_dropped_row_of_a_waiting_lane_is_gone_and_the_rest_follows(void **state) {
+static void a_dropped_row_of_a_waiting_lane_is_gone_and_the_rest_follows(void **state)
+{
     struct fixture *f = *state;
     without_broker(f);
     send_row(f, "a1", "to-0", PRIORITY_NEXT);
@@ -945,7 +1044,8 @@ static void a_dropped_row_of_a_waiting_lane_is_gone_and_the_rest_follows(void **
 
 /* ---- ending --------------------------------------------------------------------------------------------------- */
 
-static void a_stopped_drain_sends_nothing_new_and_says_when_it_is_idle(void **state) {
+static void a_stopped_drain_sends_nothing_new_and_says_when_it_is_idle(void **state)
+{
     struct fixture *f = *state;
     without_broker(f);
     send_row(f, "a1", "to-0", PRIORITY_NEXT);
@@ -963,7 +1063,8 @@ static void a_stopped_drain_sends_nothing_new_and_says_when_it_is_idle(void **st
     assert_true(f->idle > before);
 }
 
-static void a_drain_may_be_freed_with_everything_still_on_its_way(void **state) {
+static void a_drain_may_be_freed_with_everything_still_on_its_way(void **state)
+{
     struct fixture *f = *state;
     for (int i = 0; i < 300; i++) {
         send_number(f, i, i % 5, PRIORITY_NEXT);
@@ -981,7 +1082,8 @@ static void a_drain_may_be_freed_with_everything_still_on_its_way(void **state) 
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         TEST(a_row_accepted_on_an_open_link_is_sent_at_once_and_becomes_done),
         TEST(nothing_is_sent_while_the_link_is_down_and_everything_in_order_once_it_is_up),

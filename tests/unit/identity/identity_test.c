@@ -15,7 +15,8 @@ struct fixture {
     struct config_paths paths;
 };
 
-static int set_up(void **state) {
+static int set_up(void **state)
+{
     struct fixture *fixture = memory_zalloc(sizeof(*fixture));
     fixture->directory = scratch_make();
     if (crypto_start(NULL) != 0 || config_paths_init(fixture->directory, &fixture->paths, NULL, NULL) != 0 ||
@@ -26,7 +27,8 @@ static int set_up(void **state) {
     return 0;
 }
 
-static int tear_down(void **state) {
+static int tear_down(void **state)
+{
     struct fixture *fixture = *state;
     config_paths_release(&fixture->paths);
     scratch_remove(fixture->directory);
@@ -34,7 +36,8 @@ static int tear_down(void **state) {
     return 0;
 }
 
-static void assert_content(const char *path, const char *expected) {
+static void assert_content(const char *path, const char *expected)
+{
     struct buffer bytes;
     buffer_init(&bytes, BUFFER_UNLIMITED);
     assert_int_equal(file_read(path, &bytes, NULL), 0);
@@ -42,13 +45,15 @@ static void assert_content(const char *path, const char *expected) {
     buffer_release(&bytes);
 }
 
-static mode_t mode_of(const char *path) {
+static mode_t mode_of(const char *path)
+{
     struct stat status;
     assert_int_equal(stat(path, &status), 0);
     return status.st_mode & 07777;
 }
 
-static void one_daemon_holds_the_lock_and_others_learn_its_pid(void **state) {
+static void one_daemon_holds_the_lock_and_others_learn_its_pid(void **state)
+{
     struct fixture *fixture = *state;
     struct error error;
     int fd = -1;
@@ -75,7 +80,8 @@ static void one_daemon_holds_the_lock_and_others_learn_its_pid(void **state) {
     identity_unlock(-1);
 }
 
-static void a_number_without_a_lock_means_nothing(void **state) {
+static void a_number_without_a_lock_means_nothing(void **state)
+{
     struct fixture *fixture = *state;
     int64_t pid = -1;
     int fd = -1;
@@ -90,7 +96,8 @@ static void a_number_without_a_lock_means_nothing(void **state) {
     identity_unlock(fd);
 }
 
-static void the_token_is_made_once_and_kept(void **state) {
+static void the_token_is_made_once_and_kept(void **state)
+{
     struct fixture *fixture = *state;
     char *first = NULL;
     char *second = NULL;
@@ -111,7 +118,8 @@ static void the_token_is_made_once_and_kept(void **state) {
     free(first);
 }
 
-static void a_token_that_others_can_read_or_that_is_none_is_refused(void **state) {
+static void a_token_that_others_can_read_or_that_is_none_is_refused(void **state)
+{
     struct fixture *fixture = *state;
     struct error error;
     char *token = NULL;
@@ -130,7 +138,8 @@ static void a_token_that_others_can_read_or_that_is_none_is_refused(void **state
     assert_null(token);
 }
 
-static void the_session_id_is_made_once_and_kept(void **state) {
+static void the_session_id_is_made_once_and_kept(void **state)
+{
     struct fixture *fixture = *state;
     char *first = NULL;
     char *second = NULL;
@@ -150,7 +159,8 @@ static void the_session_id_is_made_once_and_kept(void **state) {
     assert_null(first);
 }
 
-static void member_keys_must_belong_together(void **state) {
+static void member_keys_must_belong_together(void **state)
+{
     (void)state;
     struct keypair *keys = NULL;
     struct keypair *other = NULL;
@@ -178,7 +188,8 @@ static void member_keys_must_belong_together(void **state) {
     keypair_free(other);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(one_daemon_holds_the_lock_and_others_learn_its_pid, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_number_without_a_lock_means_nothing, set_up, tear_down),

@@ -24,8 +24,11 @@ struct fixture {
 static void open_all(struct fixture *fixture)
 {
     struct error error;
-    struct db_options options = { .path = fixture->path, .migrations = INBOX_MIGRATIONS, .migration_count = INBOX_MIGRATION_COUNT,
-                                  .completions = &fixture->completions, .background_check_above = 64 << 20 };
+    struct db_options options = { .path = fixture->path,
+                                  .migrations = INBOX_MIGRATIONS,
+                                  .migration_count = INBOX_MIGRATION_COUNT,
+                                  .completions = &fixture->completions,
+                                  .background_check_above = 64 << 20 };
     if (db_open(&options, &fixture->db, &error) != 0 || inbox_open(fixture->db, &fixture->inbox, &error) != 0)
         fail_msg("%s", error.message);
 }
@@ -277,7 +280,10 @@ static void filters_narrow_a_page(void **state)
     struct fixture *fixture = *state;
     (void)insert_now(fixture, make_row("aa", "1", "x"), false);
     (void)insert_now(fixture, make_row("bb", "2", "y"), false);
-    const struct { struct inbox_query query; size_t count; } cases[] = {
+    const struct {
+        struct inbox_query query;
+        size_t count;
+    } cases[] = {
         { { .since_ms = -1, .after_seq = -1, .sender_pubkey = "aa" }, 1 },
         { { .since_ms = -1, .after_seq = -1, .sender_pubkey = "aa", .ascending = true }, 1 },
         { { .since_ms = -1, .after_seq = -1, .sender_name = "alice" }, 2 },
@@ -351,7 +357,8 @@ static void pruned_rows_are_still_known_and_below_the_floor_nothing_new_is_belie
     (void)insert_now(fixture, ancient, false);
     int64_t newest = inbox_newest_seq(fixture->inbox);
     inbox_prune(fixture->inbox, now - 1000, now - 4000000);
-    struct outcome outcome = insert_now(fixture, make_row("aa", "fresh", "x"), false); /* behind the pruning in the queue, or between its steps */
+    struct outcome outcome =
+        insert_now(fixture, make_row("aa", "fresh", "x"), false); /* behind the pruning in the queue, or between its steps */
     assert_true(outcome.is_new);
     assert_true(outcome.seq > newest);
     /* the pruning goes on in steps: wait until it has nothing to do */

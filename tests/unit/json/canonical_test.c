@@ -14,19 +14,22 @@
 #include "util/file.h"
 #include "util/memory.h"
 
-static double double_of_bits(uint64_t bits) {
+static double double_of_bits(uint64_t bits)
+{
     double value = 0;
     memcpy(&value, &bits, sizeof(value));
     return value;
 }
 
-static void assert_number(double value, const char *expected) {
+static void assert_number(double value, const char *expected)
+{
     char text[NUMBER_SIZE];
     number_format(value, text);
     assert_string_equal(text, expected);
 }
 
-static void numbers_of_appendix_b_print_as_it_says(void **state) {
+static void numbers_of_appendix_b_print_as_it_says(void **state)
+{
     (void)state;
     static const struct {
         uint64_t bits;
@@ -62,7 +65,8 @@ static void numbers_of_appendix_b_print_as_it_says(void **state) {
     }
 }
 
-static void powers_of_two_take_the_wider_side_above_them(void **state) {
+static void powers_of_two_take_the_wider_side_above_them(void **state)
+{
     (void)state;
     /* The nearest 16 digits (…801) lie below and read back as the lower neighbour. */
     assert_number(ldexp(1.0, -44), "5.684341886080802e-14");
@@ -73,7 +77,8 @@ static void powers_of_two_take_the_wider_side_above_them(void **state) {
 }
 
 /* Whether some decimal with fewer digits, at or next to the rounded one, reads back as the value. */
-static bool has_shorter(double value, int digit_count) {
+static bool has_shorter(double value, int digit_count)
+{
     for (int count = 1; count < digit_count; count++) {
         char text[64];
         (void)snprintf(text, sizeof(text), "%.*e", count - 1, value);
@@ -92,7 +97,8 @@ static bool has_shorter(double value, int digit_count) {
     return false;
 }
 
-static int count_digits(const char *text) {
+static int count_digits(const char *text)
+{
     int count = 0;
     int zeros = 0;
     bool significant = false;
@@ -106,7 +112,8 @@ static int count_digits(const char *text) {
     return count - zeros;
 }
 
-static void every_power_of_two_reads_back_with_the_fewest_digits(void **state) {
+static void every_power_of_two_reads_back_with_the_fewest_digits(void **state)
+{
     (void)state;
     for (int exponent = -1074; exponent <= 1023; exponent++) {
         double value = ldexp(1.0, exponent);
@@ -126,7 +133,8 @@ static void every_power_of_two_reads_back_with_the_fewest_digits(void **state) {
     }
 }
 
-static void a_decimal_comma_in_the_locale_changes_nothing(void **state) {
+static void a_decimal_comma_in_the_locale_changes_nothing(void **state)
+{
     (void)state;
     static const char *const NAMES[] = { "de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "fr_FR.utf8" };
     for (size_t index = 0; index < ARRAY_LENGTH(NAMES); index++) {
@@ -144,7 +152,8 @@ static void a_decimal_comma_in_the_locale_changes_nothing(void **state) {
     assert_non_null(setlocale(LC_NUMERIC, "C"));
 }
 
-static char *canonical_of(const char *text, size_t length) {
+static char *canonical_of(const char *text, size_t length)
+{
     json_t *value = NULL;
     struct buffer canonical;
     buffer_init(&canonical, BUFFER_UNLIMITED);
@@ -154,23 +163,25 @@ static char *canonical_of(const char *text, size_t length) {
     return buffer_take(&canonical, NULL);
 }
 
-static void assert_canonical(const char *text, const char *expected) {
+static void assert_canonical(const char *text, const char *expected)
+{
     char *canonical = canonical_of(text, strlen(text));
     assert_string_equal(canonical, expected);
     free(canonical);
 }
 
-static void keys_are_sorted_by_utf16_code_units(void **state) {
+static void keys_are_sorted_by_utf16_code_units(void **state)
+{
     (void)state;
     /* U+1F600 begins with the unit D83D: before U+E000 and U+FB33, after U+20AC. */
     assert_canonical("{\"\xEE\x80\x80\":1,\"\xF0\x9F\x98\x80\":2,\"\xE2\x82\xAC\":3,\"\xEF\xAC\xB3\":4}",
                      "{\"\xE2\x82\xAC\":3,\"\xF0\x9F\x98\x80\":2,\"\xEE\x80\x80\":1,\"\xEF\xAC\xB3\":4}");
     assert_canonical("{\"aa\":1,\"a\":2,\"\":3,\"B\":4}", "{\"\":3,\"B\":4,\"a\":2,\"aa\":1}");
-    assert_canonical("{\"\xF0\x9F\x98\x81\":1,\"\xF0\x9F\x98\x80\":2}",
-                     "{\"\xF0\x9F\x98\x80\":2,\"\xF0\x9F\x98\x81\":1}");
+    assert_canonical("{\"\xF0\x9F\x98\x81\":1,\"\xF0\x9F\x98\x80\":2}", "{\"\xF0\x9F\x98\x80\":2,\"\xF0\x9F\x98\x81\":1}");
 }
 
-static void objects_of_many_keys_are_sorted_too(void **state) {
+static void objects_of_many_keys_are_sorted_too(void **state)
+{
     (void)state;
     json_t *object = json_new_object();
     for (int number = 99; number >= 10; number--) {
@@ -189,13 +200,15 @@ static void objects_of_many_keys_are_sorted_too(void **state) {
     json_decref(object);
 }
 
-static void strings_escape_only_what_must_be(void **state) {
+static void strings_escape_only_what_must_be(void **state)
+{
     (void)state;
     assert_canonical("\"\\u0000\\u001f\\b\\t\\n\\f\\r\\\"\\\\\\/\\u007f\\u00e9\\u2028\"",
                      "\"\\u0000\\u001f\\b\\t\\n\\f\\r\\\"\\\\/\x7F\xC3\xA9\xE2\x80\xA8\"");
 }
 
-static void integers_of_ours_print_as_the_double_they_become(void **state) {
+static void integers_of_ours_print_as_the_double_they_become(void **state)
+{
     (void)state;
     json_t *value = json_integer(INT64_C(9007199254740993));
     char *text = json_to_string(value, NULL);
@@ -204,7 +217,8 @@ static void integers_of_ours_print_as_the_double_they_become(void **state) {
     json_decref(value);
 }
 
-static void a_buffer_that_is_too_small_is_reported(void **state) {
+static void a_buffer_that_is_too_small_is_reported(void **state)
+{
     (void)state;
     json_t *value = json_pack("{s:[i,i,i]}", "a", 1, 2, 3);
     struct buffer text;
@@ -221,7 +235,8 @@ static void a_buffer_that_is_too_small_is_reported(void **state) {
     json_decref(value);
 }
 
-static void vectors_of_the_authors_come_out_byte_for_byte(void **state) {
+static void vectors_of_the_authors_come_out_byte_for_byte(void **state)
+{
     (void)state;
     static const char *const NAMES[] = { "arrays", "french", "structures", "unicode", "values", "weird" };
     const char *root = getenv("CLAUDEMESH_SOURCE_ROOT");
@@ -251,7 +266,8 @@ static void vectors_of_the_authors_come_out_byte_for_byte(void **state) {
     free(directory);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_of_appendix_b_print_as_it_says),
         cmocka_unit_test(powers_of_two_take_the_wider_side_above_them),

@@ -10,13 +10,15 @@
 static const char SAMPLE[] = "{\"s\":\"text\",\"nul\":\"a\\u0000b\",\"i\":7,\"f\":1.5,\"big\":1e300,\"b\":true,\"n\":null,\"o\":{\"x\":1},"
                              "\"a\":[1],\"max\":9007199254740992,\"over\":9007199254740994}";
 
-static json_t *sample(void) {
+static json_t *sample(void)
+{
     json_t *value = NULL;
     assert_int_equal(json_parse_strict(SAMPLE, sizeof(SAMPLE) - 1, &value, NULL), 0);
     return value;
 }
 
-static void fields_of_the_right_type_are_read(void **state) {
+static void fields_of_the_right_type_are_read(void **state)
+{
     (void)state;
     json_t *object = sample();
     const char *string = NULL;
@@ -41,7 +43,8 @@ static void fields_of_the_right_type_are_read(void **state) {
     json_decref(object);
 }
 
-static void an_absent_or_null_field_is_missing_or_left_alone(void **state) {
+static void an_absent_or_null_field_is_missing_or_left_alone(void **state)
+{
     (void)state;
     json_t *object = sample();
     static const char *const NAMES[] = { "absent", "n" };
@@ -61,7 +64,8 @@ static void an_absent_or_null_field_is_missing_or_left_alone(void **state) {
     json_decref(object);
 }
 
-static void a_field_of_another_type_is_named(void **state) {
+static void a_field_of_another_type_is_named(void **state)
+{
     (void)state;
     json_t *object = sample();
     const char *string = NULL;
@@ -86,7 +90,8 @@ static void a_field_of_another_type_is_named(void **state) {
     json_decref(object);
 }
 
-static void what_is_put_prints_in_order(void **state) {
+static void what_is_put_prints_in_order(void **state)
+{
     (void)state;
     json_t *object = json_new_object();
     json_put_string(object, "z", "text");
@@ -107,7 +112,8 @@ static void what_is_put_prints_in_order(void **state) {
     json_decref(object);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fields_of_the_right_type_are_read),
         cmocka_unit_test(an_absent_or_null_field_is_missing_or_left_alone),

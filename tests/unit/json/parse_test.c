@@ -11,7 +11,8 @@
 #include "util/file.h"
 #include "util/memory.h"
 
-static int parse(const char *bytes, size_t length) {
+static int parse(const char *bytes, size_t length)
+{
     json_t *value = NULL;
     struct error error = { 0 };
     int result = json_parse_strict(bytes, length, &value, &error);
@@ -20,11 +21,13 @@ static int parse(const char *bytes, size_t length) {
     return result;
 }
 
-static int parse_text(const char *text) {
+static int parse_text(const char *text)
+{
     return parse(text, strlen(text));
 }
 
-static void one_value_of_any_kind_parses(void **state) {
+static void one_value_of_any_kind_parses(void **state)
+{
     (void)state;
     static const char *const GOOD[] = { "1", " true\n", "null", "\"a\"", "[]", "{}", "-0", "1e308", "[1,2,{\"a\":null}]" };
     for (size_t index = 0; index < ARRAY_LENGTH(GOOD); index++) {
@@ -32,7 +35,8 @@ static void one_value_of_any_kind_parses(void **state) {
     }
 }
 
-static void what_the_specification_refuses_is_refused(void **state) {
+static void what_the_specification_refuses_is_refused(void **state)
+{
     (void)state;
     static const char *const BAD[] = {
         "",
@@ -67,7 +71,8 @@ static void what_the_specification_refuses_is_refused(void **state) {
     assert_int_not_equal(parse(NULL, 0), 0);
 }
 
-static void escaped_nul_in_a_value_is_kept(void **state) {
+static void escaped_nul_in_a_value_is_kept(void **state)
+{
     (void)state;
     json_t *value = NULL;
     assert_int_equal(json_parse_strict("\"a\\u0000b\"", 10, &value, NULL), 0);
@@ -76,13 +81,15 @@ static void escaped_nul_in_a_value_is_kept(void **state) {
     json_decref(value);
 }
 
-static void nothing_after_the_length_is_looked_at(void **state) {
+static void nothing_after_the_length_is_looked_at(void **state)
+{
     (void)state;
     assert_int_equal(parse("12xyz", 2), 0);
     assert_int_not_equal(parse("[1]", 2), 0);
 }
 
-static int parse_nested(size_t levels, const char *inside) {
+static int parse_nested(size_t levels, const char *inside)
+{
     struct buffer text;
     buffer_init(&text, BUFFER_UNLIMITED);
     for (size_t level = 0; level < levels; level++) {
@@ -97,7 +104,8 @@ static int parse_nested(size_t levels, const char *inside) {
     return result;
 }
 
-static void sixty_four_levels_pass_and_sixty_five_do_not(void **state) {
+static void sixty_four_levels_pass_and_sixty_five_do_not(void **state)
+{
     (void)state;
     assert_int_equal(parse_nested(63, "1"), 0);
     assert_int_equal(parse_nested(64, "1"), 0);
@@ -107,7 +115,8 @@ static void sixty_four_levels_pass_and_sixty_five_do_not(void **state) {
     assert_int_equal(parse_nested(11, "[],[],[],[],{},{}"), 0);
 }
 
-static void an_error_says_where_and_does_not_show_what_stands_there(void **state) {
+static void an_error_says_where_and_does_not_show_what_stands_there(void **state)
+{
     (void)state;
     json_t *value = NULL;
     struct error error = { 0 };
@@ -120,7 +129,8 @@ static void an_error_says_where_and_does_not_show_what_stands_there(void **state
 /* ---- the corpus ------------------------------------------------------------------------------------------------- */
 
 /* 20-ipc wins over the suite: duplicate keys and a NUL in a key. */
-static bool is_stricter_here(const char *name) {
+static bool is_stricter_here(const char *name)
+{
     static const char *const STRICTER[] = {
         "y_object_duplicated_key.json",
         "y_object_duplicated_key_and_value.json",
@@ -134,7 +144,8 @@ static bool is_stricter_here(const char *name) {
     return false;
 }
 
-static void check_case(const char *directory, const char *name) {
+static void check_case(const char *directory, const char *name)
+{
     char *path = path_join(directory, name);
     struct buffer bytes;
     buffer_init(&bytes, BUFFER_UNLIMITED);
@@ -150,7 +161,8 @@ static void check_case(const char *directory, const char *name) {
     free(path);
 }
 
-static void every_case_of_the_suite_is_decided_right(void **state) {
+static void every_case_of_the_suite_is_decided_right(void **state)
+{
     (void)state;
     const char *root = getenv("CLAUDEMESH_SOURCE_ROOT");
     char *directory = path_join(root == NULL ? "." : root, "../shared/vectors/json");
@@ -174,7 +186,8 @@ static void every_case_of_the_suite_is_decided_right(void **state) {
 
 /* ---- damage ----------------------------------------------------------------------------------------------------- */
 
-static void damaged_text_never_crashes_the_parser(void **state) {
+static void damaged_text_never_crashes_the_parser(void **state)
+{
     (void)state;
     static const char SEED[] =
         "{\"a\":[1,-2.5e+10,true,false,null,\"\\u00e9\\ud83d\\ude00\\n\"],\"\xC3\xA9\":{\"b\":{\"c\":[[[]]]}},\"z\":\"\"}";
@@ -201,7 +214,8 @@ static void damaged_text_never_crashes_the_parser(void **state) {
     }
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_value_of_any_kind_parses),
         cmocka_unit_test(what_the_specification_refuses_is_refused),

@@ -34,7 +34,8 @@ struct fixture {
     int script; /* for the stub's hooks */
 };
 
-static void on_state(void *argument, struct link *link, enum link_state state, const char *reason) {
+static void on_state(void *argument, struct link *link, enum link_state state, const char *reason)
+{
     (void)link;
     struct fixture *f = argument;
     assert_non_null(reason);
@@ -42,27 +43,31 @@ static void on_state(void *argument, struct link *link, enum link_state state, c
     f->states[f->state_count++] = state;
 }
 
-static void on_frame(void *argument, struct link *link, const char *type, const json_t *frame) {
+static void on_frame(void *argument, struct link *link, const char *type, const json_t *frame)
+{
     struct fixture *f = argument;
     assert_int_equal(link_state(link), LINK_OPEN);
     assert_string_equal(type, json_string_value(json_object_get(frame, "type")));
     json_array_append_new(f->frames, json_deep_copy(frame));
 }
 
-static void on_challenge(void *argument, struct link *link) {
+static void on_challenge(void *argument, struct link *link)
+{
     (void)link;
     struct fixture *f = argument;
     f->challenges_seen++;
 }
 
-static void on_failed(void *argument, struct link *link, const struct feature_verdict *verdict) {
+static void on_failed(void *argument, struct link *link, const struct feature_verdict *verdict)
+{
     (void)link;
     struct fixture *f = argument;
     f->verdict = *verdict;
     f->verdicts++;
 }
 
-static void on_judge(void *argument, struct link *link, const struct feature_set *features, struct feature_verdict *verdict) {
+static void on_judge(void *argument, struct link *link, const struct feature_set *features, struct feature_verdict *verdict)
+{
     (void)link;
     struct fixture *f = argument;
     assert_true(features->negotiated == (f->stub.features != NULL));
@@ -73,35 +78,57 @@ static void on_judge(void *argument, struct link *link, const struct feature_set
     }
 }
 
-static void on_stopped(void *argument, struct link *link) {
+static void on_stopped(void *argument, struct link *link)
+{
     (void)link;
     struct fixture *f = argument;
     f->stopped++;
 }
 
-static struct link_options options_of(struct fixture *f) {
+static struct link_options options_of(struct fixture *f)
+{
     return (struct link_options){
-        .mesh_slug = "acme", .mesh_id = MESH, .member_id = "member-1", .broker_url = f->stub.url, .session_id = "inst-1", .display_name = "alice",
-        .keys = f->keys, .channel = "claudemesh-daemon", .peer_type = "connector", .receive = true, .require = REQUIRE, .require_count = 2,
-        .reconnect_initial_ms = 5, .reconnect_max_ms = 40,
+        .mesh_slug = "acme",
+        .mesh_id = MESH,
+        .member_id = "member-1",
+        .broker_url = f->stub.url,
+        .session_id = "inst-1",
+        .display_name = "alice",
+        .keys = f->keys,
+        .channel = "claudemesh-daemon",
+        .peer_type = "connector",
+        .receive = true,
+        .require = REQUIRE,
+        .require_count = 2,
+        .reconnect_initial_ms = 5,
+        .reconnect_max_ms = 40,
     };
 }
 
-static void make_link(struct fixture *f, const struct link_options *options) {
+static void make_link(struct fixture *f, const struct link_options *options)
+{
     const struct link_callbacks callbacks = {
-        .argument = f, .state = on_state, .frame = on_frame, .challenge_seen = on_challenge, .negotiation_failed = on_failed, .judge = on_judge, .stopped = on_stopped,
+        .argument = f,
+        .state = on_state,
+        .frame = on_frame,
+        .challenge_seen = on_challenge,
+        .negotiation_failed = on_failed,
+        .judge = on_judge,
+        .stopped = on_stopped,
     };
     struct error error;
     assert_int_equal(link_new(f->loop, options, &callbacks, &f->link, &error), 0);
 }
 
-static void start(struct fixture *f) {
+static void start(struct fixture *f)
+{
     struct link_options options = options_of(f);
     make_link(f, &options);
     link_start(f->link);
 }
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     struct fixture *f = memory_zalloc(sizeof(*f));
     struct error error;
     assert_int_equal(crypto_start(&error), 0);
@@ -114,7 +141,8 @@ static int setup(void **state) {
     return 0;
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     struct fixture *f = *state;
     link_free(f->link);
     stub_release(&f->stub);
@@ -127,43 +155,51 @@ static int teardown(void **state) {
     return 0;
 }
 
-static bool is_open(void *argument) {
+static bool is_open(void *argument)
+{
     struct fixture *f = argument;
     return link_state(f->link) == LINK_OPEN;
 }
 
-static bool is_refused(void *argument) {
+static bool is_refused(void *argument)
+{
     struct fixture *f = argument;
     return link_state(f->link) == LINK_REFUSED;
 }
 
-static bool is_closed(void *argument) {
+static bool is_closed(void *argument)
+{
     struct fixture *f = argument;
     return link_state(f->link) == LINK_CLOSED;
 }
 
-static bool is_reconnecting(void *argument) {
+static bool is_reconnecting(void *argument)
+{
     struct fixture *f = argument;
     return link_state(f->link) == LINK_RECONNECTING;
 }
 
-static bool first_is_closed(void *argument) {
+static bool first_is_closed(void *argument)
+{
     struct fixture *f = argument;
     return f->stub.count > 0 && f->stub.connections[0].socket == NULL;
 }
 
-static int64_t number_of(const json_t *frame, const char *name) {
+static int64_t number_of(const json_t *frame, const char *name)
+{
     int64_t value = -1;
     struct error error;
     assert_int_equal(json_read_integer(frame, name, JSON_REQUIRED, 0, INT64_C(1) << 53, &value, &error), 0);
     return value;
 }
 
-static const char *text_of(const json_t *frame, const char *name) {
+static const char *text_of(const json_t *frame, const char *name)
+{
     return json_string_value(json_object_get(frame, name));
 }
 
-static void assert_states(const struct fixture *f, const enum link_state *states, size_t count) {
+static void assert_states(const struct fixture *f, const enum link_state *states, size_t count)
+{
     assert_int_equal(f->state_count, count);
     for (size_t i = 0; i < count; i++) {
         assert_string_equal(link_state_name(f->states[i]), link_state_name(states[i]));
@@ -172,7 +208,8 @@ static void assert_states(const struct fixture *f, const enum link_state *states
 
 /* ---- the table ------------------------------------------------------------------------------------------------ */
 
-static void no_cell_of_the_table_leads_back_to_idle_or_shows_open_without_being_it(void **state) {
+static void no_cell_of_the_table_leads_back_to_idle_or_shows_open_without_being_it(void **state)
+{
     (void)state;
     for (int phase = 0; phase < PHASES; phase++) {
         for (int event = 0; event < EVENTS; event++) {
@@ -197,7 +234,8 @@ static void no_cell_of_the_table_leads_back_to_idle_or_shows_open_without_being_
 
 /* ---- hello ---------------------------------------------------------------------------------------------------- */
 
-static void a_link_says_hello_with_both_signatures_and_opens(void **state) {
+static void a_link_says_hello_with_both_signatures_and_opens(void **state)
+{
     struct fixture *f = *state;
     start(f);
     run_until(f->loop, is_open, f, "open");
@@ -225,7 +263,8 @@ static void a_link_says_hello_with_both_signatures_and_opens(void **state) {
     assert_int_equal(link_clock_skew_ms(f->link), 0);
 }
 
-static void without_a_challenge_there_is_no_second_signature(void **state) {
+static void without_a_challenge_there_is_no_second_signature(void **state)
+{
     struct fixture *f = *state;
     f->stub.challenge = NULL;
     start(f);
@@ -234,7 +273,8 @@ static void without_a_challenge_there_is_no_second_signature(void **state) {
     assert_int_equal(f->challenges_seen, 0);
 }
 
-static void a_broker_that_drops_its_challenge_is_refused_before_any_hello(void **state) {
+static void a_broker_that_drops_its_challenge_is_refused_before_any_hello(void **state)
+{
     struct fixture *f = *state;
     f->stub.challenge = NULL;
     struct link_options options = options_of(f);
@@ -247,7 +287,8 @@ static void a_broker_that_drops_its_challenge_is_refused_before_any_hello(void *
     assert_int_equal(f->stub.count, 1);
 }
 
-static void a_challenge_once_seen_is_required_of_the_next_connection_too(void **state) {
+static void a_challenge_once_seen_is_required_of_the_next_connection_too(void **state)
+{
     struct fixture *f = *state;
     start(f);
     run_until(f->loop, is_open, f, "open");
@@ -259,7 +300,8 @@ static void a_challenge_once_seen_is_required_of_the_next_connection_too(void **
 
 /* ---- clocks and replays --------------------------------------------------------------------------------------- */
 
-static bool refuse_by_clock(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame) {
+static bool refuse_by_clock(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame)
+{
     struct fixture *f = stub->user;
     if (!string_equal(type, "hello")) {
         return false;
@@ -269,12 +311,14 @@ static bool refuse_by_clock(struct stub *stub, struct stub_connection *connectio
     if (off < 60000 && off > -60000) {
         return false;
     }
-    stub_send(connection, "{\"type\":\"error\",\"code\":\"timestamp_skew\",\"message\":\"your clock\",\"serverTime\":%" PRId64 "}", server_time);
+    stub_send(connection, "{\"type\":\"error\",\"code\":\"timestamp_skew\",\"message\":\"your clock\",\"serverTime\":%" PRId64 "}",
+              server_time);
     websocket_close(connection->socket, 1008, "timestamp_skew");
     return true;
 }
 
-static void a_skewed_clock_is_corrected_once_and_reported(void **state) {
+static void a_skewed_clock_is_corrected_once_and_reported(void **state)
+{
     struct fixture *f = *state;
     f->script = 3600;
     f->stub.hook = refuse_by_clock;
@@ -289,7 +333,8 @@ static void a_skewed_clock_is_corrected_once_and_reported(void **state) {
     assert_int_equal(stub_count(&f->stub, "hello"), 3); /* the correction is kept */
 }
 
-static void a_clock_that_is_off_by_more_than_a_day_is_not_corrected(void **state) {
+static void a_clock_that_is_off_by_more_than_a_day_is_not_corrected(void **state)
+{
     struct fixture *f = *state;
     f->script = 25 * 3600;
     f->stub.hook = refuse_by_clock;
@@ -299,18 +344,21 @@ static void a_clock_that_is_off_by_more_than_a_day_is_not_corrected(void **state
     assert_true(string_has_prefix(link_reason(f->link), "timestamp_skew"));
 }
 
-static bool refuse_every_clock(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame) {
+static bool refuse_every_clock(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame)
+{
     (void)stub;
     (void)frame;
     if (!string_equal(type, "hello")) {
         return false;
     }
-    stub_send(connection, "{\"type\":\"error\",\"code\":\"timestamp_skew\",\"message\":\"no\",\"serverTime\":%" PRId64 "}", clock_wall_ms() - 7200000);
+    stub_send(connection, "{\"type\":\"error\",\"code\":\"timestamp_skew\",\"message\":\"no\",\"serverTime\":%" PRId64 "}",
+              clock_wall_ms() - 7200000);
     websocket_close(connection->socket, 1008, "timestamp_skew");
     return true;
 }
 
-static void a_corrected_hello_that_is_refused_again_backs_off(void **state) {
+static void a_corrected_hello_that_is_refused_again_backs_off(void **state)
+{
     struct fixture *f = *state;
     f->stub.hook = refuse_every_clock;
     start(f);
@@ -318,7 +366,8 @@ static void a_corrected_hello_that_is_refused_again_backs_off(void **state) {
     assert_int_equal(stub_count(&f->stub, "hello"), 2);
 }
 
-static bool refuse_as_replay(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame) {
+static bool refuse_as_replay(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame)
+{
     (void)frame;
     struct fixture *f = stub->user;
     if (!string_equal(type, "hello") || f->script-- <= 0) {
@@ -329,7 +378,8 @@ static bool refuse_as_replay(struct stub *stub, struct stub_connection *connecti
     return true;
 }
 
-static void a_hello_taken_for_a_replay_is_signed_again_with_a_later_timestamp(void **state) {
+static void a_hello_taken_for_a_replay_is_signed_again_with_a_later_timestamp(void **state)
+{
     struct fixture *f = *state;
     f->script = 2;
     f->stub.hook = refuse_as_replay;
@@ -345,7 +395,8 @@ static void a_hello_taken_for_a_replay_is_signed_again_with_a_later_timestamp(vo
     assert_states(f, (const enum link_state[]){ LINK_CONNECTING, LINK_OPEN }, 2);
 }
 
-static void a_broker_that_calls_everything_a_replay_meets_backoff(void **state) {
+static void a_broker_that_calls_everything_a_replay_meets_backoff(void **state)
+{
     struct fixture *f = *state;
     f->script = 1000;
     f->stub.hook = refuse_as_replay;
@@ -361,21 +412,25 @@ struct refusal_case {
 };
 static const struct refusal_case REFUSALS[] = {
     { "{}", "feature_unavailable", "client_message_id_dedupe" },
-    { "{\"client_message_id_dedupe\":{\"params\":{\"version\":1,\"mode\":\"sometimes\",\"dedupe_retention_days\":365,\"request_fingerprint\":true}},"
+    { "{\"client_message_id_dedupe\":{\"params\":{\"version\":1,\"mode\":\"sometimes\",\"dedupe_retention_days\":365,\"request_"
+      "fingerprint\":true}},"
       "\"concurrent_connection_policy\":{\"params\":{\"version\":1}}}",
       "feature_param_invalid", "client_message_id_dedupe" },
-    { "{\"client_message_id_dedupe\":{\"params\":{\"version\":1,\"mode\":\"retention_scoped\",\"dedupe_retention_days\":2,\"request_fingerprint\":true}},"
+    { "{\"client_message_id_dedupe\":{\"params\":{\"version\":1,\"mode\":\"retention_scoped\",\"dedupe_retention_days\":2,\"request_"
+      "fingerprint\":true}},"
       "\"concurrent_connection_policy\":{\"params\":{\"version\":1}}}",
       "feature_param_below_floor", "client_message_id_dedupe" },
 };
 
-static void assert_refused(struct fixture *f, const char *kind, const char *feature) {
+static void assert_refused(struct fixture *f, const char *kind, const char *feature)
+{
     run_until(f->loop, is_refused, f, "refused");
     run_until(f->loop, first_is_closed, f, "the close");
     assert_int_equal(f->stub.connections[0].close_code, 4010);
     json_t *reason = NULL;
     struct error error;
-    assert_int_equal(json_parse_strict(f->stub.connections[0].close_reason, strlen(f->stub.connections[0].close_reason), &reason, &error), 0);
+    assert_int_equal(json_parse_strict(f->stub.connections[0].close_reason, strlen(f->stub.connections[0].close_reason), &reason, &error),
+                     0);
     assert_string_equal(text_of(json_object_get(reason, "close_reason"), "kind"), kind);
     assert_string_equal(text_of(json_object_get(reason, "close_reason"), "feature"), feature);
     json_decref(reason);
@@ -386,7 +441,8 @@ static void assert_refused(struct fixture *f, const char *kind, const char *feat
     assert_true(loop_timer_is_running(f->link->retry_timer));
 }
 
-static void a_broker_without_what_is_required_is_closed_with_4010_and_not_asked_again(void **state) {
+static void a_broker_without_what_is_required_is_closed_with_4010_and_not_asked_again(void **state)
+{
     struct fixture *f = *state;
     for (size_t i = 0; i < ARRAY_LENGTH(REFUSALS); i++) {
         f->stub.features = REFUSALS[i].features;
@@ -400,14 +456,16 @@ static void a_broker_without_what_is_required_is_closed_with_4010_and_not_asked_
     }
 }
 
-static void the_owners_own_demand_refuses_like_a_missing_feature(void **state) {
+static void the_owners_own_demand_refuses_like_a_missing_feature(void **state)
+{
     struct fixture *f = *state;
     f->refuse = true;
     start(f);
     assert_refused(f, "feature_param_invalid", "client_message_id_dedupe");
 }
 
-static void a_refused_link_asks_again_later_and_opens_when_the_broker_was_mended(void **state) {
+static void a_refused_link_asks_again_later_and_opens_when_the_broker_was_mended(void **state)
+{
     struct fixture *f = *state;
     f->stub.features = "{}";
     start(f);
@@ -418,7 +476,8 @@ static void a_refused_link_asks_again_later_and_opens_when_the_broker_was_mended
     assert_states(f, (const enum link_state[]){ LINK_CONNECTING, LINK_REFUSED, LINK_OPEN }, 3);
 }
 
-static void without_an_answer_a_link_that_requires_nothing_opens_with_the_defaults(void **state) {
+static void without_an_answer_a_link_that_requires_nothing_opens_with_the_defaults(void **state)
+{
     struct fixture *f = *state;
     f->stub.features = NULL;
     struct link_options options = options_of(f);
@@ -431,7 +490,8 @@ static void without_an_answer_a_link_that_requires_nothing_opens_with_the_defaul
     assert_int_equal(link_features(f->link)->inline_bytes, 65536);
 }
 
-static void without_an_answer_a_link_that_requires_something_is_refused(void **state) {
+static void without_an_answer_a_link_that_requires_something_is_refused(void **state)
+{
     struct fixture *f = *state;
     f->stub.features = NULL;
     struct link_options options = options_of(f);
@@ -441,17 +501,20 @@ static void without_an_answer_a_link_that_requires_something_is_refused(void **s
     assert_refused(f, "feature_unavailable", "client_message_id_dedupe");
 }
 
-static bool close_with_4010(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame) {
+static bool close_with_4010(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame)
+{
     (void)stub;
     (void)frame;
     if (!string_equal(type, "hello")) {
         return false;
     }
-    websocket_close(connection->socket, 4010, "{\"close_reason\":{\"kind\":\"feature_param_invalid\",\"feature\":\"key_epoch\",\"detail\":\"d\"}}");
+    websocket_close(connection->socket, 4010,
+                    "{\"close_reason\":{\"kind\":\"feature_param_invalid\",\"feature\":\"key_epoch\",\"detail\":\"d\"}}");
     return true;
 }
 
-static void a_4010_from_the_broker_refuses_too(void **state) {
+static void a_4010_from_the_broker_refuses_too(void **state)
+{
     struct fixture *f = *state;
     f->stub.hook = close_with_4010;
     start(f);
@@ -461,7 +524,8 @@ static void a_4010_from_the_broker_refuses_too(void **state) {
     assert_string_equal(f->verdict.feature, "key_epoch");
 }
 
-static bool push_before_answering(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame) {
+static bool push_before_answering(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame)
+{
     (void)stub;
     (void)frame;
     if (string_equal(type, "feature_negotiation_request")) {
@@ -471,12 +535,14 @@ static bool push_before_answering(struct stub *stub, struct stub_connection *con
     return false;
 }
 
-static bool has_two_frames(void *argument) {
+static bool has_two_frames(void *argument)
+{
     struct fixture *f = argument;
     return json_array_size(f->frames) >= 2;
 }
 
-static void frames_before_the_negotiation_is_over_are_kept_in_order(void **state) {
+static void frames_before_the_negotiation_is_over_are_kept_in_order(void **state)
+{
     struct fixture *f = *state;
     f->stub.hook = push_before_answering;
     start(f);
@@ -487,7 +553,8 @@ static void frames_before_the_negotiation_is_over_are_kept_in_order(void **state
 
 /* ---- closing and coming back ---------------------------------------------------------------------------------- */
 
-static bool close_with_script(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame) {
+static bool close_with_script(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame)
+{
     (void)frame;
     struct fixture *f = stub->user;
     if (!string_equal(type, "hello") || f->script == 0) {
@@ -497,7 +564,8 @@ static bool close_with_script(struct stub *stub, struct stub_connection *connect
     return true;
 }
 
-static void a_revoked_member_does_not_come_back(void **state) {
+static void a_revoked_member_does_not_come_back(void **state)
+{
     struct fixture *f = *state;
     f->script = 4002;
     f->stub.hook = close_with_script;
@@ -508,7 +576,8 @@ static void a_revoked_member_does_not_come_back(void **state) {
     assert_int_equal(f->stub.count, 1);
 }
 
-static void who_was_replaced_waits_long_and_longer_each_time(void **state) {
+static void who_was_replaced_waits_long_and_longer_each_time(void **state)
+{
     struct fixture *f = *state;
     f->script = 4003;
     f->stub.hook = close_with_script;
@@ -531,12 +600,14 @@ static void who_was_replaced_waits_long_and_longer_each_time(void **state) {
     assert_int_equal(f->link->replaced_backoff_ms, 20); /* not forgotten by a short success */
 }
 
-static bool has_six_connections(void *argument) {
+static bool has_six_connections(void *argument)
+{
     struct fixture *f = argument;
     return f->stub.count >= 6;
 }
 
-static void an_unauthorised_hello_is_tried_again_with_backoff(void **state) {
+static void an_unauthorised_hello_is_tried_again_with_backoff(void **state)
+{
     struct fixture *f = *state;
     f->script = 1008;
     f->stub.hook = close_with_script;
@@ -549,7 +620,8 @@ static void an_unauthorised_hello_is_tried_again_with_backoff(void **state) {
     assert_states(f, (const enum link_state[]){ LINK_CONNECTING, LINK_RECONNECTING, LINK_OPEN }, 3);
 }
 
-static void a_link_started_before_its_broker_opens_when_it_comes(void **state) {
+static void a_link_started_before_its_broker_opens_when_it_comes(void **state)
+{
     struct fixture *f = *state;
     struct url_parts parts;
     struct error error;
@@ -565,7 +637,8 @@ static void a_link_started_before_its_broker_opens_when_it_comes(void **state) {
     assert_states(f, (const enum link_state[]){ LINK_CONNECTING, LINK_RECONNECTING, LINK_OPEN }, 3);
 }
 
-static void once_means_that_the_first_failure_is_the_last(void **state) {
+static void once_means_that_the_first_failure_is_the_last(void **state)
+{
     struct fixture *f = *state;
     f->script = 1008;
     f->stub.hook = close_with_script;
@@ -578,12 +651,14 @@ static void once_means_that_the_first_failure_is_the_last(void **state) {
     assert_int_equal(f->stub.count, 1);
 }
 
-static bool is_stopped(void *argument) {
+static bool is_stopped(void *argument)
+{
     struct fixture *f = argument;
     return f->stopped > 0;
 }
 
-static void a_stopped_link_closes_with_1001_and_says_when_it_is_gone(void **state) {
+static void a_stopped_link_closes_with_1001_and_says_when_it_is_gone(void **state)
+{
     struct fixture *f = *state;
     start(f);
     run_until(f->loop, is_open, f, "open");
@@ -597,7 +672,8 @@ static void a_stopped_link_closes_with_1001_and_says_when_it_is_gone(void **stat
     assert_int_equal(f->stopped, 1);
 }
 
-static void a_link_that_never_started_stops_at_once(void **state) {
+static void a_link_that_never_started_stops_at_once(void **state)
+{
     struct fixture *f = *state;
     struct link_options options = options_of(f);
     make_link(f, &options);
@@ -605,7 +681,8 @@ static void a_link_that_never_started_stops_at_once(void **state) {
     assert_int_equal(f->stopped, 1);
 }
 
-static void a_signed_revocation_closes_for_good(void **state) {
+static void a_signed_revocation_closes_for_good(void **state)
+{
     struct fixture *f = *state;
     start(f);
     run_until(f->loop, is_open, f, "open");
@@ -618,7 +695,8 @@ static void a_signed_revocation_closes_for_good(void **state) {
 
 /* ---- frames and requests -------------------------------------------------------------------------------------- */
 
-static void on_answer(void *argument, const json_t *answer) {
+static void on_answer(void *argument, const json_t *answer)
+{
     struct fixture *f = argument;
     f->answers++;
     f->null_answers += answer == NULL ? 1 : 0;
@@ -626,7 +704,8 @@ static void on_answer(void *argument, const json_t *answer) {
     f->answer = answer == NULL ? NULL : json_deep_copy(answer);
 }
 
-static int ask(struct fixture *f, const char *type) {
+static int ask(struct fixture *f, const char *type)
+{
     json_t *request = json_new_object();
     json_put_string(request, "type", type);
     int result = link_request(f->link, request, on_answer, f);
@@ -635,12 +714,14 @@ static int ask(struct fixture *f, const char *type) {
     return result;
 }
 
-static bool has_answer(void *argument) {
+static bool has_answer(void *argument)
+{
     struct fixture *f = argument;
     return f->answers > 0;
 }
 
-static void a_request_gets_its_own_answer_and_an_error_is_one(void **state) {
+static void a_request_gets_its_own_answer_and_an_error_is_one(void **state)
+{
     struct fixture *f = *state;
     start(f);
     run_until(f->loop, is_open, f, "open");
@@ -659,7 +740,8 @@ static void a_request_gets_its_own_answer_and_an_error_is_one(void **state) {
     assert_int_equal(json_array_size(f->frames), 0);
 }
 
-static void every_request_is_answered_once_when_the_link_is_lost(void **state) {
+static void every_request_is_answered_once_when_the_link_is_lost(void **state)
+{
     struct fixture *f = *state;
     start(f);
     run_until(f->loop, is_open, f, "open");
@@ -676,7 +758,8 @@ static void every_request_is_answered_once_when_the_link_is_lost(void **state) {
     assert_int_equal(f->answers, 10);
 }
 
-static void a_request_without_an_answer_is_answered_null_in_time(void **state) {
+static void a_request_without_an_answer_is_answered_null_in_time(void **state)
+{
     struct fixture *f = *state;
     start(f);
     run_until(f->loop, is_open, f, "open");
@@ -687,12 +770,14 @@ static void a_request_without_an_answer_is_answered_null_in_time(void **state) {
     assert_int_equal(link_state(f->link), LINK_OPEN);
 }
 
-static void nonsense_and_unknown_frames_do_no_harm(void **state) {
+static void nonsense_and_unknown_frames_do_no_harm(void **state)
+{
     struct fixture *f = *state;
     start(f);
     run_until(f->loop, is_open, f, "open");
-    static const char *const NONSENSE[] = { "", "null", "[]", "5", "{", "{\"type\":5}", "{}", "{\"type\":\"a\",\"type\":\"b\"}",
-                                            "{\"type\":\"hello_ack\",\"brokerVersion\":7}" };
+    static const char *const NONSENSE[] = {
+        "", "null", "[]", "5", "{", "{\"type\":5}", "{}", "{\"type\":\"a\",\"type\":\"b\"}", "{\"type\":\"hello_ack\",\"brokerVersion\":7}"
+    };
     for (size_t i = 0; i < ARRAY_LENGTH(NONSENSE); i++) {
         (void)websocket_send(f->stub.current->socket, NONSENSE[i], strlen(NONSENSE[i]));
     }
@@ -705,7 +790,8 @@ static void nonsense_and_unknown_frames_do_no_harm(void **state) {
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_cell_of_the_table_leads_back_to_idle_or_shows_open_without_being_it),
         TEST(a_link_says_hello_with_both_signatures_and_opens),

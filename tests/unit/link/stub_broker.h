@@ -22,12 +22,12 @@ struct stub {
     struct loop *loop;
     struct http_server *server;
     char url[64];
-    const char *challenge;   /* NULL: no header */
-    const char *features;    /* JSON of `supported`; NULL: the negotiation is not answered */
-    json_t *members;         /* the answer to list_members, without type and _reqId; NULL: not answered */
-    json_t *received;        /* array of every frame, in order */
+    const char *challenge; /* NULL: no header */
+    const char *features;  /* JSON of `supported`; NULL: the negotiation is not answered */
+    json_t *members;       /* the answer to list_members, without type and _reqId; NULL: not answered */
+    json_t *received;      /* array of every frame, in order */
     struct stub_connection connections[STUB_CONNECTIONS];
-    int count;               /* connections so far */
+    int count; /* connections so far */
     struct stub_connection *current;
     /* True: the hook has dealt with the frame. */
     bool (*hook)(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame);

@@ -1,7 +1,8 @@
 /* The accept of a send against the store: the eleven cells, races, limits. */
 #include "outbox/support.h"
 
-static void a_new_id_is_stored_with_everything_of_the_request(void **state) {
+static void a_new_id_is_stored_with_everything_of_the_request(void **state)
+{
     struct test_outbox *test = *state;
     struct outbox_row *row = make_row("id-1", "body with \x01 and more");
     row->payload[4] = '\0'; /* a body may hold one */
@@ -43,7 +44,8 @@ static void a_new_id_is_stored_with_everything_of_the_request(void **state) {
     assert_counts_exact(test);
 }
 
-static void every_cell_answers_by_the_table_and_changes_nothing(void **state) {
+static void every_cell_answers_by_the_table_and_changes_nothing(void **state)
+{
     struct test_outbox *test = *state;
     for (unsigned row_state = 0; row_state < OUTBOX_STATES; row_state++) {
         char id[32];
@@ -80,7 +82,8 @@ static void every_cell_answers_by_the_table_and_changes_nothing(void **state) {
     assert_counts_exact(test);
 }
 
-static void the_cells_hold_after_a_restart(void **state) {
+static void the_cells_hold_after_a_restart(void **state)
+{
     struct test_outbox *test = *state;
     for (unsigned row_state = 0; row_state < OUTBOX_STATES; row_state++) {
         char id[32];
@@ -97,7 +100,8 @@ static void the_cells_hold_after_a_restart(void **state) {
     }
 }
 
-static void the_same_request_for_another_mesh_is_another_request(void **state) {
+static void the_same_request_for_another_mesh_is_another_request(void **state)
+{
     struct test_outbox *test = *state;
     (void)accept_new(test, "id", "body");
     struct outbox_row *row = make_row("id", "body");
@@ -109,7 +113,8 @@ static void the_same_request_for_another_mesh_is_another_request(void **state) {
     outbox_accept_free(accept);
 }
 
-static void ids_are_compared_byte_for_byte(void **state) {
+static void ids_are_compared_byte_for_byte(void **state)
+{
     struct test_outbox *test = *state;
     (void)accept_new(test, "Id", "body");
     (void)accept_new(test, "id", "body");
@@ -117,7 +122,8 @@ static void ids_are_compared_byte_for_byte(void **state) {
     assert_int_equal(read_number(test->db, "SELECT count(*) FROM outbox"), 3);
 }
 
-static void a_lookup_stores_nothing(void **state) {
+static void a_lookup_stores_nothing(void **state)
+{
     struct test_outbox *test = *state;
     struct accept_wait wait = { .finished = false };
     struct outbox_accept *accept = outbox_accept_new(test->outbox);
@@ -135,7 +141,8 @@ static void a_lookup_stores_nothing(void **state) {
 }
 
 /* 100 pairs with one id each, all submitted before any is answered: one row a pair, and answers that agree. */
-static void of_two_that_race_one_is_stored_and_the_other_sees_it(void **state) {
+static void of_two_that_race_one_is_stored_and_the_other_sees_it(void **state)
+{
     struct test_outbox *test = *state;
     enum { PAIRS = 100 };
     static struct accept_wait waits[PAIRS * 2];
@@ -161,7 +168,8 @@ static void of_two_that_race_one_is_stored_and_the_other_sees_it(void **state) {
     assert_counts_exact(test);
 }
 
-static void at_95_percent_of_the_rows_new_ids_are_refused_and_known_ones_answered(void **state) {
+static void at_95_percent_of_the_rows_new_ids_are_refused_and_known_ones_answered(void **state)
+{
     struct test_outbox *test = *state;
     outbox_down(test);
     outbox_up_limited(test, 20, INT64_C(5) << 30);
@@ -194,7 +202,8 @@ static void at_95_percent_of_the_rows_new_ids_are_refused_and_known_ones_answere
     (void)accept_new(test, "room-again", "body");
 }
 
-static void at_95_percent_of_the_bytes_new_ids_are_refused(void **state) {
+static void at_95_percent_of_the_bytes_new_ids_are_refused(void **state)
+{
     struct test_outbox *test = *state;
     outbox_down(test);
     outbox_up_limited(test, 1000, 300000);
@@ -214,7 +223,8 @@ static void at_95_percent_of_the_bytes_new_ids_are_refused(void **state) {
     (void)accept_new(test, "room-again", "body");
 }
 
-static void a_full_disk_refuses_degrades_and_heals_by_itself(void **state) {
+static void a_full_disk_refuses_degrades_and_heals_by_itself(void **state)
+{
     struct test_outbox *test = *state;
     (void)accept_new(test, "before", "body");
     char *limit = memory_printf("PRAGMA max_page_count = %" PRId64, read_number(test->db, "PRAGMA page_count"));
@@ -255,7 +265,8 @@ static void a_full_disk_refuses_degrades_and_heals_by_itself(void **state) {
     assert_counts_exact(test);
 }
 
-static void limits_can_change_while_it_runs(void **state) {
+static void limits_can_change_while_it_runs(void **state)
+{
     struct test_outbox *test = *state;
     (void)accept_new(test, "a", "body");
     outbox_set_limits(test->outbox, &(struct outbox_limits){ 1, INT64_C(5) << 30 });
@@ -268,7 +279,8 @@ static void limits_can_change_while_it_runs(void **state) {
     (void)accept_new(test, "b", "body");
 }
 
-static void an_accept_after_the_close_is_answered_and_stores_nothing(void **state) {
+static void an_accept_after_the_close_is_answered_and_stores_nothing(void **state)
+{
     struct test_outbox *test = *state;
     place_close(&test->place, test->db);
     struct outbox_accept *accept = accept_row(test, make_row("late", "body"));
@@ -279,7 +291,8 @@ static void an_accept_after_the_close_is_answered_and_stores_nothing(void **stat
     assert_int_equal(read_number(test->db, "SELECT count(*) FROM outbox"), 0);
 }
 
-int main(void) {
+int main(void)
+{
 #define TEST(name) cmocka_unit_test_setup_teardown(name, test_setup, test_teardown)
     const struct CMUnitTest tests[] = {
         TEST(a_new_id_is_stored_with_everything_of_the_request),

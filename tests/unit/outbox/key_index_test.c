@@ -7,7 +7,8 @@
 #include "outbox/support.h"
 
 /* Random-looking and repeatable: caller-chosen ids. */
-static void make_id(char id[static 40], int64_t number) {
+static void make_id(char id[static 40], int64_t number)
+{
     uint64_t mixed = ((uint64_t)number + 1) * UINT64_C(0x9e3779b97f4a7c15);
     mixed ^= mixed >> 29;
     mixed *= UINT64_C(0xbf58476d1ce4e5b9);
@@ -21,7 +22,8 @@ struct flood {
     int report_fd;
     bool finished;
 };
-static void flood_done(struct outbox_accept *accept) {
+static void flood_done(struct outbox_accept *accept)
+{
     struct flood *flood = accept->argument;
     flood->open--;
     if (accept->status < 0) {
@@ -40,7 +42,8 @@ static void flood_done(struct outbox_accept *accept) {
 }
 
 /* Ids first to end (exclusive), a thousand on their way at a time. */
-static void flood_ids(struct test_outbox *test, int64_t first, int64_t end, struct flood *flood) {
+static void flood_ids(struct test_outbox *test, int64_t first, int64_t end, struct flood *flood)
+{
     int64_t next = first;
     while (next < end || flood->open > 0) {
         for (; next < end && flood->open < 1000; next++) {
@@ -54,21 +57,24 @@ static void flood_ids(struct test_outbox *test, int64_t first, int64_t end, stru
             outbox_accept(accept);
         }
         bool closed;
-        for (struct message *message = mailbox_wait_all(&test->place.completions, 1000, &closed), *after; message != NULL; message = after) {
+        for (struct message *message = mailbox_wait_all(&test->place.completions, 1000, &closed), *after; message != NULL;
+             message = after) {
             after = message->next;
             message->handle(message);
         }
     }
 }
 
-static void assert_all_known(struct test_outbox *test, int64_t first, int64_t end) {
+static void assert_all_known(struct test_outbox *test, int64_t first, int64_t end)
+{
     struct flood flood = { .open = 0 };
     flood_ids(test, first, end, &flood);
     assert_int_equal(flood.failed, 0);
     assert_int_equal(flood.outcomes[ACCEPT_DUPLICATE_QUEUED], end - first);
 }
 
-static void ids_are_found_in_memory_while_they_move_and_on_disk(void **state) {
+static void ids_are_found_in_memory_while_they_move_and_on_disk(void **state)
+{
     struct test_outbox *test = *state;
     struct flood flood = { .open = 0 };
     flood_ids(test, 0, 61000, &flood); /* past the size at which the table is swapped */
@@ -94,7 +100,8 @@ static void ids_are_found_in_memory_while_they_move_and_on_disk(void **state) {
     assert_int_equal(accept_outcome_of(test, "new", "body"), ACCEPT_STORED);
 }
 
-static void an_idle_outbox_moves_its_ids_to_disk(void **state) {
+static void an_idle_outbox_moves_its_ids_to_disk(void **state)
+{
     struct test_outbox *test = *state;
     struct flood flood = { .open = 0 };
     flood_ids(test, 0, 20000, &flood);
@@ -103,7 +110,8 @@ static void an_idle_outbox_moves_its_ids_to_disk(void **state) {
     int64_t deadline_ms = clock_monotonic_ms() + 30000;
     while (test->outbox->merging) {
         bool closed;
-        for (struct message *message = mailbox_wait_all(&test->place.completions, 1000, &closed), *after; message != NULL; message = after) {
+        for (struct message *message = mailbox_wait_all(&test->place.completions, 1000, &closed), *after; message != NULL;
+             message = after) {
             after = message->next;
             message->handle(message);
         }
@@ -119,18 +127,21 @@ static void an_idle_outbox_moves_its_ids_to_disk(void **state) {
 static atomic_int refuse_every; /* 0: never */
 static atomic_int write_count;
 
-static bool write_refused(void) {
+static bool write_refused(void)
+{
     int every = atomic_load(&refuse_every);
     return every > 0 && atomic_fetch_add(&write_count, 1) % every == every - 1;
 }
-static ssize_t failing_pwrite64(int fd, const void *bytes, size_t size, off64_t offset) {
+static ssize_t failing_pwrite64(int fd, const void *bytes, size_t size, off64_t offset)
+{
     if (write_refused()) {
         errno = ENOSPC;
         return -1;
     }
     return pwrite64(fd, bytes, size, offset);
 }
-static ssize_t failing_pwrite(int fd, const void *bytes, size_t size, off_t offset) {
+static ssize_t failing_pwrite(int fd, const void *bytes, size_t size, off_t offset)
+{
     if (write_refused()) {
         errno = ENOSPC;
         return -1;
@@ -138,7 +149,8 @@ static ssize_t failing_pwrite(int fd, const void *bytes, size_t size, off_t offs
     return pwrite(fd, bytes, size, offset);
 }
 
-static void transactions_that_fail_in_the_middle_of_a_move_lose_no_id(void **state) {
+static void transactions_that_fail_in_the_middle_of_a_move_lose_no_id(void **state)
+{
     struct test_outbox *test = *state;
     sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
     assert_int_equal(vfs->xSetSystemCall(vfs, "pwrite", (sqlite3_syscall_ptr)failing_pwrite), SQLITE_OK);
@@ -169,7 +181,8 @@ static void transactions_that_fail_in_the_middle_of_a_move_lose_no_id(void **sta
     assert_int_equal(vfs->xSetSystemCall(vfs, NULL, NULL), SQLITE_OK);
 }
 
-static void an_id_that_has_a_row_is_answered_when_the_disk_takes_nothing(void **state) {
+static void an_id_that_has_a_row_is_answered_when_the_disk_takes_nothing(void **state)
+{
     struct test_outbox *test = *state;
     sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
     assert_int_equal(vfs->xSetSystemCall(vfs, "pwrite", (sqlite3_syscall_ptr)failing_pwrite), SQLITE_OK);
@@ -190,7 +203,8 @@ static void an_id_that_has_a_row_is_answered_when_the_disk_takes_nothing(void **
 }
 
 /* Killed while ids are on their way, with a move under way in most of the rounds: every id that was answered is known, none twice. */
-static void after_kill_9_every_answered_id_is_known_and_none_is_there_twice(void **state) {
+static void after_kill_9_every_answered_id_is_known_and_none_is_there_twice(void **state)
+{
     struct test_outbox *test = *state;
     struct flood flood = { .open = 0 };
     flood_ids(test, 0, 57000, &flood);
@@ -226,12 +240,14 @@ static void after_kill_9_every_answered_id_is_known_and_none_is_there_twice(void
         assert_all_known(test, end, end + answered);
         end = read_number(test->db, "SELECT count(*) FROM outbox"); /* ids are submitted in order: all before `end` are there */
         assert_all_known(test, end - 5000, end);
-        assert_int_equal(read_number(test->db, "SELECT count(*) FROM (SELECT 1 FROM outbox GROUP BY client_message_id HAVING count(*) > 1)"), 0);
+        assert_int_equal(
+            read_number(test->db, "SELECT count(*) FROM (SELECT 1 FROM outbox GROUP BY client_message_id HAVING count(*) > 1)"), 0);
     }
     assert_all_known(test, 0, end);
 }
 
-static void ids_whose_hashes_collide_are_told_apart(void **state) {
+static void ids_whose_hashes_collide_are_told_apart(void **state)
+{
     struct test_outbox *test = *state;
     int64_t seq = accept_new(test, "a", "body");
     /* An entry for "b" that points to the row of "a": what a collision looks like, in memory and on disk. */
@@ -248,14 +264,17 @@ static void ids_whose_hashes_collide_are_told_apart(void **state) {
     assert_int_equal(read_number(test->db, "SELECT count(*) FROM outbox"), 2);
 }
 
-static void rows_that_somebody_added_by_hand_are_indexed_and_counted_at_the_next_start(void **state) {
+static void rows_that_somebody_added_by_hand_are_indexed_and_counted_at_the_next_start(void **state)
+{
     struct test_outbox *test = *state;
     struct flood flood = { .open = 0 };
     flood_ids(test, 0, 3000, &flood); /* more than are counted again at every start */
     outbox_again(test);
-    write_sql(test->db, "INSERT INTO outbox SELECT seq + 100000, 'X' || substr(id, 2), 'by-hand-' || seq, request_fingerprint, broker_fingerprint, mesh,"
-                        " destination_kind, destination_ref, priority, reply_to_id, meta, mentions, enqueued_at, attempts, next_attempt_at, 'done',"
-                        " last_error, delivered_at, broker_message_id, history_id, aborted_at, aborted_by, superseded_by, payload FROM outbox");
+    write_sql(
+        test->db,
+        "INSERT INTO outbox SELECT seq + 100000, 'X' || substr(id, 2), 'by-hand-' || seq, request_fingerprint, broker_fingerprint, mesh,"
+        " destination_kind, destination_ref, priority, reply_to_id, meta, mentions, enqueued_at, attempts, next_attempt_at, 'done',"
+        " last_error, delivered_at, broker_message_id, history_id, aborted_at, aborted_by, superseded_by, payload FROM outbox");
     outbox_again(test);
     assert_int_equal(accept_outcome_of(test, "by-hand-17", "body"), ACCEPT_DUPLICATE_DONE);
     assert_counts_exact(test);
@@ -264,7 +283,8 @@ static void rows_that_somebody_added_by_hand_are_indexed_and_counted_at_the_next
     assert_counts_exact(test);
 }
 
-static void a_small_table_is_counted_again_after_a_repair_by_hand(void **state) {
+static void a_small_table_is_counted_again_after_a_repair_by_hand(void **state)
+{
     struct test_outbox *test = *state;
     struct flood flood = { .open = 0 };
     flood_ids(test, 0, 100, &flood);
@@ -273,7 +293,8 @@ static void a_small_table_is_counted_again_after_a_repair_by_hand(void **state) 
     assert_counts_exact(test);
 }
 
-int main(void) {
+int main(void)
+{
 #define TEST(name) cmocka_unit_test_setup_teardown(name, test_setup, test_teardown)
     const struct CMUnitTest tests[] = {
         TEST(ids_are_found_in_memory_while_they_move_and_on_disk),

@@ -1,7 +1,8 @@
 /* Moves of rows, on disk: every cell, batches, what is tried again. */
 #include "outbox/support.h"
 
-static void every_cell_moves_the_row_or_leaves_it_alone(void **state) {
+static void every_cell_moves_the_row_or_leaves_it_alone(void **state)
+{
     struct test_outbox *test = *state;
     for (unsigned from = 0; from < OUTBOX_STATES; from++) {
         for (unsigned event = 0; event < OUTBOX_EVENTS; event++) {
@@ -32,14 +33,16 @@ static void every_cell_moves_the_row_or_leaves_it_alone(void **state) {
     assert_counts_exact(test);
 }
 
-static void a_row_that_is_gone_is_reported_not_moved(void **state) {
+static void a_row_that_is_gone_is_reported_not_moved(void **state)
+{
     struct test_outbox *test = *state;
     struct move_wait wait = move_one(test, 4711, OUTBOX_EVENT_SENT);
     assert_false(wait.moved);
     assert_int_equal(wait.from, OUTBOX_STATES);
 }
 
-static void each_event_leaves_its_traces(void **state) {
+static void each_event_leaves_its_traces(void **state)
+{
     struct test_outbox *test = *state;
     int64_t seq = row_in_state(test, "a", "body", OUTBOX_INFLIGHT);
     (void)move_one(test, seq, OUTBOX_EVENT_RETRY);
@@ -69,14 +72,16 @@ struct batch_wait {
     bool finished;
     size_t moved;
 };
-static void batch_finished(void *argument, struct outbox_move *moves, size_t count) {
+static void batch_finished(void *argument, struct outbox_move *moves, size_t count)
+{
     struct batch_wait *wait = argument;
     for (size_t i = 0; i < count; i++) {
         wait->moved += moves[i].moved ? 1 : 0;
     }
     wait->finished = true;
 }
-static void submit_batch(struct test_outbox *test, int64_t first, size_t count, enum outbox_event event, struct batch_wait *wait) {
+static void submit_batch(struct test_outbox *test, int64_t first, size_t count, enum outbox_event event, struct batch_wait *wait)
+{
     struct outbox_move *moves = memory_calloc(count, sizeof(*moves));
     for (size_t i = 0; i < count; i++) {
         moves[i] = (struct outbox_move){ .seq = first + (int64_t)i, .event = event, .history_id = -1, .next_attempt_at = 0 };
@@ -88,7 +93,8 @@ static void submit_batch(struct test_outbox *test, int64_t first, size_t count, 
     outbox_move_batch(test->outbox, moves, count, wait == NULL ? NULL : batch_finished, wait);
 }
 
-static void a_batch_moves_each_row_that_it_may(void **state) {
+static void a_batch_moves_each_row_that_it_may(void **state)
+{
     struct test_outbox *test = *state;
     for (int i = 0; i < 100; i++) {
         char id[32];
@@ -107,7 +113,8 @@ static void a_batch_moves_each_row_that_it_may(void **state) {
     assert_counts_exact(test);
 }
 
-static void a_batch_that_cannot_be_committed_is_tried_again_in_order_until_it_is(void **state) {
+static void a_batch_that_cannot_be_committed_is_tried_again_in_order_until_it_is(void **state)
+{
     struct test_outbox *test = *state;
     for (int i = 0; i < 400; i++) {
         char id[32];
@@ -149,7 +156,8 @@ static void a_batch_that_cannot_be_committed_is_tried_again_in_order_until_it_is
 }
 
 /* A row whose `sent` was written after its `retry` would be inflight for ever: nobody waits for its answer any more. */
-static void what_follows_a_failed_batch_waits_for_it_even_when_there_is_room_again(void **state) {
+static void what_follows_a_failed_batch_waits_for_it_even_when_there_is_room_again(void **state)
+{
     struct test_outbox *test = *state;
     for (int i = 0; i < 400; i++) {
         char id[32];
@@ -183,7 +191,8 @@ static void what_follows_a_failed_batch_waits_for_it_even_when_there_is_room_aga
     assert_counts_exact(test);
 }
 
-static void kept_batches_are_freed_when_the_outbox_stops_before_there_is_room(void **state) {
+static void kept_batches_are_freed_when_the_outbox_stops_before_there_is_room(void **state)
+{
     struct test_outbox *test = *state;
     for (int i = 0; i < 400; i++) {
         char id[32];
@@ -209,7 +218,8 @@ struct receipt_wait {
     struct sha256 first;
     char ref[16];
 };
-static void receipt_finished(void *argument, struct outbox_receipt *receipt, const struct outbox_receipt_result *result) {
+static void receipt_finished(void *argument, struct outbox_receipt *receipt, const struct outbox_receipt_result *result)
+{
     struct receipt_wait *wait = argument;
     assert_non_null(receipt->by);
     wait->status = result->status;
@@ -219,12 +229,18 @@ static void receipt_finished(void *argument, struct outbox_receipt *receipt, con
     assert_int_equal(string_copy(wait->ref, sizeof(wait->ref), result->destination_ref == NULL ? "" : result->destination_ref), 0);
     wait->finished = true;
 }
-static struct receipt_wait add_receipt(struct test_outbox *test, const char *client_message_id, const char *mesh, const char *broker_message_id,
-                                       const char *by, const char *what, bool verified) {
+static struct receipt_wait add_receipt(struct test_outbox *test, const char *client_message_id, const char *mesh,
+                                       const char *broker_message_id, const char *by, const char *what, bool verified)
+{
     struct outbox_receipt *receipt = memory_zalloc(sizeof(*receipt));
-    *receipt = (struct outbox_receipt){ .client_message_id = memory_strdup(client_message_id), .mesh = memory_strdup(mesh),
-                                        .broker_message_id = memory_strdup(broker_message_id), .by = memory_strdup(by),
-                                        .rsig = memory_strdup("signature"), .at = 5, .signed_at = 6, .verified = verified };
+    *receipt = (struct outbox_receipt){ .client_message_id = memory_strdup(client_message_id),
+                                        .mesh = memory_strdup(mesh),
+                                        .broker_message_id = memory_strdup(broker_message_id),
+                                        .by = memory_strdup(by),
+                                        .rsig = memory_strdup("signature"),
+                                        .at = 5,
+                                        .signed_at = 6,
+                                        .verified = verified };
     assert_int_equal(string_copy(receipt->state, sizeof(receipt->state), what), 0);
     struct receipt_wait wait = { .finished = false };
     outbox_receipt_add(test->outbox, receipt, receipt_finished, &wait);
@@ -232,7 +248,8 @@ static struct receipt_wait add_receipt(struct test_outbox *test, const char *cli
     return wait;
 }
 
-static void send_with_content(struct test_outbox *test, int64_t seq, int byte) {
+static void send_with_content(struct test_outbox *test, int64_t seq, int byte)
+{
     struct outbox_move *move = memory_zalloc(sizeof(*move));
     *move = (struct outbox_move){ .seq = seq, .event = OUTBOX_EVENT_SENT, .history_id = -1, .has_content = true };
     memset(move->content.bytes, byte, sizeof(move->content.bytes));
@@ -242,7 +259,8 @@ static void send_with_content(struct test_outbox *test, int64_t seq, int byte) {
     assert_true(wait.moved);
 }
 
-static void a_receipt_is_stored_once_and_shown_with_its_row(void **state) {
+static void a_receipt_is_stored_once_and_shown_with_its_row(void **state)
+{
     struct test_outbox *test = *state;
     int64_t seq = accept_new(test, "a", "body");
     send_with_content(test, seq, 1);
@@ -277,7 +295,8 @@ static void a_receipt_is_stored_once_and_shown_with_its_row(void **state) {
     outbox_found_release(&found.found);
 }
 
-static void a_receipt_for_what_was_not_sent_from_here_is_not_stored(void **state) {
+static void a_receipt_for_what_was_not_sent_from_here_is_not_stored(void **state)
+{
     struct test_outbox *test = *state;
     (void)row_in_state(test, "a", "body", OUTBOX_DONE);
     assert_int_equal(add_receipt(test, "x", "mesh-a", "b-1", "bob", "stored", true).status, -ERROR_NOT_FOUND);
@@ -286,7 +305,8 @@ static void a_receipt_for_what_was_not_sent_from_here_is_not_stored(void **state
     assert_int_equal(read_number(test->db, "SELECT count(*) FROM receipt"), 0);
 }
 
-static void a_receipt_that_comes_before_the_lost_answer_fits(void **state) {
+static void a_receipt_that_comes_before_the_lost_answer_fits(void **state)
+{
     struct test_outbox *test = *state;
     (void)row_in_state(test, "a", "body", OUTBOX_INFLIGHT);
     outbox_again(test);
@@ -297,7 +317,8 @@ static void a_receipt_that_comes_before_the_lost_answer_fits(void **state) {
     outbox_found_release(&found.found);
 }
 
-int main(void) {
+int main(void)
+{
 #define TEST(name) cmocka_unit_test_setup_teardown(name, test_setup, test_teardown)
     const struct CMUnitTest tests[] = {
         TEST(every_cell_moves_the_row_or_leaves_it_alone),

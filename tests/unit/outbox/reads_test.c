@@ -1,7 +1,8 @@
 /* Pages for the drain, lists for operators, the start, and what time does to rows. */
 #include "outbox/support.h"
 
-static int64_t add(struct test_outbox *test, const char *mesh, const char *ref, enum outbox_priority priority, int64_t enqueued_at) {
+static int64_t add(struct test_outbox *test, const char *mesh, const char *ref, enum outbox_priority priority, int64_t enqueued_at)
+{
     static int number;
     char id[32];
     (void)snprintf(id, sizeof(id), "row-%d", number++);
@@ -19,7 +20,8 @@ static int64_t add(struct test_outbox *test, const char *mesh, const char *ref, 
     return seq;
 }
 
-static struct rows_wait fetch(struct test_outbox *test, struct outbox_fetch fetch) {
+static struct rows_wait fetch(struct test_outbox *test, struct outbox_fetch fetch)
+{
     struct rows_wait wait = { .finished = false };
     outbox_fetch_pending(test->outbox, &fetch, rows_finished, &wait);
     place_run_until(&test->place, &wait.finished);
@@ -27,7 +29,8 @@ static struct rows_wait fetch(struct test_outbox *test, struct outbox_fetch fetc
     return wait;
 }
 
-static void assert_fetched(struct test_outbox *test, struct outbox_fetch what, const int64_t *seqs, size_t count) {
+static void assert_fetched(struct test_outbox *test, struct outbox_fetch what, const int64_t *seqs, size_t count)
+{
     struct rows_wait wait = fetch(test, what);
     assert_int_equal(wait.count, count);
     for (size_t i = 0; i < count; i++) {
@@ -38,7 +41,8 @@ static void assert_fetched(struct test_outbox *test, struct outbox_fetch what, c
     rows_free(&wait);
 }
 
-static void the_drain_reads_pending_rows_of_a_mesh_priority_and_lane_in_order(void **state) {
+static void the_drain_reads_pending_rows_of_a_mesh_priority_and_lane_in_order(void **state)
+{
     struct test_outbox *test = *state;
     int64_t a1 = add(test, "a", "bob", PRIORITY_NEXT, 1);
     int64_t b1 = add(test, "b", "bob", PRIORITY_NEXT, 1);
@@ -68,7 +72,8 @@ static void the_drain_reads_pending_rows_of_a_mesh_priority_and_lane_in_order(vo
     assert_fetched(test, nobody, NULL, 0);
 }
 
-static struct rows_wait list(struct test_outbox *test, struct outbox_list what) {
+static struct rows_wait list(struct test_outbox *test, struct outbox_list what)
+{
     struct rows_wait wait = { .finished = false };
     outbox_list(test->outbox, &what, rows_finished, &wait);
     place_run_until(&test->place, &wait.finished);
@@ -76,7 +81,8 @@ static struct rows_wait list(struct test_outbox *test, struct outbox_list what) 
     return wait;
 }
 
-static void lists_are_newest_first_by_state_and_mesh_without_payload(void **state) {
+static void lists_are_newest_first_by_state_and_mesh_without_payload(void **state)
+{
     struct test_outbox *test = *state;
     for (int round = 0; round < 3; round++) {
         for (unsigned row_state = 0; row_state < OUTBOX_STATES; row_state++) {
@@ -87,7 +93,9 @@ static void lists_are_newest_first_by_state_and_mesh_without_payload(void **stat
     }
     int64_t other = add(test, "b", "bob", PRIORITY_NEXT, 1);
     for (unsigned row_state = 0; row_state < OUTBOX_STATES; row_state++) {
-        struct outbox_list what = { .has_state = true, .state = (enum outbox_state)row_state, .mesh = "mesh-a", .limit = 2, .before_seq = INT64_MAX };
+        struct outbox_list what = {
+            .has_state = true, .state = (enum outbox_state)row_state, .mesh = "mesh-a", .limit = 2, .before_seq = INT64_MAX
+        };
         struct rows_wait first = list(test, what);
         assert_int_equal(first.count, 2);
         assert_true(first.rows[0]->seq > first.rows[1]->seq);
@@ -110,7 +118,8 @@ static void lists_are_newest_first_by_state_and_mesh_without_payload(void **stat
     rows_free(&one_mesh);
 }
 
-static void a_row_that_is_not_there_is_not_found(void **state) {
+static void a_row_that_is_not_there_is_not_found(void **state)
+{
     struct test_outbox *test = *state;
     struct found_wait found = find_row(test, "nobody", true);
     assert_int_equal(found.status, -ERROR_NOT_FOUND);
@@ -119,7 +128,8 @@ static void a_row_that_is_not_there_is_not_found(void **state) {
 
 /* ---- the start ---------------------------------------------------------------------------------------------------- */
 
-static void inflight_rows_are_pending_again_after_a_start_with_one_attempt_more_and_due_now(void **state) {
+static void inflight_rows_are_pending_again_after_a_start_with_one_attempt_more_and_due_now(void **state)
+{
     struct test_outbox *test = *state;
     (void)row_in_state(test, "sent", "body", OUTBOX_INFLIGHT);
     (void)row_in_state(test, "waiting", "body", OUTBOX_PENDING);
@@ -142,7 +152,8 @@ static void inflight_rows_are_pending_again_after_a_start_with_one_attempt_more_
     outbox_found_release(&found.found);
 }
 
-static void a_start_of_a_file_in_order_writes_nothing(void **state) {
+static void a_start_of_a_file_in_order_writes_nothing(void **state)
+{
     struct test_outbox *test = *state;
     (void)row_in_state(test, "waiting", "body", OUTBOX_PENDING);
     (void)row_in_state(test, "done", "body", OUTBOX_DONE);
@@ -154,7 +165,8 @@ static void a_start_of_a_file_in_order_writes_nothing(void **state) {
     assert_int_equal(read_number(test->db, "SELECT clean FROM schema"), 0);
 }
 
-static void counts_are_kept_for_each_mesh(void **state) {
+static void counts_are_kept_for_each_mesh(void **state)
+{
     struct test_outbox *test = *state;
     int64_t seq = add(test, "a", "bob", PRIORITY_NEXT, 1);
     (void)add(test, "b", "bob", PRIORITY_NEXT, 1);
@@ -181,17 +193,20 @@ struct expire_wait {
     bool finished;
     int64_t expired, oldest;
 };
-static void expire_finished(void *argument, int64_t expired, int64_t oldest) {
+static void expire_finished(void *argument, int64_t expired, int64_t oldest)
+{
     *(struct expire_wait *)argument = (struct expire_wait){ true, expired, oldest };
 }
-static struct expire_wait expire(struct test_outbox *test, const char *mesh, int64_t before) {
+static struct expire_wait expire(struct test_outbox *test, const char *mesh, int64_t before)
+{
     struct expire_wait wait = { .finished = false };
     outbox_expire(test->outbox, mesh, before, expire_finished, &wait);
     place_run_until(&test->place, &wait.finished);
     return wait;
 }
 
-static void pending_rows_past_the_age_become_dead_and_no_others(void **state) {
+static void pending_rows_past_the_age_become_dead_and_no_others(void **state)
+{
     struct test_outbox *test = *state;
     int64_t old = add(test, "a", "bob", PRIORITY_LOW, 100);
     int64_t sent = add(test, "a", "bob", PRIORITY_NEXT, 100);
@@ -210,7 +225,8 @@ static void pending_rows_past_the_age_become_dead_and_no_others(void **state) {
     assert_int_equal(test->finished, 2);
     assert_int_equal(test->last_state, OUTBOX_DEAD);
     assert_string_equal(test->last_error, "max_age_exceeded");
-    char *sql = memory_printf("SELECT count(*) FROM outbox WHERE status = 'dead' AND last_error = 'max_age_exceeded' AND seq IN (%" PRId64 ", %" PRId64 ")",
+    char *sql = memory_printf("SELECT count(*) FROM outbox WHERE status = 'dead' AND last_error = 'max_age_exceeded' AND seq IN (%" PRId64
+                              ", %" PRId64 ")",
                               old, stepped);
     assert_int_equal(read_number(test->db, sql), 2);
     free(sql);
@@ -221,7 +237,8 @@ static void pending_rows_past_the_age_become_dead_and_no_others(void **state) {
     assert_counts_exact(test);
 }
 
-static void many_rows_expire_in_steps(void **state) {
+static void many_rows_expire_in_steps(void **state)
+{
     struct test_outbox *test = *state;
     static struct accept_wait waits[1700];
     for (size_t i = 0; i < 1700; i++) {
@@ -243,9 +260,10 @@ static void many_rows_expire_in_steps(void **state) {
     assert_counts_exact(test);
 }
 
-static void prune(struct test_outbox *test, int64_t before) {
+static void prune(struct test_outbox *test, int64_t before)
+{
     outbox_prune(test->outbox, before);
-    outbox_prune(test->outbox, before); /* one at a time: this one is nothing */
+    outbox_prune(test->outbox, before);                        /* one at a time: this one is nothing */
     struct found_wait found = find_row(test, "nobody", false); /* behind the first step */
     outbox_found_release(&found.found);
     for (int i = 0; i < 20; i++) { /* a step each */
@@ -254,7 +272,8 @@ static void prune(struct test_outbox *test, int64_t before) {
     }
 }
 
-static void payloads_of_old_done_rows_go_and_everything_else_stays(void **state) {
+static void payloads_of_old_done_rows_go_and_everything_else_stays(void **state)
+{
     struct test_outbox *test = *state;
     static int64_t seqs[1000];
     for (size_t i = 0; i < 1000; i++) {
@@ -285,7 +304,8 @@ static void payloads_of_old_done_rows_go_and_everything_else_stays(void **state)
     outbox_found_release(&found.found);
 }
 
-int main(void) {
+int main(void)
+{
 #define TEST(name) cmocka_unit_test_setup_teardown(name, test_setup, test_teardown)
     const struct CMUnitTest tests[] = {
         TEST(the_drain_reads_pending_rows_of_a_mesh_priority_and_lane_in_order),

@@ -5,10 +5,12 @@ struct retire_wait {
     struct outbox_retire *retire;
     bool finished;
 };
-static void retire_finished(struct outbox_retire *retire) {
+static void retire_finished(struct outbox_retire *retire)
+{
     ((struct retire_wait *)retire->argument)->finished = true;
 }
-static struct outbox_retire *retire_row(struct test_outbox *test, const char *id, bool force, struct outbox_row *successor) {
+static struct outbox_retire *retire_row(struct test_outbox *test, const char *id, bool force, struct outbox_row *successor)
+{
     struct retire_wait wait = { .finished = false };
     struct outbox_retire *retire = memory_zalloc(sizeof(*retire));
     retire->outbox = test->outbox;
@@ -22,10 +24,12 @@ static struct outbox_retire *retire_row(struct test_outbox *test, const char *id
     return retire;
 }
 
-static void every_state_is_retired_or_refused_as_the_specification_says(void **state) {
+static void every_state_is_retired_or_refused_as_the_specification_says(void **state)
+{
     struct test_outbox *test = *state;
     static const int PLAIN[OUTBOX_STATES] = {
-        [OUTBOX_PENDING] = 0, [OUTBOX_INFLIGHT] = -ERROR_BUSY, [OUTBOX_DONE] = -ERROR_CONFLICT, [OUTBOX_DEAD] = 0, [OUTBOX_ABORTED] = -ERROR_CONFLICT,
+        [OUTBOX_PENDING] = 0, [OUTBOX_INFLIGHT] = -ERROR_BUSY,    [OUTBOX_DONE] = -ERROR_CONFLICT,
+        [OUTBOX_DEAD] = 0,    [OUTBOX_ABORTED] = -ERROR_CONFLICT,
     };
     static const int FORCED[OUTBOX_STATES] = {
         [OUTBOX_PENDING] = 0, [OUTBOX_INFLIGHT] = 0, [OUTBOX_DONE] = -ERROR_CONFLICT, [OUTBOX_DEAD] = 0, [OUTBOX_ABORTED] = -ERROR_CONFLICT,
@@ -73,7 +77,8 @@ static void every_state_is_retired_or_refused_as_the_specification_says(void **s
     assert_counts_exact(test);
 }
 
-static void a_row_is_named_by_its_row_id_too(void **state) {
+static void a_row_is_named_by_its_row_id_too(void **state)
+{
     struct test_outbox *test = *state;
     (void)accept_new(test, "a", "body");
     struct found_wait found = find_row(test, "a", false);
@@ -87,7 +92,8 @@ static void a_row_is_named_by_its_row_id_too(void **state) {
     outbox_retire_free(retire);
 }
 
-static void a_successor_whose_id_was_used_changes_nothing(void **state) {
+static void a_successor_whose_id_was_used_changes_nothing(void **state)
+{
     struct test_outbox *test = *state;
     (void)row_in_state(test, "dead", "body", OUTBOX_DEAD);
     (void)row_in_state(test, "used", "body", OUTBOX_ABORTED);
@@ -102,7 +108,8 @@ static void a_successor_whose_id_was_used_changes_nothing(void **state) {
     assert_counts_exact(test);
 }
 
-static void the_old_id_stays_refused_and_the_new_one_is_consumed(void **state) {
+static void the_old_id_stays_refused_and_the_new_one_is_consumed(void **state)
+{
     struct test_outbox *test = *state;
     (void)row_in_state(test, "old", "body", OUTBOX_DEAD);
     outbox_retire_free(retire_row(test, "old", false, make_row("new", "body")));
@@ -121,7 +128,8 @@ static void the_old_id_stays_refused_and_the_new_one_is_consumed(void **state) {
     }
 }
 
-static void a_full_outbox_can_still_drop_and_requeue(void **state) {
+static void a_full_outbox_can_still_drop_and_requeue(void **state)
+{
     struct test_outbox *test = *state;
     (void)row_in_state(test, "dead-1", "body", OUTBOX_DEAD);
     (void)row_in_state(test, "dead-2", "body", OUTBOX_DEAD);
@@ -139,7 +147,8 @@ static void a_full_outbox_can_still_drop_and_requeue(void **state) {
     assert_counts_exact(test);
 }
 
-static void a_requeue_that_the_disk_refuses_leaves_the_row_as_it_was(void **state) {
+static void a_requeue_that_the_disk_refuses_leaves_the_row_as_it_was(void **state)
+{
     struct test_outbox *test = *state;
     (void)row_in_state(test, "dead", "body", OUTBOX_DEAD);
     char *limit = memory_printf("PRAGMA max_page_count = %" PRId64, read_number(test->db, "PRAGMA page_count"));
@@ -158,7 +167,8 @@ static void a_requeue_that_the_disk_refuses_leaves_the_row_as_it_was(void **stat
     assert_counts_exact(test);
 }
 
-int main(void) {
+int main(void)
+{
 #define TEST(name) cmocka_unit_test_setup_teardown(name, test_setup, test_teardown)
     const struct CMUnitTest tests[] = {
         TEST(every_state_is_retired_or_refused_as_the_specification_says),

@@ -14,15 +14,16 @@ static const struct {
     enum outbox_event event;
     enum outbox_state to;
 } MOVES[] = {
-    { OUTBOX_PENDING, OUTBOX_EVENT_SENT, OUTBOX_INFLIGHT },     { OUTBOX_INFLIGHT, OUTBOX_EVENT_ACCEPTED, OUTBOX_DONE },
-    { OUTBOX_PENDING, OUTBOX_EVENT_ACCEPTED, OUTBOX_DONE },     { OUTBOX_INFLIGHT, OUTBOX_EVENT_FORCED, OUTBOX_ABORTED },
-    { OUTBOX_INFLIGHT, OUTBOX_EVENT_RETRY, OUTBOX_PENDING },    { OUTBOX_INFLIGHT, OUTBOX_EVENT_REFUSED, OUTBOX_DEAD },
-    { OUTBOX_PENDING, OUTBOX_EVENT_REFUSED, OUTBOX_DEAD },      { OUTBOX_PENDING, OUTBOX_EVENT_EXPIRED, OUTBOX_DEAD },
-    { OUTBOX_PENDING, OUTBOX_EVENT_RETIRED, OUTBOX_ABORTED },   { OUTBOX_DEAD, OUTBOX_EVENT_RETIRED, OUTBOX_ABORTED },
-    { OUTBOX_PENDING, OUTBOX_EVENT_FORCED, OUTBOX_ABORTED },    { OUTBOX_DEAD, OUTBOX_EVENT_FORCED, OUTBOX_ABORTED },
+    { OUTBOX_PENDING, OUTBOX_EVENT_SENT, OUTBOX_INFLIGHT },   { OUTBOX_INFLIGHT, OUTBOX_EVENT_ACCEPTED, OUTBOX_DONE },
+    { OUTBOX_PENDING, OUTBOX_EVENT_ACCEPTED, OUTBOX_DONE },   { OUTBOX_INFLIGHT, OUTBOX_EVENT_FORCED, OUTBOX_ABORTED },
+    { OUTBOX_INFLIGHT, OUTBOX_EVENT_RETRY, OUTBOX_PENDING },  { OUTBOX_INFLIGHT, OUTBOX_EVENT_REFUSED, OUTBOX_DEAD },
+    { OUTBOX_PENDING, OUTBOX_EVENT_REFUSED, OUTBOX_DEAD },    { OUTBOX_PENDING, OUTBOX_EVENT_EXPIRED, OUTBOX_DEAD },
+    { OUTBOX_PENDING, OUTBOX_EVENT_RETIRED, OUTBOX_ABORTED }, { OUTBOX_DEAD, OUTBOX_EVENT_RETIRED, OUTBOX_ABORTED },
+    { OUTBOX_PENDING, OUTBOX_EVENT_FORCED, OUTBOX_ABORTED },  { OUTBOX_DEAD, OUTBOX_EVENT_FORCED, OUTBOX_ABORTED },
 };
 
-static void each_state_and_event_moves_as_the_specification_says_or_is_refused(void **state) {
+static void each_state_and_event_moves_as_the_specification_says_or_is_refused(void **state)
+{
     (void)state;
     for (unsigned from = 0; from < OUTBOX_STATES; from++) {
         for (unsigned event = 0; event < OUTBOX_EVENTS; event++) {
@@ -37,7 +38,8 @@ static void each_state_and_event_moves_as_the_specification_says_or_is_refused(v
     }
 }
 
-static void nothing_leaves_done_or_aborted(void **state) {
+static void nothing_leaves_done_or_aborted(void **state)
+{
     (void)state;
     for (unsigned event = 0; event < OUTBOX_EVENTS; event++) {
         assert_int_equal(OUTBOX_MOVES[OUTBOX_DONE][event], OUTBOX_STATES);
@@ -45,14 +47,16 @@ static void nothing_leaves_done_or_aborted(void **state) {
     }
 }
 
-static void only_what_may_be_repeated_need_not_be_durable(void **state) {
+static void only_what_may_be_repeated_need_not_be_durable(void **state)
+{
     (void)state;
     for (unsigned event = 0; event < OUTBOX_EVENTS; event++) {
         assert_int_equal(OUTBOX_EVENT_DURABLE[event], event != OUTBOX_EVENT_SENT && event != OUTBOX_EVENT_RETRY);
     }
 }
 
-static void the_accept_table_has_the_eleven_cells_of_the_specification(void **state) {
+static void the_accept_table_has_the_eleven_cells_of_the_specification(void **state)
+{
     (void)state;
     assert_int_equal(ACCEPT_NEW.outcome, ACCEPT_STORED);
     assert_int_equal(ACCEPT_NEW.http_status, 202);
@@ -86,7 +90,8 @@ static void the_accept_table_has_the_eleven_cells_of_the_specification(void **st
     }
 }
 
-static void names_parse_to_what_they_name_and_nothing_else_parses(void **state) {
+static void names_parse_to_what_they_name_and_nothing_else_parses(void **state)
+{
     (void)state;
     for (unsigned i = 0; i < OUTBOX_STATES; i++) {
         enum outbox_state parsed = OUTBOX_STATES;
@@ -110,7 +115,8 @@ static void names_parse_to_what_they_name_and_nothing_else_parses(void **state) 
     assert_string_equal(priority_name(PRIORITIES), "unknown");
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_state_and_event_moves_as_the_specification_says_or_is_refused),
         cmocka_unit_test(nothing_leaves_done_or_aborted),

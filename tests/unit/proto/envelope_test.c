@@ -7,7 +7,8 @@
 static json_t *vectors;
 static struct keypair *alice;
 
-static struct envelope sample(void) {
+static struct envelope sample(void)
+{
     return (struct envelope){
         .id = "01JD4Q4T6N1V9W3KX3ZP5Y2M7A",
         .mesh = "7f9d2a54-9d0c-4a3e-8a4e-3c1b6f0e2d11",
@@ -21,14 +22,16 @@ static struct envelope sample(void) {
     };
 }
 
-static void build(const struct envelope *envelope, struct buffer *ret_plaintext) {
+static void build(const struct envelope *envelope, struct buffer *ret_plaintext)
+{
     buffer_init(ret_plaintext, BUFFER_UNLIMITED);
     assert_ok(envelope_build(envelope, alice, ret_plaintext, error));
 }
 
 /* Pads and parses any JSON. */
 static int parse_document(const json_t *document, struct envelope *ret_envelope, json_t **ret_document, bool *ret_is_envelope,
-                          struct error *ret_error) {
+                          struct error *ret_error)
+{
     struct buffer plaintext;
     buffer_init(&plaintext, BUFFER_UNLIMITED);
     assert_int_equal(json_print(document, &plaintext), 0);
@@ -39,7 +42,8 @@ static int parse_document(const json_t *document, struct envelope *ret_envelope,
 }
 
 /* What envelope_build makes, as JSON to tamper with. */
-static json_t *built_document(const struct envelope *envelope) {
+static json_t *built_document(const struct envelope *envelope)
+{
     struct buffer plaintext;
     size_t length = 0;
     json_t *document = NULL;
@@ -50,7 +54,8 @@ static json_t *built_document(const struct envelope *envelope) {
     return document;
 }
 
-static void the_vector_opens_and_its_signature_is_made_again(void **state) {
+static void the_vector_opens_and_its_signature_is_made_again(void **state)
+{
     (void)state;
     struct buffer sealed;
     struct buffer plaintext;
@@ -93,7 +98,8 @@ static void the_vector_opens_and_its_signature_is_made_again(void **state) {
     buffer_release(&plaintext);
 }
 
-static void what_was_built_parses_and_verifies(void **state) {
+static void what_was_built_parses_and_verifies(void **state)
+{
     (void)state;
     struct buffer plaintext;
     struct envelope parsed;
@@ -128,14 +134,16 @@ static void what_was_built_parses_and_verifies(void **state) {
     buffer_release(&plaintext);
 }
 
-static void keys_stand_in_their_order_and_absent_ones_not_at_all(void **state) {
+static void keys_stand_in_their_order_and_absent_ones_not_at_all(void **state)
+{
     (void)state;
     struct buffer plaintext;
     struct envelope envelope = sample();
     json_t *empty = json_new_object();
     envelope.meta = empty;
     build(&envelope, &plaintext);
-    static const char START[] = "{\"v\":1,\"id\":\"01JD4Q4T6N1V9W3KX3ZP5Y2M7A\",\"mesh\":\"7f9d2a54-9d0c-4a3e-8a4e-3c1b6f0e2d11\",\"from\":\"";
+    static const char START[] =
+        "{\"v\":1,\"id\":\"01JD4Q4T6N1V9W3KX3ZP5Y2M7A\",\"mesh\":\"7f9d2a54-9d0c-4a3e-8a4e-3c1b6f0e2d11\",\"from\":\"";
     static const char MIDDLE[] = ",\"sent_at\":1790000000456,\"body\":\"hello bob\",\"priority\":\"next\",\"rv\":\"0:e3b0";
     assert_memory_equal(plaintext.data, START, sizeof(START) - 1);
     assert_non_null(strstr(plaintext.data, MIDDLE));
@@ -147,7 +155,8 @@ static void keys_stand_in_their_order_and_absent_ones_not_at_all(void **state) {
     json_decref(empty);
 }
 
-static void a_change_of_any_field_breaks_a_signature(void **state) {
+static void a_change_of_any_field_breaks_a_signature(void **state)
+{
     (void)state;
     static const struct {
         const char *name, *value;
@@ -210,15 +219,17 @@ static void a_change_of_any_field_breaks_a_signature(void **state) {
     json_decref(mentions);
 }
 
-static void wrong_types_in_an_envelope_are_refused_as_an_envelope(void **state) {
+static void wrong_types_in_an_envelope_are_refused_as_an_envelope(void **state)
+{
     (void)state;
     static const struct {
         const char *name, *value;
     } CASES[] = {
-        { "v", "2" },          { "v", "\"1\"" },      { "id", "5" },          { "id", "\"a\\u0000b\"" }, { "mesh", "{}" },     { "from", "[]" },
-        { "kind", "null" },    { "to", "7" },         { "sent_at", "\"5\"" }, { "sent_at", "1.5" },      { "sent_at", "-1" },  { "reply_to", "5" },
-        { "meta", "[]" },      { "meta", "\"x\"" },   { "mentions", "{}" },   { "mentions", "[5]" },     { "body", "null" },   { "body", "{}" },
-        { "priority", "5" },   { "rv", "5" },         { "key_id", "5" },      { "sig", "5" },            { "xsig", "[]" },
+        { "v", "2" },          { "v", "\"1\"" },    { "id", "5" },    { "id", "\"a\\u0000b\"" }, { "mesh", "{}" },
+        { "from", "[]" },      { "kind", "null" },  { "to", "7" },    { "sent_at", "\"5\"" },    { "sent_at", "1.5" },
+        { "sent_at", "-1" },   { "reply_to", "5" }, { "meta", "[]" }, { "meta", "\"x\"" },       { "mentions", "{}" },
+        { "mentions", "[5]" }, { "body", "null" },  { "body", "{}" }, { "priority", "5" },       { "rv", "5" },
+        { "key_id", "5" },     { "sig", "5" },      { "xsig", "[]" },
     };
     struct envelope envelope = sample();
     json_t *document = built_document(&envelope);
@@ -236,7 +247,8 @@ static void wrong_types_in_an_envelope_are_refused_as_an_envelope(void **state) 
     json_decref(document);
 }
 
-static void what_is_no_envelope_is_said_to_be_none(void **state) {
+static void what_is_no_envelope_is_said_to_be_none(void **state)
+{
     (void)state;
     static const char *const TEXTS[] = { "hello", "5", "[]", "{}", "{\"v\":1,\"mesh\":\"m\",\"from\":\"f\"}", "\"v\"" };
     struct envelope envelope;
@@ -256,7 +268,8 @@ static void what_is_no_envelope_is_said_to_be_none(void **state) {
     assert_false(is_envelope);
 }
 
-static void what_cannot_be_signed_is_not_built(void **state) {
+static void what_cannot_be_signed_is_not_built(void **state)
+{
     (void)state;
     struct buffer plaintext;
     struct envelope envelope = sample();
@@ -279,7 +292,8 @@ static void what_cannot_be_signed_is_not_built(void **state) {
     buffer_release(&plaintext);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_vector_opens_and_its_signature_is_made_again),
         cmocka_unit_test(what_was_built_parses_and_verifies),

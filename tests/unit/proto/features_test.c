@@ -7,21 +7,28 @@ static json_t *vectors;
 static const char *const REQUIRED[] = { "client_message_id_dedupe", "concurrent_connection_policy" };
 
 static const struct feature_offer OFFER = {
-    .dedupe_retention_days = 365, .inline_bytes = 65536, .blob_bytes = 536870912, .max_concurrent_epochs = 4, .default_policy = "prefer_newest",
+    .dedupe_retention_days = 365,
+    .inline_bytes = 65536,
+    .blob_bytes = 536870912,
+    .max_concurrent_epochs = 4,
+    .default_policy = "prefer_newest",
 };
 
-static json_t *full_response(void) {
+static json_t *full_response(void)
+{
     json_t *request = parse_json("{\"require\":[],\"optional\":[],\"_reqId\":\"q1\"}");
     json_t *response = features_response(request, &OFFER);
     json_decref(request);
     return response;
 }
 
-static json_t *params_of(json_t *response, const char *feature) {
+static json_t *params_of(json_t *response, const char *feature)
+{
     return vector_at(vector_at(vector_at(response, "supported"), feature), "params");
 }
 
-static void a_full_answer_is_accepted_and_fills_the_set(void **state) {
+static void a_full_answer_is_accepted_and_fills_the_set(void **state)
+{
     (void)state;
     struct feature_set features;
     struct feature_verdict verdict;
@@ -74,7 +81,8 @@ static const struct required_case {
     { "no history", "history", NULL, NULL, FEATURE_UNAVAILABLE },
 };
 
-static json_t *response_with(const struct required_case *row) {
+static json_t *response_with(const struct required_case *row)
+{
     json_t *response = full_response();
     json_t *object = row->parameter == NULL ? vector_at(response, "supported") : params_of(response, row->feature);
     const char *name = row->parameter == NULL ? row->feature : row->parameter;
@@ -86,7 +94,8 @@ static json_t *response_with(const struct required_case *row) {
     return response;
 }
 
-static void a_required_feature_that_is_missing_or_bad_is_refused_with_its_kind(void **state) {
+static void a_required_feature_that_is_missing_or_bad_is_refused_with_its_kind(void **state)
+{
     (void)state;
     for (size_t index = 0; index < ARRAY_LENGTH(REQUIRED_CASES); index++) {
         struct feature_set features;
@@ -103,7 +112,8 @@ static void a_required_feature_that_is_missing_or_bad_is_refused_with_its_kind(v
     }
 }
 
-static void the_same_in_an_optional_feature_leaves_our_defaults(void **state) {
+static void the_same_in_an_optional_feature_leaves_our_defaults(void **state)
+{
     (void)state;
     struct feature_set defaults;
     feature_set_defaults(&defaults);
@@ -133,7 +143,8 @@ static void the_same_in_an_optional_feature_leaves_our_defaults(void **state) {
     }
 }
 
-static void an_optional_parameter_that_is_bad_is_ignored_with_a_warning(void **state) {
+static void an_optional_parameter_that_is_bad_is_ignored_with_a_warning(void **state)
+{
     (void)state;
     struct feature_set features;
     struct feature_verdict verdict;
@@ -150,7 +161,8 @@ static void an_optional_parameter_that_is_bad_is_ignored_with_a_warning(void **s
     json_decref(response);
 }
 
-static void permanent_dedupe_needs_no_retention(void **state) {
+static void permanent_dedupe_needs_no_retention(void **state)
+{
     (void)state;
     struct feature_set features;
     struct feature_verdict verdict;
@@ -164,7 +176,8 @@ static void permanent_dedupe_needs_no_retention(void **state) {
     json_decref(response);
 }
 
-static void no_answer_fails_what_is_required_and_nothing_else(void **state) {
+static void no_answer_fails_what_is_required_and_nothing_else(void **state)
+{
     (void)state;
     struct feature_set features;
     struct feature_verdict verdict;
@@ -180,7 +193,8 @@ static void no_answer_fails_what_is_required_and_nothing_else(void **state) {
     json_decref(empty);
 }
 
-static void a_feature_that_nobody_knows_or_the_broker_denies_is_unavailable(void **state) {
+static void a_feature_that_nobody_knows_or_the_broker_denies_is_unavailable(void **state)
+{
     (void)state;
     static const char *const UNKNOWN[] = { "teleportation" };
     struct feature_set features;
@@ -198,7 +212,8 @@ static void a_feature_that_nobody_knows_or_the_broker_denies_is_unavailable(void
     assert_false(feature_is_known("teleportation"));
 }
 
-static void the_request_names_what_is_required_and_the_rest_as_optional(void **state) {
+static void the_request_names_what_is_required_and_the_rest_as_optional(void **state)
+{
     (void)state;
     struct buffer frame;
     buffer_init(&frame, BUFFER_UNLIMITED);
@@ -209,7 +224,8 @@ static void the_request_names_what_is_required_and_the_rest_as_optional(void **s
     json_t *expected = parse_json("[\"client_message_id_dedupe\",\"concurrent_connection_policy\"]");
     assert_true(json_equal(json_object_get(request, "require"), expected));
     json_decref(expected);
-    expected = parse_json("[\"member_keypair_rotated_event\",\"key_epoch\",\"max_payload\",\"sealed_envelope\",\"delivery_ack\",\"files\",\"history\"]");
+    expected = parse_json(
+        "[\"member_keypair_rotated_event\",\"key_epoch\",\"max_payload\",\"sealed_envelope\",\"delivery_ack\",\"files\",\"history\"]");
     assert_true(json_equal(json_object_get(request, "optional"), expected));
     json_decref(expected);
     json_decref(request);
@@ -222,13 +238,18 @@ static void the_request_names_what_is_required_and_the_rest_as_optional(void **s
     buffer_release(&frame);
 }
 
-static void close_reasons_fit_and_stay_json(void **state) {
+static void close_reasons_fit_and_stay_json(void **state)
+{
     (void)state;
-    static const char *const DETAILS[] = { "", "dedupe_retention_days 2 < 3",
-                                           "\xe6\x97\xa5\xe6\x9c\xac\xe8\xaa\x9e\xe6\x97\xa5\xe6\x9c\xac\xe8\xaa\x9e\xe6\x97\xa5\xe6\x9c\xac\xe8\xaa\x9e\xe6\x97\xa5\xe6\x9c\xac",
-                                           "\"\"\"\"\"\"\"\"\"\"\\\\\\\\\\\\\\\\\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01",
-                                           "a detail that is a good deal longer than any close frame could ever carry, whatever its sender had hoped for it" };
-    static const char *const FEATURES[] = { "files", "member_keypair_rotated_event", "a_feature_whose_name_is_longer_than_any_that_ever_was_agreed_on" };
+    static const char *const DETAILS[] = {
+        "", "dedupe_retention_days 2 < 3",
+        "\xe6\x97\xa5\xe6\x9c\xac\xe8\xaa\x9e\xe6\x97\xa5\xe6\x9c\xac\xe8\xaa\x9e\xe6\x97\xa5\xe6\x9c\xac\xe8\xaa\x9e\xe6\x97\xa5\xe6\x9c"
+        "\xac",
+        "\"\"\"\"\"\"\"\"\"\"\\\\\\\\\\\\\\\\\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01",
+        "a detail that is a good deal longer than any close frame could ever carry, whatever its sender had hoped for it"
+    };
+    static const char *const FEATURES[] = { "files", "member_keypair_rotated_event",
+                                            "a_feature_whose_name_is_longer_than_any_that_ever_was_agreed_on" };
     for (int failure = FEATURE_UNAVAILABLE; failure <= FEATURE_PARAM_BELOW_FLOOR; failure++) {
         for (size_t index = 0; index < ARRAY_LENGTH(DETAILS) * ARRAY_LENGTH(FEATURES); index++) {
             struct feature_verdict verdict = { .failure = (enum feature_failure)failure };
@@ -251,17 +272,21 @@ static void close_reasons_fit_and_stay_json(void **state) {
     }
 }
 
-static void a_detail_that_fits_is_not_cut(void **state) {
+static void a_detail_that_fits_is_not_cut(void **state)
+{
     (void)state;
     struct feature_verdict verdict = { .failure = FEATURE_PARAM_BELOW_FLOOR, .feature = "max_payload", .detail = "blob_bytes 0 < 1024" };
     struct buffer reason;
     buffer_init(&reason, BUFFER_UNLIMITED);
     assert_int_equal(features_close_reason(&verdict, &reason), 0);
-    assert_string_equal(reason.data, "{\"close_reason\":{\"kind\":\"feature_param_below_floor\",\"feature\":\"max_payload\",\"detail\":\"blob_bytes 0 < 1024\"}}");
+    assert_string_equal(
+        reason.data,
+        "{\"close_reason\":{\"kind\":\"feature_param_below_floor\",\"feature\":\"max_payload\",\"detail\":\"blob_bytes 0 < 1024\"}}");
     buffer_release(&reason);
 }
 
-static void the_brokers_answer_leaves_out_and_replaces_what_it_is_told(void **state) {
+static void the_brokers_answer_leaves_out_and_replaces_what_it_is_told(void **state)
+{
     (void)state;
     json_t *override = parse_json("{\"files\":null,\"max_payload\":{\"version\":7}}");
     json_t *request = parse_json("{\"require\":[\"files\",\"sealed_envelope\",\"teleportation\",5],\"optional\":[],\"_reqId\":\"q9\"}");
@@ -284,11 +309,13 @@ static void the_brokers_answer_leaves_out_and_replaces_what_it_is_told(void **st
     json_decref(override);
 }
 
-static void the_maximum_age_is_that_of_the_vectors(void **state) {
+static void the_maximum_age_is_that_of_the_vectors(void **state)
+{
     (void)state;
     size_t index;
     json_t *row;
-    json_array_foreach(vector_at(vectors, "max_age_hours"), index, row) {
+    json_array_foreach(vector_at(vectors, "max_age_hours"), index, row)
+    {
         int64_t days = (int64_t)json_number_value(vector_at(row, "dedupe_retention_days"));
         int64_t hours = (int64_t)json_number_value(vector_at(row, "max_age_hours"));
         assert_int_equal(maximum_age_hours(days), hours);
@@ -296,7 +323,8 @@ static void the_maximum_age_is_that_of_the_vectors(void **state) {
     assert_int_equal(index, 10);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_full_answer_is_accepted_and_fills_the_set),
         cmocka_unit_test(a_required_feature_that_is_missing_or_bad_is_refused_with_its_kind),

@@ -13,31 +13,33 @@
 #include "util/file.h"
 #include "util/memory.h"
 
-#define assert_ok(call)                                              \
-    do {                                                             \
-        struct error assert_error = { 0 };                           \
-        struct error *error = &assert_error;                         \
-        if ((call) != 0) {                                           \
-            fail_msg("%s: %s", #call, assert_error.message);         \
-        }                                                            \
+#define assert_ok(call)                                      \
+    do {                                                     \
+        struct error assert_error = { 0 };                   \
+        struct error *error = &assert_error;                 \
+        if ((call) != 0) {                                   \
+            fail_msg("%s: %s", #call, assert_error.message); \
+        }                                                    \
     } while (0)
 
-#define assert_refused(call, expected_code)                                                                     \
-    do {                                                                                                        \
-        struct error assert_error = { 0 };                                                                      \
-        struct error *error = &assert_error;                                                                    \
-        if ((call) != -(int)(expected_code) || assert_error.code != (expected_code)) {                          \
+#define assert_refused(call, expected_code)                                                                           \
+    do {                                                                                                              \
+        struct error assert_error = { 0 };                                                                            \
+        struct error *error = &assert_error;                                                                          \
+        if ((call) != -(int)(expected_code) || assert_error.code != (expected_code)) {                                \
             fail_msg("%s: not refused with %s but: %s", #call, error_code_name(expected_code), assert_error.message); \
-        }                                                                                                       \
+        }                                                                                                             \
     } while (0)
 
-static inline json_t *parse_json(const char *text) {
+static inline json_t *parse_json(const char *text)
+{
     json_t *value = NULL;
     assert_ok(json_parse_strict(text, strlen(text), &value, error));
     return value;
 }
 
-static inline json_t *load_vectors(void) {
+static inline json_t *load_vectors(void)
+{
     const char *root = getenv("CLAUDEMESH_SOURCE_ROOT");
     char *path = memory_printf("%s/tests/fixtures/wire.json", root == NULL ? "." : root);
     struct buffer bytes;
@@ -51,7 +53,8 @@ static inline json_t *load_vectors(void) {
 }
 
 /* A dotted path of names; what is missing fails the test. */
-static inline json_t *vector_at(const json_t *vectors, const char *path) {
+static inline json_t *vector_at(const json_t *vectors, const char *path)
+{
     const json_t *value = vectors;
     while (*path != '\0') {
         size_t length = strcspn(path, ".");
@@ -66,19 +69,22 @@ static inline json_t *vector_at(const json_t *vectors, const char *path) {
     return (json_t *)(uintptr_t)value;
 }
 
-static inline const char *vector_string(const json_t *vectors, const char *path) {
+static inline const char *vector_string(const json_t *vectors, const char *path)
+{
     const char *text = json_string_value(vector_at(vectors, path));
     assert_non_null(text);
     return text;
 }
 
-static inline struct keypair *vector_keys(const json_t *vectors, const char *path) {
+static inline struct keypair *vector_keys(const json_t *vectors, const char *path)
+{
     struct keypair *keys = NULL;
     assert_ok(keypair_from_secret_hex(vector_string(vectors, path), &keys, error));
     return keys;
 }
 
-static inline struct keypair *new_keys(void) {
+static inline struct keypair *new_keys(void)
+{
     struct keypair *keys = NULL;
     assert_ok(keypair_generate(&keys, error));
     return keys;

@@ -7,7 +7,8 @@
 static json_t *vectors;
 static struct keypair *alice;
 
-static json_t *printed(struct buffer *frame) {
+static json_t *printed(struct buffer *frame)
+{
     json_t *document = NULL;
     assert_ok(json_parse_strict(frame->data, frame->length, &document, error));
     buffer_release(frame);
@@ -16,37 +17,44 @@ static json_t *printed(struct buffer *frame) {
 
 typedef int (*parse_function)(const json_t *frame, struct error *error);
 
-static int parse_hello(const json_t *frame, struct error *error) {
+static int parse_hello(const json_t *frame, struct error *error)
+{
     struct frame_hello hello;
     return frame_hello_parse(frame, &hello, error);
 }
 
-static int parse_send(const json_t *frame, struct error *error) {
+static int parse_send(const json_t *frame, struct error *error)
+{
     struct frame_send send;
     return frame_send_parse(frame, &send, error);
 }
 
-static int parse_ack(const json_t *frame, struct error *error) {
+static int parse_ack(const json_t *frame, struct error *error)
+{
     struct frame_ack ack;
     return frame_ack_parse(frame, &ack, error);
 }
 
-static int parse_push(const json_t *frame, struct error *error) {
+static int parse_push(const json_t *frame, struct error *error)
+{
     struct frame_push push;
     return frame_push_parse(frame, &push, error);
 }
 
-static int parse_client_ack(const json_t *frame, struct error *error) {
+static int parse_client_ack(const json_t *frame, struct error *error)
+{
     struct frame_client_ack ack;
     return frame_client_ack_parse(frame, &ack, error);
 }
 
 /* Each field of the frame, replaced with what its type cannot be, is refused by name; an unknown one of any type is not looked at. */
-static void expect_types_are_checked(parse_function parse, const json_t *frame, const char *const *free_fields) {
+static void expect_types_are_checked(parse_function parse, const json_t *frame, const char *const *free_fields)
+{
     const char *name;
     json_t *value;
     json_t *document = (json_t *)(uintptr_t)frame;
-    json_object_foreach(document, name, value) {
+    json_object_foreach(document, name, value)
+    {
         bool is_free = string_equal(name, "type");
         for (size_t index = 0; free_fields[index] != NULL; index++) {
             is_free = is_free || string_equal(name, free_fields[index]);
@@ -73,7 +81,8 @@ static const char *const NO_FREE_FIELDS[] = { NULL };
 
 /* ---- hello ------------------------------------------------------------------------------------------------ */
 
-static struct frame_hello sample_hello(void) {
+static struct frame_hello sample_hello(void)
+{
     return (struct frame_hello){
         .protocol_version = 1,
         .mesh_id = vector_string(vectors, "mesh_id"),
@@ -91,7 +100,8 @@ static struct frame_hello sample_hello(void) {
     };
 }
 
-static void hello_has_the_vectors_text_and_both_signatures(void **state) {
+static void hello_has_the_vectors_text_and_both_signatures(void **state)
+{
     (void)state;
     struct frame_hello hello = sample_hello();
     struct buffer text;
@@ -120,7 +130,8 @@ static void hello_has_the_vectors_text_and_both_signatures(void **state) {
     buffer_release(&text);
 }
 
-static void hello_without_a_challenge_has_one_signature(void **state) {
+static void hello_without_a_challenge_has_one_signature(void **state)
+{
     (void)state;
     struct frame_hello hello = sample_hello();
     struct buffer frame;
@@ -138,7 +149,8 @@ static void hello_without_a_challenge_has_one_signature(void **state) {
     json_decref(document);
 }
 
-static void hello_is_not_signed_with_ids_that_could_be_read_as_two_fields(void **state) {
+static void hello_is_not_signed_with_ids_that_could_be_read_as_two_fields(void **state)
+{
     (void)state;
     struct buffer frame;
     buffer_init(&frame, BUFFER_UNLIMITED);
@@ -150,19 +162,22 @@ static void hello_is_not_signed_with_ids_that_could_be_read_as_two_fields(void *
     assert_refused(frame_hello_build(&hello, alice, NULL, NULL, &frame, error), ERROR_INVALID);
     hello = sample_hello();
     hello.session_id = "inst 1";
-    assert_refused(frame_hello_build(&hello, alice, "ws://h/ws", vector_string(vectors, "statements.hello_v2.fields.challenge"), &frame, error),
-                   ERROR_INVALID);
+    assert_refused(
+        frame_hello_build(&hello, alice, "ws://h/ws", vector_string(vectors, "statements.hello_v2.fields.challenge"), &frame, error),
+        ERROR_INVALID);
     assert_refused(frame_hello_build(&hello, alice, "ws://h/ws", "ABC", &frame, error), ERROR_INVALID);
     assert_int_equal(frame.length, 0);
     buffer_release(&frame);
 }
 
-static void an_existing_clients_hello_is_read(void **state) {
+static void an_existing_clients_hello_is_read(void **state)
+{
     (void)state;
-    json_t *document = parse_json("{\"type\":\"hello\",\"meshId\":\"m\",\"memberId\":\"i\",\"pubkey\":\"p\",\"sessionId\":\"s\",\"pid\":7,\"cwd\":\"/tmp\","
-                                  "\"hostname\":\"h\",\"displayName\":\"d\",\"peerType\":\"ai\",\"channel\":\"claude-code\",\"groups\":[{\"name\":\"g\"}],"
-                                  "\"sessionPubkey\":\"429bef6eb5907cb68ab9608d26ddc7b12d7af5a8e4f5b4dd948ce391f0eeaa17\",\"receive\":true,\"hostFingerprint\":\"f\","
-                                  "\"protocolVersion\":1,\"capabilities\":[\"client_ack\",\"unheard_of\"],\"timestamp\":5,\"signature\":\"x\",\"signature2\":\"y\"}");
+    json_t *document = parse_json(
+        "{\"type\":\"hello\",\"meshId\":\"m\",\"memberId\":\"i\",\"pubkey\":\"p\",\"sessionId\":\"s\",\"pid\":7,\"cwd\":\"/tmp\","
+        "\"hostname\":\"h\",\"displayName\":\"d\",\"peerType\":\"ai\",\"channel\":\"claude-code\",\"groups\":[{\"name\":\"g\"}],"
+        "\"sessionPubkey\":\"429bef6eb5907cb68ab9608d26ddc7b12d7af5a8e4f5b4dd948ce391f0eeaa17\",\"receive\":true,\"hostFingerprint\":\"f\","
+        "\"protocolVersion\":1,\"capabilities\":[\"client_ack\",\"unheard_of\"],\"timestamp\":5,\"signature\":\"x\",\"signature2\":\"y\"}");
     struct frame_hello hello;
     assert_ok(frame_hello_parse(document, &hello, error));
     assert_true(hello.client_ack && hello.receive);
@@ -180,14 +195,25 @@ static void an_existing_clients_hello_is_read(void **state) {
 
 /* ---- send ------------------------------------------------------------------------------------------------- */
 
-static void send_is_read_as_it_was_printed(void **state) {
+static void send_is_read_as_it_was_printed(void **state)
+{
     (void)state;
     struct buffer frame;
     json_t *mentions = parse_json("[\"bob\"]");
     struct frame_send send = {
-        .id = "m-\"1\"", .request_fingerprint = vector_string(vectors, "keys.bob.public"), .target_spec = vector_string(vectors, "keys.bob.public"),
-        .priority = "now", .nonce = "bm9uY2U=", .ciphertext = "Y2lwaGVydGV4dA==", .ciphertext_length = 16, .body_version = 3, .key_epoch = -1,
-        .reply_to_id = "r-1", .mentions = mentions, .destination_kind = "dm", .destination_ref = vector_string(vectors, "keys.bob.public"),
+        .id = "m-\"1\"",
+        .request_fingerprint = vector_string(vectors, "keys.bob.public"),
+        .target_spec = vector_string(vectors, "keys.bob.public"),
+        .priority = "now",
+        .nonce = "bm9uY2U=",
+        .ciphertext = "Y2lwaGVydGV4dA==",
+        .ciphertext_length = 16,
+        .body_version = 3,
+        .key_epoch = -1,
+        .reply_to_id = "r-1",
+        .mentions = mentions,
+        .destination_kind = "dm",
+        .destination_ref = vector_string(vectors, "keys.bob.public"),
     };
     buffer_init(&frame, BUFFER_UNLIMITED);
     assert_int_equal(frame_send_build(&send, &frame), 0);
@@ -212,9 +238,11 @@ static void send_is_read_as_it_was_printed(void **state) {
     json_decref(mentions);
 }
 
-static void an_existing_clients_send_has_defaults(void **state) {
+static void an_existing_clients_send_has_defaults(void **state)
+{
     (void)state;
-    json_t *document = parse_json("{\"type\":\"send\",\"id\":\"c1\",\"targetSpec\":\"@all\",\"nonce\":\"n\",\"ciphertext\":\"c\",\"keyEpoch\":4}");
+    json_t *document =
+        parse_json("{\"type\":\"send\",\"id\":\"c1\",\"targetSpec\":\"@all\",\"nonce\":\"n\",\"ciphertext\":\"c\",\"keyEpoch\":4}");
     struct frame_send send;
     assert_ok(frame_send_parse(document, &send, error));
     assert_string_equal(send.id, "c1");
@@ -229,19 +257,27 @@ static void an_existing_clients_send_has_defaults(void **state) {
     json_decref(document);
 }
 
-static void a_send_with_a_bad_value_is_refused_by_name(void **state) {
+static void a_send_with_a_bad_value_is_refused_by_name(void **state)
+{
     (void)state;
     static const struct {
         const char *name, *value;
     } CASES[] = {
-        { "client_message_id", "\"a b\"" },     { "client_message_id", "\"\"" },      { "request_fingerprint", "\"ABCD\"" },
-        { "priority", "\"urgent\"" },           { "destination_kind", "\"member\"" }, { "targetSpec", "null" },
-        { "nonce", "null" },                    { "ciphertext", "null" },             { "bodyVersion", "1.5" },
+        { "client_message_id", "\"a b\"" },
+        { "client_message_id", "\"\"" },
+        { "request_fingerprint", "\"ABCD\"" },
+        { "priority", "\"urgent\"" },
+        { "destination_kind", "\"member\"" },
+        { "targetSpec", "null" },
+        { "nonce", "null" },
+        { "ciphertext", "null" },
+        { "bodyVersion", "1.5" },
         { "keyEpoch", "-2" },
     };
     for (size_t index = 0; index < ARRAY_LENGTH(CASES); index++) {
         struct error error = { 0 };
-        json_t *document = parse_json("{\"type\":\"send\",\"client_message_id\":\"c1\",\"targetSpec\":\"*\",\"nonce\":\"n\",\"ciphertext\":\"c\"}");
+        json_t *document =
+            parse_json("{\"type\":\"send\",\"client_message_id\":\"c1\",\"targetSpec\":\"*\",\"nonce\":\"n\",\"ciphertext\":\"c\"}");
         json_put(document, CASES[index].name, parse_json(CASES[index].value));
         assert_int_equal(parse_send(document, &error), -(int)ERROR_INVALID);
         assert_non_null(strstr(error.message, CASES[index].name));
@@ -254,12 +290,20 @@ static void a_send_with_a_bad_value_is_refused_by_name(void **state) {
 
 /* ---- ack -------------------------------------------------------------------------------------------------- */
 
-static void ack_is_read_as_it_was_printed(void **state) {
+static void ack_is_read_as_it_was_printed(void **state)
+{
     (void)state;
     struct buffer frame;
     struct frame_ack parsed;
-    struct frame_ack accepted = { .client_message_id = "c1", .message_id = "B1", .queued = true, .status = 200, .duplicate = true, .history_id = 9,
-                                  .history_available = 0, .first_seen_at = 5, .retry_after_ms = -1 };
+    struct frame_ack accepted = { .client_message_id = "c1",
+                                  .message_id = "B1",
+                                  .queued = true,
+                                  .status = 200,
+                                  .duplicate = true,
+                                  .history_id = 9,
+                                  .history_available = 0,
+                                  .first_seen_at = 5,
+                                  .retry_after_ms = -1 };
     buffer_init(&frame, BUFFER_UNLIMITED);
     assert_int_equal(frame_ack_build(&accepted, &frame), 0);
     json_t *document = printed(&frame);
@@ -272,8 +316,14 @@ static void ack_is_read_as_it_was_printed(void **state) {
     assert_int_equal(parsed.retry_after_ms, -1);
     assert_null(parsed.error);
     json_decref(document);
-    struct frame_ack refused = { .client_message_id = "c1", .status = 409, .history_id = -1, .history_available = -1, .first_seen_at = -1,
-                                 .error = "idempotency_key_reused: another content", .broker_fingerprint_prefix = "0123456789abcdef", .retry_after_ms = 250 };
+    struct frame_ack refused = { .client_message_id = "c1",
+                                 .status = 409,
+                                 .history_id = -1,
+                                 .history_available = -1,
+                                 .first_seen_at = -1,
+                                 .error = "idempotency_key_reused: another content",
+                                 .broker_fingerprint_prefix = "0123456789abcdef",
+                                 .retry_after_ms = 250 };
     assert_int_equal(frame_ack_build(&refused, &frame), 0);
     document = printed(&frame);
     assert_string_equal(vector_string(document, "messageId"), "");
@@ -290,7 +340,8 @@ static void ack_is_read_as_it_was_printed(void **state) {
     json_decref(document);
 }
 
-static void an_ack_says_what_becomes_of_the_row(void **state) {
+static void an_ack_says_what_becomes_of_the_row(void **state)
+{
     (void)state;
     static const struct {
         int64_t status;
@@ -341,14 +392,28 @@ static void an_ack_says_what_becomes_of_the_row(void **state) {
 
 /* ---- push ------------------------------------------------------------------------------------------------- */
 
-static void push_is_read_as_it_was_printed(void **state) {
+static void push_is_read_as_it_was_printed(void **state)
+{
     (void)state;
     struct buffer frame;
     struct frame_push parsed;
     struct frame_push push = {
-        .message_id = "B1", .mesh_id = vector_string(vectors, "mesh_id"), .sender_pubkey = "p", .sender_member_pubkey = "mp", .sender_member_id = "m1",
-        .sender_name = "al\nice", .priority = "low", .nonce = "n", .ciphertext = "cipher", .ciphertext_length = 6, .body_version = 3, .key_epoch = 0,
-        .created_at = 1790000000000, .client_message_id = "c1", .target_spec = "t", .history_id = 12,
+        .message_id = "B1",
+        .mesh_id = vector_string(vectors, "mesh_id"),
+        .sender_pubkey = "p",
+        .sender_member_pubkey = "mp",
+        .sender_member_id = "m1",
+        .sender_name = "al\nice",
+        .priority = "low",
+        .nonce = "n",
+        .ciphertext = "cipher",
+        .ciphertext_length = 6,
+        .body_version = 3,
+        .key_epoch = 0,
+        .created_at = 1790000000000,
+        .client_message_id = "c1",
+        .target_spec = "t",
+        .history_id = 12,
     };
     buffer_init(&frame, BUFFER_UNLIMITED);
     assert_int_equal(frame_push_build(&push, &frame), 0);
@@ -379,9 +444,11 @@ static void push_is_read_as_it_was_printed(void **state) {
     json_decref(document);
 }
 
-static void a_push_without_an_id_of_its_own_uses_the_brokers(void **state) {
+static void a_push_without_an_id_of_its_own_uses_the_brokers(void **state)
+{
     (void)state;
-    json_t *document = parse_json("{\"type\":\"push\",\"messageId\":\"B7\",\"meshId\":\"m\",\"senderPubkey\":\"p\",\"nonce\":\"n\",\"ciphertext\":\"c\"}");
+    json_t *document =
+        parse_json("{\"type\":\"push\",\"messageId\":\"B7\",\"meshId\":\"m\",\"senderPubkey\":\"p\",\"nonce\":\"n\",\"ciphertext\":\"c\"}");
     struct frame_push push;
     assert_ok(frame_push_parse(document, &push, error));
     assert_string_equal(push.client_message_id, "B7");
@@ -401,12 +468,19 @@ static void a_push_without_an_id_of_its_own_uses_the_brokers(void **state) {
     json_decref(document);
 }
 
-static void a_system_push_needs_neither_sender_nor_ciphertext(void **state) {
+static void a_system_push_needs_neither_sender_nor_ciphertext(void **state)
+{
     (void)state;
     struct buffer frame;
     json_t *data = parse_json("{\"pubkey\":\"p\"}");
-    struct frame_push push = { .message_id = "S1", .subtype = "system", .event = "peer_joined", .event_data = data, .body_version = -1, .key_epoch = -1,
-                               .created_at = 5, .history_id = -1 };
+    struct frame_push push = { .message_id = "S1",
+                               .subtype = "system",
+                               .event = "peer_joined",
+                               .event_data = data,
+                               .body_version = -1,
+                               .key_epoch = -1,
+                               .created_at = 5,
+                               .history_id = -1 };
     struct frame_push parsed;
     buffer_init(&frame, BUFFER_UNLIMITED);
     assert_int_equal(frame_push_build(&push, &frame), 0);
@@ -423,7 +497,8 @@ static void a_system_push_needs_neither_sender_nor_ciphertext(void **state) {
 
 /* ---- client_ack ------------------------------------------------------------------------------------------- */
 
-static void client_acks_are_read_as_they_were_printed(void **state) {
+static void client_acks_are_read_as_they_were_printed(void **state)
+{
     (void)state;
     struct buffer frame;
     struct frame_client_ack parsed;
@@ -463,16 +538,20 @@ static void client_acks_are_read_as_they_were_printed(void **state) {
     assert_refused(frame_client_ack_parse(json_null(), &parsed, error), ERROR_INVALID);
 }
 
-static void a_frame_past_its_buffers_maximum_is_an_error(void **state) {
+static void a_frame_past_its_buffers_maximum_is_an_error(void **state)
+{
     (void)state;
     struct buffer frame;
-    struct frame_send send = { .id = "c1", .target_spec = "*", .priority = "next", .nonce = "n", .ciphertext = "c", .ciphertext_length = 1 };
+    struct frame_send send = {
+        .id = "c1", .target_spec = "*", .priority = "next", .nonce = "n", .ciphertext = "c", .ciphertext_length = 1
+    };
     buffer_init(&frame, 40);
     assert_int_equal(frame_send_build(&send, &frame), -1);
     buffer_release(&frame);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(hello_has_the_vectors_text_and_both_signatures),
         cmocka_unit_test(hello_without_a_challenge_has_one_signature),

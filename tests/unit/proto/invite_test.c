@@ -9,16 +9,19 @@ static json_t *vectors;
 static struct keypair *owner;  /* alice, who owns the vectors' mesh */
 static struct keypair *member; /* bob */
 
-static const char *vector_link(void) {
+static const char *vector_link(void)
+{
     return vector_string(vectors, "invite.link");
 }
 
-static void parse_vector(struct invite *ret_invite) {
+static void parse_vector(struct invite *ret_invite)
+{
     assert_ok(invite_parse_link(vector_link(), ret_invite, error));
 }
 
 /* A link around any JSON. */
-static char *link_of(const char *scheme, const json_t *object) {
+static char *link_of(const char *scheme, const json_t *object)
+{
     struct buffer link;
     size_t length = 0;
     char *text = json_to_string(object, &length);
@@ -29,7 +32,8 @@ static char *link_of(const char *scheme, const json_t *object) {
     return buffer_take(&link, NULL);
 }
 
-static void expect_link_refused(const char *scheme, const json_t *object, enum error_code code) {
+static void expect_link_refused(const char *scheme, const json_t *object, enum error_code code)
+{
     struct invite invite = { .version = 77 };
     struct error error = { 0 };
     char *link = link_of(scheme, object);
@@ -45,7 +49,8 @@ static void expect_link_refused(const char *scheme, const json_t *object, enum e
 
 /* ---- invites ---------------------------------------------------------------------------------------------- */
 
-static void the_vectors_link_is_read_whole_and_its_signature_holds(void **state) {
+static void the_vectors_link_is_read_whole_and_its_signature_holds(void **state)
+{
     (void)state;
     struct invite invite = { 0 };
     struct buffer text;
@@ -76,7 +81,8 @@ static void the_vectors_link_is_read_whole_and_its_signature_holds(void **state)
     invite_release(&invite);
 }
 
-static void the_vectors_link_is_formatted_byte_for_byte(void **state) {
+static void the_vectors_link_is_formatted_byte_for_byte(void **state)
+{
     (void)state;
     struct invite invite = { 0 };
     parse_vector(&invite);
@@ -86,7 +92,8 @@ static void the_vectors_link_is_formatted_byte_for_byte(void **state) {
     invite_release(&invite);
 }
 
-static void the_owner_signs_as_the_vector_does(void **state) {
+static void the_owner_signs_as_the_vector_does(void **state)
+{
     (void)state;
     struct invite invite = { 0 };
     parse_vector(&invite);
@@ -102,7 +109,8 @@ static void the_owner_signs_as_the_vector_does(void **state) {
     invite_release(&invite);
 }
 
-static void a_change_of_any_signed_field_breaks_the_signature(void **state) {
+static void a_change_of_any_signed_field_breaks_the_signature(void **state)
+{
     (void)state;
     static const struct {
         const char *name, *value;
@@ -138,27 +146,48 @@ static void a_change_of_any_signed_field_breaks_the_signature(void **state) {
     }
 }
 
-static void a_malformed_field_is_refused_before_any_signature(void **state) {
+static void a_malformed_field_is_refused_before_any_signature(void **state)
+{
     (void)state;
     static const struct {
         const char *name, *value;
     } CASES[] = {
-        { "v", "2" }, { "v", "\"3\"" }, { "v", "1" },
-        { "mesh_id", "\"7F9D2A54-9D0C-4A3E-8A4E-3C1B6F0E2D11\"" }, { "mesh_id", "5" }, { "mesh_id", "null" },
-        { "mesh_slug", "\"A slug\"" }, { "mesh_slug", "\"a|b\"" },
+        { "v", "2" },
+        { "v", "\"3\"" },
+        { "v", "1" },
+        { "mesh_id", "\"7F9D2A54-9D0C-4A3E-8A4E-3C1B6F0E2D11\"" },
+        { "mesh_id", "5" },
+        { "mesh_id", "null" },
+        { "mesh_slug", "\"A slug\"" },
+        { "mesh_slug", "\"a|b\"" },
         { "mesh_name", "5" },
-        { "broker_url", "\"http://127.0.0.1/ws\"" }, { "broker_url", "\"ws://a|b\"" }, { "broker_url", "\"ws://a b\"" }, { "broker_url", "\"ws://a\\nb\"" },
-        { "invite_id", "\"a|b\"" }, { "invite_id", "\"\"" },
+        { "broker_url", "\"http://127.0.0.1/ws\"" },
+        { "broker_url", "\"ws://a|b\"" },
+        { "broker_url", "\"ws://a b\"" },
+        { "broker_url", "\"ws://a\\nb\"" },
+        { "invite_id", "\"a|b\"" },
+        { "invite_id", "\"\"" },
         { "role", "\"owner\"" },
-        { "expires_at", "0" }, { "expires_at", "-1" }, { "expires_at", "1.5" }, { "expires_at", "253402300800" }, { "expires_at", "\"4102444800\"" },
-        { "max_uses", "0" }, { "max_uses", "4294967296" }, { "max_uses", "true" },
-        { "owner_pubkey", "\"1FF737358D057F57942963BC607598FA031AD7B7294E61867DFCB992A4E47A0A\"" }, { "owner_pubkey", "\"1ff7\"" },
-        { "root_key", "\"bLJclECrj7g9sKxsJ1lWNXnufxJxKR1eMNg95PkWnrA=\"" }, { "root_key", "\"bLJc\"" }, { "root_key", "{}" },
+        { "expires_at", "0" },
+        { "expires_at", "-1" },
+        { "expires_at", "1.5" },
+        { "expires_at", "253402300800" },
+        { "expires_at", "\"4102444800\"" },
+        { "max_uses", "0" },
+        { "max_uses", "4294967296" },
+        { "max_uses", "true" },
+        { "owner_pubkey", "\"1FF737358D057F57942963BC607598FA031AD7B7294E61867DFCB992A4E47A0A\"" },
+        { "owner_pubkey", "\"1ff7\"" },
+        { "root_key", "\"bLJclECrj7g9sKxsJ1lWNXnufxJxKR1eMNg95PkWnrA=\"" },
+        { "root_key", "\"bLJc\"" },
+        { "root_key", "{}" },
         { "root_key", "\"bLJclECrj7g9sKxsJ1lWNXnufxJxKR1eMNg95PkWnrB\"" }, /* bits past the last byte */
-        { "invite_seed", "\"lX/pwOnHSw5wCxZ3P5+/bg8NTORJh1U4r7ZzZKh/pxk\"" }, { "invite_seed", "null" },
-        { "signature", "\"1FC477B4\"" }, { "signature", "5" },
+        { "invite_seed", "\"lX/pwOnHSw5wCxZ3P5+/bg8NTORJh1U4r7ZzZKh/pxk\"" },
+        { "invite_seed", "null" },
+        { "signature", "\"1FC477B4\"" },
+        { "signature", "5" },
         { "signer_pubkey", "\"429bef6eb5907cb68ab9608d26ddc7b12d7af5a8e4f5b4dd948ce391f0eeaa17\"" }, /* without a grant */
-        { "signer_grant", "{}" },                                                                /* without a signer */
+        { "signer_grant", "{}" },                                                                    /* without a signer */
         { "signer_grant", "\"grant\"" },
     };
     for (size_t index = 0; index < ARRAY_LENGTH(CASES); index++) {
@@ -169,11 +198,20 @@ static void a_malformed_field_is_refused_before_any_signature(void **state) {
     }
 }
 
-static void what_is_no_link_is_refused(void **state) {
+static void what_is_no_link_is_refused(void **state)
+{
     (void)state;
     static const char *const LINKS[] = {
-        "", "http://join/e30", "claudemesh://join", "claudemesh://join/", "claudemesh://join/!!!", "claudemesh://join/e30=",
-        "claudemesh://join/W10" /* [] */, "claudemesh://join/e30" /* {} */, "claudemesh://join/bnVsbA" /* null */, " claudemesh://join/e30",
+        "",
+        "http://join/e30",
+        "claudemesh://join",
+        "claudemesh://join/",
+        "claudemesh://join/!!!",
+        "claudemesh://join/e30=",
+        "claudemesh://join/W10" /* [] */,
+        "claudemesh://join/e30" /* {} */,
+        "claudemesh://join/bnVsbA" /* null */,
+        " claudemesh://join/e30",
     };
     struct invite invite;
     for (size_t index = 0; index < ARRAY_LENGTH(LINKS); index++) {
@@ -192,7 +230,8 @@ static void what_is_no_link_is_refused(void **state) {
     free(huge);
 }
 
-static json_t *make_grant(const struct keypair *by, const char *pubkey, const char *role, const char *mesh) {
+static json_t *make_grant(const struct keypair *by, const char *pubkey, const char *role, const char *mesh)
+{
     char signature[SIGNATURE_HEX_SIZE];
     json_t *grant = json_new_object();
     json_put_string(grant, "mesh", mesh);
@@ -207,8 +246,8 @@ static json_t *make_grant(const struct keypair *by, const char *pubkey, const ch
 }
 
 /* An invite by `signer`, with that grant. */
-static int admin_invite(const struct keypair *signer, json_t *grant, const char *role, struct invite *ret_invite,
-                        struct error *error) {
+static int admin_invite(const struct keypair *signer, json_t *grant, const char *role, struct invite *ret_invite, struct error *error)
+{
     parse_vector(ret_invite);
     free(ret_invite->role);
     ret_invite->role = memory_strdup(role);
@@ -217,7 +256,8 @@ static int admin_invite(const struct keypair *signer, json_t *grant, const char 
     return invite_sign(ret_invite, signer, error);
 }
 
-static void an_admins_invite_carries_the_owners_grant(void **state) {
+static void an_admins_invite_carries_the_owners_grant(void **state)
+{
     (void)state;
     struct invite invite = { 0 };
     struct invite again = { 0 };
@@ -235,7 +275,8 @@ static void an_admins_invite_carries_the_owners_grant(void **state) {
     invite_release(&again);
 }
 
-static void a_grant_that_does_not_make_the_signer_an_admin_of_this_mesh_is_refused(void **state) {
+static void a_grant_that_does_not_make_the_signer_an_admin_of_this_mesh_is_refused(void **state)
+{
     (void)state;
     const char *mesh = vector_string(vectors, "mesh_id");
     const char *bob = keypair_public_hex(member);
@@ -243,9 +284,9 @@ static void a_grant_that_does_not_make_the_signer_an_admin_of_this_mesh_is_refus
     json_t *forged = make_grant(owner, bob, "member", mesh);
     json_put_string(forged, "role", "admin");
     json_t *grants[] = {
-        make_grant(stranger, bob, "admin", mesh),                              /* not by the owner */
-        make_grant(owner, bob, "member", mesh),                                /* no admin */
-        make_grant(owner, keypair_public_hex(stranger), "admin", mesh),        /* somebody else */
+        make_grant(stranger, bob, "admin", mesh),                                /* not by the owner */
+        make_grant(owner, bob, "member", mesh),                                  /* no admin */
+        make_grant(owner, keypair_public_hex(stranger), "admin", mesh),          /* somebody else */
         make_grant(owner, bob, "admin", "11111111-9d0c-4a3e-8a4e-3c1b6f0e2d11"), /* another mesh */
         forged,
     };
@@ -258,7 +299,8 @@ static void a_grant_that_does_not_make_the_signer_an_admin_of_this_mesh_is_refus
     keypair_free(stranger);
 }
 
-static void only_the_owner_invites_an_admin(void **state) {
+static void only_the_owner_invites_an_admin(void **state)
+{
     (void)state;
     struct invite invite = { 0 };
     struct buffer text;
@@ -273,7 +315,8 @@ static void only_the_owner_invites_an_admin(void **state) {
     invite_release(&invite);
 }
 
-static void the_public_form_holds_no_secret_and_is_read_again(void **state) {
+static void the_public_form_holds_no_secret_and_is_read_again(void **state)
+{
     (void)state;
     struct invite invite = { 0 };
     struct invite again = { 0 };
@@ -299,7 +342,8 @@ static void the_public_form_holds_no_secret_and_is_read_again(void **state) {
     invite_release(&again);
 }
 
-static void links_of_the_older_form_are_read_and_never_verified(void **state) {
+static void links_of_the_older_form_are_read_and_never_verified(void **state)
+{
     (void)state;
     struct invite invite = { 0 };
     json_t *object = json_new_object();
@@ -335,7 +379,8 @@ static void links_of_the_older_form_are_read_and_never_verified(void **state) {
 
 static const int64_t AT_MS = INT64_C(1790000001000);
 
-static json_t *make_certificate(void) {
+static json_t *make_certificate(void)
+{
     struct invite invite = { 0 };
     json_t *certificate = NULL;
     parse_vector(&invite);
@@ -344,14 +389,16 @@ static json_t *make_certificate(void) {
     return certificate;
 }
 
-static int verify_certificate(const json_t *document, struct error *error) {
+static int verify_certificate(const json_t *document, struct error *error)
+{
     struct certificate certificate = { 0 };
     int result = certificate_verify(document, vector_string(vectors, "mesh_id"), keypair_public_hex(owner), &certificate, error);
     certificate_release(&certificate);
     return result;
 }
 
-static void a_certificate_has_the_vectors_signatures_and_verifies(void **state) {
+static void a_certificate_has_the_vectors_signatures_and_verifies(void **state)
+{
     (void)state;
     struct certificate certificate = { 0 };
     json_t *document = make_certificate();
@@ -367,7 +414,8 @@ static void a_certificate_has_the_vectors_signatures_and_verifies(void **state) 
     json_decref(document);
 }
 
-static void a_certificate_survives_being_printed_and_parsed(void **state) {
+static void a_certificate_survives_being_printed_and_parsed(void **state)
+{
     (void)state;
     json_t *document = make_certificate();
     char *text = json_to_string(document, NULL);
@@ -378,7 +426,8 @@ static void a_certificate_survives_being_printed_and_parsed(void **state) {
     free(text);
 }
 
-static void a_certificate_of_another_mesh_or_owner_is_refused(void **state) {
+static void a_certificate_of_another_mesh_or_owner_is_refused(void **state)
+{
     (void)state;
     struct certificate certificate;
     json_t *document = make_certificate();
@@ -390,7 +439,8 @@ static void a_certificate_of_another_mesh_or_owner_is_refused(void **state) {
     json_decref(document);
 }
 
-static void a_changed_join_statement_is_refused(void **state) {
+static void a_changed_join_statement_is_refused(void **state)
+{
     (void)state;
     static const struct {
         const char *name, *value;
@@ -410,13 +460,14 @@ static void a_changed_join_statement_is_refused(void **state) {
     }
 }
 
-static void a_malformed_certificate_is_refused(void **state) {
+static void a_malformed_certificate_is_refused(void **state)
+{
     (void)state;
     static const struct {
         const char *path, *value;
     } CASES[] = {
-        { "invite", "null" }, { "invite", "[]" }, { "join", "5" }, { "invite_pubkey", "\"F00\"" }, { "invite_pubkey", "null" },
-        { "invite_sig", "null" }, { "self_sig", "5" }, { "self_sig", "\"00\"" },
+        { "invite", "null" },        { "invite", "[]" },       { "join", "5" },     { "invite_pubkey", "\"F00\"" },
+        { "invite_pubkey", "null" }, { "invite_sig", "null" }, { "self_sig", "5" }, { "self_sig", "\"00\"" },
     };
     for (size_t index = 0; index < ARRAY_LENGTH(CASES); index++) {
         json_t *document = make_certificate();
@@ -437,7 +488,8 @@ static void a_malformed_certificate_is_refused(void **state) {
     json_decref(document);
 }
 
-static void signatures_of_the_wrong_keys_are_refused(void **state) {
+static void signatures_of_the_wrong_keys_are_refused(void **state)
+{
     (void)state;
     json_t *document = make_certificate();
     json_t *swapped = json_copy(document);
@@ -450,7 +502,8 @@ static void signatures_of_the_wrong_keys_are_refused(void **state) {
     json_decref(document);
 }
 
-static void a_join_after_the_invites_expiry_is_refused(void **state) {
+static void a_join_after_the_invites_expiry_is_refused(void **state)
+{
     (void)state;
     struct invite invite = { 0 };
     json_t *document = NULL;
@@ -478,7 +531,8 @@ static void a_join_after_the_invites_expiry_is_refused(void **state) {
     invite_release(&invite);
 }
 
-static void a_name_that_no_statement_can_hold_makes_no_certificate(void **state) {
+static void a_name_that_no_statement_can_hold_makes_no_certificate(void **state)
+{
     (void)state;
     struct invite invite = { 0 };
     json_t *document = NULL;
@@ -492,7 +546,8 @@ static void a_name_that_no_statement_can_hold_makes_no_certificate(void **state)
     invite_release(&invite);
 }
 
-static void an_admins_invite_makes_certificates_too(void **state) {
+static void an_admins_invite_makes_certificates_too(void **state)
+{
     (void)state;
     struct invite invite = { 0 };
     json_t *document = NULL;
@@ -506,7 +561,8 @@ static void an_admins_invite_makes_certificates_too(void **state) {
     keypair_free(newcomer);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_vectors_link_is_read_whole_and_its_signature_holds),
         cmocka_unit_test(the_vectors_link_is_formatted_byte_for_byte),

@@ -44,7 +44,8 @@ static const struct {
     { "hello_v2", "signature2", "keys.alice.public", "keys.alice.secret" },
 };
 
-static enum statement_kind kind_of(const char *name) {
+static enum statement_kind kind_of(const char *name)
+{
     for (size_t index = 0; index < ARRAY_LENGTH(VECTORS); index++) {
         if (string_equal(VECTORS[index].name, name)) {
             return VECTORS[index].kind;
@@ -54,11 +55,13 @@ static enum statement_kind kind_of(const char *name) {
     return STATEMENT_KINDS;
 }
 
-static json_t *vector_fields(const char *name) {
+static json_t *vector_fields(const char *name)
+{
     return vector_at(vector_at(vector_at(vectors, "statements"), name), "fields");
 }
 
-static void each_vector_gives_its_text_byte_for_byte(void **state) {
+static void each_vector_gives_its_text_byte_for_byte(void **state)
+{
     (void)state;
     for (size_t index = 0; index < ARRAY_LENGTH(VECTORS); index++) {
         json_t *vector = vector_at(vector_at(vectors, "statements"), VECTORS[index].name);
@@ -77,7 +80,8 @@ static void each_vector_gives_its_text_byte_for_byte(void **state) {
     }
 }
 
-static void values_in_order_give_the_same_text_as_an_object(void **state) {
+static void values_in_order_give_the_same_text_as_an_object(void **state)
+{
     (void)state;
     for (size_t index = 0; index < ARRAY_LENGTH(VECTORS); index++) {
         enum statement_kind kind = VECTORS[index].kind;
@@ -88,8 +92,8 @@ static void values_in_order_give_the_same_text_as_an_object(void **state) {
         for (size_t field = 0; field < count; field++) {
             const json_t *value = json_object_get(fields, statement_field_name(kind, field));
             assert_non_null(value);
-            owned[field] = json_is_string(value) ? memory_strdup(json_string_value(value))
-                                                 : memory_printf("%.0f", json_number_value(value));
+            owned[field] =
+                json_is_string(value) ? memory_strdup(json_string_value(value)) : memory_printf("%.0f", json_number_value(value));
             values[field] = text_from(owned[field]);
         }
         assert_int_equal(json_object_size(fields), count);
@@ -109,7 +113,8 @@ static void values_in_order_give_the_same_text_as_an_object(void **state) {
     }
 }
 
-static void each_vectors_signature_verifies_and_is_made_again(void **state) {
+static void each_vectors_signature_verifies_and_is_made_again(void **state)
+{
     (void)state;
     for (size_t index = 0; index < ARRAY_LENGTH(SIGNATURES); index++) {
         enum statement_kind kind = kind_of(SIGNATURES[index].statement);
@@ -129,7 +134,8 @@ static void each_vectors_signature_verifies_and_is_made_again(void **state) {
     }
 }
 
-static void the_invites_own_key_signed_the_join_vector(void **state) {
+static void the_invites_own_key_signed_the_join_vector(void **state)
+{
     (void)state;
     const char *seed_text = vector_string(vectors, "invite.invite.invite_seed");
     struct buffer seed;
@@ -144,7 +150,8 @@ static void the_invites_own_key_signed_the_join_vector(void **state) {
     buffer_release(&seed);
 }
 
-static void rv_counts_and_hashes_what_is_revoked(void **state) {
+static void rv_counts_and_hashes_what_is_revoked(void **state)
+{
     (void)state;
     char rv[RV_SIZE];
     struct sha256 hashes[3];
@@ -169,7 +176,8 @@ static void rv_counts_and_hashes_what_is_revoked(void **state) {
 }
 
 /* Replaces one field, and expects a refusal that names it. */
-static void expect_field_refused(const char *name, const char *field, json_t *value) {
+static void expect_field_refused(const char *name, const char *field, json_t *value)
+{
     enum statement_kind kind = kind_of(name);
     json_t *object = json_copy(vector_fields(name));
     struct buffer text;
@@ -190,7 +198,8 @@ static void expect_field_refused(const char *name, const char *field, json_t *va
     json_decref(object);
 }
 
-static void every_field_refuses_a_zero_byte_a_wrong_type_and_bad_utf8(void **state) {
+static void every_field_refuses_a_zero_byte_a_wrong_type_and_bad_utf8(void **state)
+{
     (void)state;
     for (size_t index = 0; index < ARRAY_LENGTH(VECTORS); index++) {
         enum statement_kind kind = VECTORS[index].kind;
@@ -213,14 +222,14 @@ static void every_field_refuses_a_zero_byte_a_wrong_type_and_bad_utf8(void **sta
     }
 }
 
-static void required_fields_are_required(void **state) {
+static void required_fields_are_required(void **state)
+{
     (void)state;
     static const struct {
         const char *statement, *field;
     } OPTIONAL[] = {
-        { "revocation", "member_id" }, { "epoch", "prev_key_id" },      { "message_x1", "reply_to" },
-        { "message_x1", "key_id" },    { "message_x1", "seq" },         { "message_x1", "prev" },
-        { "hello_v2", "sessionPubkey" },
+        { "revocation", "member_id" }, { "epoch", "prev_key_id" }, { "message_x1", "reply_to" },    { "message_x1", "key_id" },
+        { "message_x1", "seq" },       { "message_x1", "prev" },   { "hello_v2", "sessionPubkey" },
     };
     for (size_t index = 0; index < ARRAY_LENGTH(VECTORS); index++) {
         enum statement_kind kind = VECTORS[index].kind;
@@ -228,8 +237,8 @@ static void required_fields_are_required(void **state) {
             const char *name = statement_field_name(kind, field);
             bool is_optional = false;
             for (size_t row = 0; row < ARRAY_LENGTH(OPTIONAL); row++) {
-                is_optional = is_optional || (string_equal(OPTIONAL[row].statement, VECTORS[index].name) &&
-                                              string_equal(OPTIONAL[row].field, name));
+                is_optional =
+                    is_optional || (string_equal(OPTIONAL[row].statement, VECTORS[index].name) && string_equal(OPTIONAL[row].field, name));
             }
             if (!is_optional) {
                 expect_field_refused(VECTORS[index].name, name, NULL);
@@ -248,7 +257,8 @@ static void required_fields_are_required(void **state) {
     }
 }
 
-static void typed_fields_refuse_other_forms(void **state) {
+static void typed_fields_refuse_other_forms(void **state)
+{
     (void)state;
     static const struct {
         const char *statement, *field, *value;
@@ -282,7 +292,8 @@ static void typed_fields_refuse_other_forms(void **state) {
     expect_field_refused("name", "name", json_string(name));
 }
 
-static void the_message_text_has_two_more_fields_when_a_reply_or_mentions_are_there(void **state) {
+static void the_message_text_has_two_more_fields_when_a_reply_or_mentions_are_there(void **state)
+{
     (void)state;
     static const char HASH[] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     static const char TAIL[] = "\0reply-1\0[\"bob\"]";
@@ -311,7 +322,8 @@ static void the_message_text_has_two_more_fields_when_a_reply_or_mentions_are_th
     json_decref(fields);
 }
 
-static void a_signature_in_another_form_or_by_another_key_is_refused(void **state) {
+static void a_signature_in_another_form_or_by_another_key_is_refused(void **state)
+{
     (void)state;
     json_t *object = json_copy(vector_fields("name"));
     const char *bob = vector_string(vectors, "keys.bob.public");
@@ -329,27 +341,27 @@ static void a_signature_in_another_form_or_by_another_key_is_refused(void **stat
     free(longer);
     assert_refused(statement_verify_json(STATEMENT_NAME, object, bob, "sig", error), ERROR_INVALID);
     json_put_string(object, "sig", signature);
-    assert_refused(statement_verify_json(STATEMENT_NAME, object, vector_string(vectors, "keys.alice.public"), "sig", error),
-                   ERROR_DENIED);
+    assert_refused(statement_verify_json(STATEMENT_NAME, object, vector_string(vectors, "keys.alice.public"), "sig", error), ERROR_DENIED);
     json_put_string(object, "name", "robert");
     assert_refused(statement_verify_json(STATEMENT_NAME, object, bob, "sig", error), ERROR_DENIED);
     json_decref(object);
 }
 
-static void no_statement_passes_as_another_kind(void **state) {
+static void no_statement_passes_as_another_kind(void **state)
+{
     (void)state;
     json_t *object = json_copy(vector_fields("name"));
     json_put_string(object, "sig", vector_string(vectors, "statements.name.signatures.sig"));
     json_put_string(object, "member_id", "member-2");
     json_put_integer(object, "at", 1790000002100);
-    assert_refused(statement_verify_json(STATEMENT_LEAVE, object, vector_string(vectors, "keys.bob.public"), "sig", error),
-                   ERROR_DENIED);
+    assert_refused(statement_verify_json(STATEMENT_LEAVE, object, vector_string(vectors, "keys.bob.public"), "sig", error), ERROR_DENIED);
     json_decref(object);
     assert_refused(statement_verify_json(STATEMENT_LEAVE, json_null(), vector_string(vectors, "keys.bob.public"), "sig", error),
                    ERROR_INVALID);
 }
 
-static void a_text_past_the_maximum_is_refused(void **state) {
+static void a_text_past_the_maximum_is_refused(void **state)
+{
     (void)state;
     json_t *object = json_copy(vector_fields("hello_v2"));
     char *url = memory_zalloc(STATEMENT_TEXT_MAXIMUM + 1);
@@ -364,7 +376,8 @@ static void a_text_past_the_maximum_is_refused(void **state) {
     json_decref(object);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_vector_gives_its_text_byte_for_byte),
         cmocka_unit_test(values_in_order_give_the_same_text_as_an_object),

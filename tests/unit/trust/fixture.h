@@ -34,31 +34,37 @@ struct world {
     struct trust_changes changes; /* of the last merge */
 };
 
-static inline const char *hex_of(const struct world *world, enum who who) {
+static inline const char *hex_of(const struct world *world, enum who who)
+{
     return keypair_public_hex(world->keys[who]);
 }
 
-static inline struct trust_identity identity_of(const struct world *world) {
+static inline struct trust_identity identity_of(const struct world *world)
+{
     return (struct trust_identity){ MESH_ID, "acme", hex_of(world, OWNER), hex_of(world, ALICE), "m-alice" };
 }
 
-static inline void world_open(struct world *world) {
+static inline void world_open(struct world *world)
+{
     const struct trust_identity identity = identity_of(world);
     world->db = place_open(&world->place, MIGRATIONS, 1);
     assert_ok(trust_open(world->db, &identity, &world->trust, error));
 }
 
-static inline void world_close(struct world *world) {
+static inline void world_close(struct world *world)
+{
     trust_free(world->trust);
     place_close(&world->place, world->db);
 }
 
-static inline void world_reopen(struct world *world) {
+static inline void world_reopen(struct world *world)
+{
     world_close(world);
     world_open(world);
 }
 
-static inline void list_new(struct world *world) {
+static inline void list_new(struct world *world)
+{
     json_decref(world->list);
     world->list = json_new_object();
     json_put_string(world->list, "type", "members_list");
@@ -66,7 +72,8 @@ static inline void list_new(struct world *world) {
 }
 
 /* Keys are the same in every run: orders by key must be. */
-static inline int world_setup(void **state) {
+static inline int world_setup(void **state)
+{
     struct world *world = memory_zalloc(sizeof(*world));
     place_init(&world->place);
     for (uint8_t who = 0; who < PEOPLE; who++) {
@@ -79,7 +86,8 @@ static inline int world_setup(void **state) {
     return 0;
 }
 
-static inline int world_teardown(void **state) {
+static inline int world_teardown(void **state)
+{
     struct world *world = *state;
     world_close(world);
     for (size_t who = 0; who < PEOPLE; who++) {
@@ -93,14 +101,16 @@ static inline int world_teardown(void **state) {
 
 /* ---- statements ------------------------------------------------------------------------------------------- */
 
-static inline json_t *sign(enum statement_kind kind, json_t *fields, const struct keypair *keys, const char *signature_name) {
+static inline json_t *sign(enum statement_kind kind, json_t *fields, const struct keypair *keys, const char *signature_name)
+{
     char signature[SIGNATURE_HEX_SIZE];
     assert_ok(statement_sign_json(kind, fields, keys, signature, error));
     json_put_string(fields, signature_name, signature);
     return fields;
 }
 
-static inline json_t *make_grant(struct world *world, enum who by, enum who subject, const char *role, int64_t seq, int64_t at) {
+static inline json_t *make_grant(struct world *world, enum who by, enum who subject, const char *role, int64_t seq, int64_t at)
+{
     json_t *fields = json_new_object();
     json_put_string(fields, "mesh", MESH_ID);
     json_put_string(fields, "pubkey", hex_of(world, subject));
@@ -111,7 +121,8 @@ static inline json_t *make_grant(struct world *world, enum who by, enum who subj
     return sign(STATEMENT_GRANT, fields, world->keys[by], "sig");
 }
 
-static inline json_t *make_name(struct world *world, enum who by, enum who subject, const char *name, int64_t seq) {
+static inline json_t *make_name(struct world *world, enum who by, enum who subject, const char *name, int64_t seq)
+{
     json_t *fields = json_new_object();
     json_put_string(fields, "mesh", MESH_ID);
     json_put_string(fields, "pubkey", hex_of(world, subject));
@@ -121,7 +132,8 @@ static inline json_t *make_name(struct world *world, enum who by, enum who subje
     return sign(STATEMENT_NAME, fields, world->keys[by], "sig");
 }
 
-static inline json_t *make_revocation(struct world *world, enum who by, enum who subject, int64_t at) {
+static inline json_t *make_revocation(struct world *world, enum who by, enum who subject, int64_t at)
+{
     json_t *fields = json_new_object();
     json_put_string(fields, "mesh", MESH_ID);
     json_put_string(fields, "subject_pubkey", hex_of(world, subject));
@@ -131,7 +143,8 @@ static inline json_t *make_revocation(struct world *world, enum who by, enum who
     return sign(STATEMENT_REVOCATION, fields, world->keys[by], "sig");
 }
 
-static inline json_t *make_invite_revocation(struct world *world, enum who by, const char *invite_id, int64_t at) {
+static inline json_t *make_invite_revocation(struct world *world, enum who by, const char *invite_id, int64_t at)
+{
     json_t *fields = json_new_object();
     json_put_string(fields, "mesh", MESH_ID);
     json_put_string(fields, "invite_id", invite_id);
@@ -140,7 +153,8 @@ static inline json_t *make_invite_revocation(struct world *world, enum who by, c
     return sign(STATEMENT_INVITE_REVOCATION, fields, world->keys[by], "sig");
 }
 
-static inline json_t *make_leave(struct world *world, enum who by, enum who subject, int64_t at) {
+static inline json_t *make_leave(struct world *world, enum who by, enum who subject, int64_t at)
+{
     json_t *fields = json_new_object();
     json_put_string(fields, "mesh", MESH_ID);
     json_put_string(fields, "member_id", "member-2");
@@ -149,7 +163,8 @@ static inline json_t *make_leave(struct world *world, enum who by, enum who subj
     return sign(STATEMENT_LEAVE, fields, world->keys[by], "sig");
 }
 
-static inline json_t *make_rotation(struct world *world, enum who old, enum who new, int64_t seq, int64_t at) {
+static inline json_t *make_rotation(struct world *world, enum who old, enum who new, int64_t seq, int64_t at)
+{
     json_t *fields = json_new_object();
     json_put_string(fields, "mesh", MESH_ID);
     json_put_string(fields, "member_id", "member-2");
@@ -168,10 +183,11 @@ struct invite_options {
     const char *role, *mesh_id;
     uint8_t number; /* another number is another invite */
     int64_t max_uses;
-    json_t *grant;  /* when the signer is not the owner; taken over */
+    json_t *grant; /* when the signer is not the owner; taken over */
 };
 
-static inline struct invite make_invite(struct world *world, const struct invite_options *options) {
+static inline struct invite make_invite(struct world *world, const struct invite_options *options)
+{
     struct invite invite = {
         .version = 3,
         .mesh_id = memory_strdup(options->mesh_id == NULL ? MESH_ID : options->mesh_id),
@@ -195,7 +211,9 @@ static inline struct invite make_invite(struct world *world, const struct invite
     return invite;
 }
 
-static inline json_t *make_certificate(struct world *world, const struct invite_options *options, enum who who, const char *name, int64_t at) {
+static inline json_t *make_certificate(struct world *world, const struct invite_options *options, enum who who, const char *name,
+                                       int64_t at)
+{
     json_t *certificate = NULL;
     struct invite invite = make_invite(world, options);
     assert_ok(certificate_make(&invite, world->keys[who], name, at, &certificate, error));
@@ -204,19 +222,22 @@ static inline json_t *make_certificate(struct world *world, const struct invite_
 }
 
 /* An invite of its own, by the owner, for one. */
-static inline json_t *own_certificate(struct world *world, enum who who, int64_t at) {
+static inline json_t *own_certificate(struct world *world, enum who who, int64_t at)
+{
     const struct invite_options options = { .number = (uint8_t)(100 + who) };
     return make_certificate(world, &options, who, NAMES[who], at);
 }
 
-static inline json_t *admin_certificate(struct world *world, enum who who, int64_t at) {
+static inline json_t *admin_certificate(struct world *world, enum who who, int64_t at)
+{
     const struct invite_options options = { .number = (uint8_t)(120 + who), .role = "admin" };
     return make_certificate(world, &options, who, NAMES[who], at);
 }
 
 /* ---- lists ------------------------------------------------------------------------------------------------ */
 
-static inline json_t *list_member_named(struct world *world, enum who who, const char *name, json_t *certificate) {
+static inline json_t *list_member_named(struct world *world, enum who who, const char *name, json_t *certificate)
+{
     json_t *member = json_new_object();
     json_put(member, "id", json_pack("s+", "m-", NAMES[who]));
     json_put_string(member, "pubkey", hex_of(world, who));
@@ -232,11 +253,13 @@ static inline json_t *list_member_named(struct world *world, enum who who, const
     return member;
 }
 
-static inline json_t *list_member(struct world *world, enum who who, json_t *certificate) {
+static inline json_t *list_member(struct world *world, enum who who, json_t *certificate)
+{
     return list_member_named(world, who, NAMES[who], certificate);
 }
 
-static inline void list_statement(struct world *world, const char *name, json_t *statement) {
+static inline void list_statement(struct world *world, const char *name, json_t *statement)
+{
     json_t *list = json_object_get(world->list, name);
     if (list == NULL) {
         list = json_new_array();
@@ -246,7 +269,8 @@ static inline void list_statement(struct world *world, const char *name, json_t 
 }
 
 /* As it comes off the wire. */
-static inline void merge_list(struct world *world) {
+static inline void merge_list(struct world *world)
+{
     size_t length = 0;
     json_t *parsed = NULL;
     char *text = json_to_string(world->list, &length);
@@ -256,7 +280,8 @@ static inline void merge_list(struct world *world) {
     free(text);
 }
 
-static inline const struct trust_member *member_of(const struct world *world, enum who who) {
+static inline const struct trust_member *member_of(const struct world *world, enum who who)
+{
     const struct trust_member *member = trust_member(world->trust, hex_of(world, who));
     if (member == NULL) {
         fail_msg("%s is not there", NAMES[who]);
@@ -264,7 +289,8 @@ static inline const struct trust_member *member_of(const struct world *world, en
     return member;
 }
 
-static inline bool is_verified(const struct world *world, enum who who) {
+static inline bool is_verified(const struct world *world, enum who who)
+{
     const struct trust_member *member = trust_member(world->trust, hex_of(world, who));
     return member != NULL && member->verified;
 }

@@ -1,7 +1,8 @@
 /* Who is verified, by which chain, in which role: honest chains and every invented one. */
 #include "fixture.h"
 
-static void the_owner_is_verified_by_the_pin_alone(void **state) {
+static void the_owner_is_verified_by_the_pin_alone(void **state)
+{
     struct world *world = *state;
     assert_true(is_verified(world, OWNER));
     assert_int_equal(member_of(world, OWNER)->role, ROLE_ADMIN);
@@ -16,7 +17,8 @@ static void the_owner_is_verified_by_the_pin_alone(void **state) {
     assert_false(trust_is_fresh(world->trust));
 }
 
-static void a_certificate_by_the_owners_invite_verifies(void **state) {
+static void a_certificate_by_the_owners_invite_verifies(void **state)
+{
     struct world *world = *state;
     list_member_named(world, BOB, "boss", own_certificate(world, BOB, T0));
     list_member(world, CAROL, admin_certificate(world, CAROL, T0));
@@ -39,7 +41,8 @@ static void a_certificate_by_the_owners_invite_verifies(void **state) {
     assert_int_equal(world->changes.new_members + world->changes.newly_verified + world->changes.renamed, 0);
 }
 
-static void a_role_that_the_broker_claims_is_not_believed(void **state) {
+static void a_role_that_the_broker_claims_is_not_believed(void **state)
+{
     struct world *world = *state;
     json_put_string(list_member(world, BOB, own_certificate(world, BOB, T0)), "role", "admin");
     json_put_string(list_member(world, EVE, NULL), "role", "admin");
@@ -48,12 +51,14 @@ static void a_role_that_the_broker_claims_is_not_believed(void **state) {
     assert_int_equal(member_of(world, EVE)->role, ROLE_MEMBER);
 }
 
-static json_t *tampered(json_t *certificate, const char *name, json_t *value) {
+static json_t *tampered(json_t *certificate, const char *name, json_t *value)
+{
     json_put(json_object_get(certificate, "join"), name, value);
     return certificate;
 }
 
-static void invented_members_are_never_verified(void **state) {
+static void invented_members_are_never_verified(void **state)
+{
     struct world *world = *state;
     const struct invite_options eves_own = { .owner = EVE, .signer = EVE };
     const struct invite_options other_mesh = { .mesh_id = OTHER_MESH_ID };
@@ -81,7 +86,8 @@ static void invented_members_are_never_verified(void **state) {
     }
 }
 
-static void somebody_elses_certificate_verifies_only_its_own_key(void **state) {
+static void somebody_elses_certificate_verifies_only_its_own_key(void **state)
+{
     struct world *world = *state;
     list_member(world, EVE, own_certificate(world, BOB, T0));
     merge_list(world);
@@ -90,7 +96,8 @@ static void somebody_elses_certificate_verifies_only_its_own_key(void **state) {
     assert_false(member_of(world, BOB)->listed);
 }
 
-static void an_admins_invite_with_the_owners_grant_verifies(void **state) {
+static void an_admins_invite_with_the_owners_grant_verifies(void **state)
+{
     struct world *world = *state;
     const struct invite_options options = { .signer = CAROL, .grant = make_grant(world, OWNER, CAROL, "admin", 1, T0) };
     list_member(world, BOB, make_certificate(world, &options, BOB, "bob", T0 + 5));
@@ -100,7 +107,8 @@ static void an_admins_invite_with_the_owners_grant_verifies(void **state) {
     assert_int_equal(member_of(world, CAROL)->role, ROLE_ADMIN);
 }
 
-static void a_grant_by_the_owner_verifies_a_member_of_the_existing_network(void **state) {
+static void a_grant_by_the_owner_verifies_a_member_of_the_existing_network(void **state)
+{
     struct world *world = *state;
     list_member(world, BOB, NULL);
     json_put(list_member(world, CAROL, NULL), "grant", make_grant(world, OWNER, CAROL, "admin", 1, T0));
@@ -113,7 +121,8 @@ static void a_grant_by_the_owner_verifies_a_member_of_the_existing_network(void 
     assert_string_equal(member_of(world, BOB)->name, "bob");
 }
 
-static void an_admin_vouches_for_members_and_makes_no_admins(void **state) {
+static void an_admin_vouches_for_members_and_makes_no_admins(void **state)
+{
     struct world *world = *state;
     list_member(world, CAROL, admin_certificate(world, CAROL, T0));
     list_member(world, BOB, own_certificate(world, BOB, T0));
@@ -127,7 +136,8 @@ static void an_admin_vouches_for_members_and_makes_no_admins(void **state) {
     assert_int_equal(world->changes.refused, 2);
 }
 
-static void the_owners_newest_grant_decides_the_role_and_older_ones_do_not_come_back(void **state) {
+static void the_owners_newest_grant_decides_the_role_and_older_ones_do_not_come_back(void **state)
+{
     struct world *world = *state;
     list_statement(world, "grants", make_grant(world, OWNER, CAROL, "admin", 1, T0));
     merge_list(world);
@@ -148,7 +158,8 @@ static void the_owners_newest_grant_decides_the_role_and_older_ones_do_not_come_
     assert_false(is_verified(world, DAVE));
 }
 
-static void surplus_certificates_of_one_invite_do_not_count(void **state) {
+static void surplus_certificates_of_one_invite_do_not_count(void **state)
+{
     struct world *world = *state;
     const struct invite_options options = { .max_uses = 2 };
     list_member(world, BOB, make_certificate(world, &options, BOB, "bob", T0 + 30));
@@ -163,7 +174,8 @@ static void surplus_certificates_of_one_invite_do_not_count(void **state) {
     assert_false(is_verified(world, BOB));
 }
 
-static void at_one_time_the_smaller_key_has_the_place(void **state) {
+static void at_one_time_the_smaller_key_has_the_place(void **state)
+{
     struct world *world = *state;
     const struct invite_options options = { .max_uses = 1 };
     list_member(world, BOB, make_certificate(world, &options, BOB, "bob", T0));
@@ -174,7 +186,8 @@ static void at_one_time_the_smaller_key_has_the_place(void **state) {
     assert_int_equal(is_verified(world, CAROL), !bob_is_smaller);
 }
 
-static void joining_twice_with_one_key_uses_one_place(void **state) {
+static void joining_twice_with_one_key_uses_one_place(void **state)
+{
     struct world *world = *state;
     const struct invite_options options = { .max_uses = 2 };
     list_member(world, BOB, make_certificate(world, &options, BOB, "bob", T0 + 1));
@@ -185,7 +198,8 @@ static void joining_twice_with_one_key_uses_one_place(void **state) {
     assert_int_equal(world->changes.refused, 0);
 }
 
-static void of_two_joins_with_one_key_the_earlier_has_the_place(void **state) {
+static void of_two_joins_with_one_key_the_earlier_has_the_place(void **state)
+{
     struct world *world = *state;
     const struct invite_options options = { .max_uses = 1 };
     list_member(world, BOB, make_certificate(world, &options, BOB, "bob", T0 + 5));
@@ -200,7 +214,8 @@ static void of_two_joins_with_one_key_the_earlier_has_the_place(void **state) {
     assert_true(is_verified(world, BOB));
 }
 
-static void names_come_from_certificates_and_statements_never_from_the_broker(void **state) {
+static void names_come_from_certificates_and_statements_never_from_the_broker(void **state)
+{
     struct world *world = *state;
     json_t *bob = list_member_named(world, BOB, "the boss", own_certificate(world, BOB, T0));
     json_put(bob, "name_statement", make_name(world, EVE, BOB, "the boss", 1)); /* by another key */
@@ -223,7 +238,8 @@ static void names_come_from_certificates_and_statements_never_from_the_broker(vo
     assert_string_equal(member_of(world, BOB)->name, "Bob IV");
 }
 
-static void a_name_statement_that_names_another_maker_is_refused(void **state) {
+static void a_name_statement_that_names_another_maker_is_refused(void **state)
+{
     struct world *world = *state;
     json_t *statement = make_name(world, BOB, BOB, "robert", 1);
     json_put_string(statement, "by", hex_of(world, EVE));
@@ -236,7 +252,8 @@ static void a_name_statement_that_names_another_maker_is_refused(void **state) {
     assert_null(trust_member(world->trust, hex_of(world, EVE)));
 }
 
-static void nobody_verifies_without_an_owner(void **state) {
+static void nobody_verifies_without_an_owner(void **state)
+{
     struct world *world = *state;
     struct trust_identity identity = identity_of(world);
     struct trust *trust = NULL;
@@ -254,7 +271,8 @@ static void nobody_verifies_without_an_owner(void **state) {
     trust_free(trust);
 }
 
-static void malformed_entries_are_counted_and_the_rest_holds(void **state) {
+static void malformed_entries_are_counted_and_the_rest_holds(void **state)
+{
     struct world *world = *state;
     json_t *members = json_object_get(world->list, "members");
     char upper[KEY_HEX_SIZE];
@@ -268,8 +286,8 @@ static void malformed_entries_are_counted_and_the_rest_holds(void **state) {
     (void)json_array_append_new(members, json_pack("{s:s}", "pubkey", "00"));
     (void)json_array_append_new(members, json_pack("{s:s}", "pubkey", "0000000000000000000000000000000000000000000000000000000000000000"));
     (void)json_array_append_new(members, json_pack("{s:i}", "pubkey", 5));
-    (void)json_array_append_new(members, json_pack("{s:s,s:i,s:i,s:s,s:s,s:i}", "pubkey", hex_of(world, EVE), "id", 5, "displayName", 5, "joinedAt", "soon", "lastSeenAt",
-                                                   "2026-11-23T12:34:56Z", "revoked", 1));
+    (void)json_array_append_new(members, json_pack("{s:s,s:i,s:i,s:s,s:s,s:i}", "pubkey", hex_of(world, EVE), "id", 5, "displayName", 5,
+                                                   "joinedAt", "soon", "lastSeenAt", "2026-11-23T12:34:56Z", "revoked", 1));
     list_statement(world, "grants", json_string("grant"));
     list_statement(world, "revocations", json_new_array());
     json_put(world->list, "names", json_string("none"));
@@ -287,7 +305,8 @@ static void malformed_entries_are_counted_and_the_rest_holds(void **state) {
     assert_true(is_verified(world, BOB));
 }
 
-static void long_and_zero_ridden_names_of_the_broker_do_no_harm(void **state) {
+static void long_and_zero_ridden_names_of_the_broker_do_no_harm(void **state)
+{
     struct world *world = *state;
     char name[400];
     for (size_t index = 0; index + 2 < sizeof(name); index += 2) {
@@ -301,7 +320,8 @@ static void long_and_zero_ridden_names_of_the_broker_do_no_harm(void **state) {
     assert_string_equal(member_of(world, EVE)->name, "");
 }
 
-static void who_is_no_longer_listed_and_vouched_for_by_nobody_is_forgotten(void **state) {
+static void who_is_no_longer_listed_and_vouched_for_by_nobody_is_forgotten(void **state)
+{
     struct world *world = *state;
     list_member(world, BOB, own_certificate(world, BOB, T0));
     list_member(world, EVE, NULL);
@@ -321,7 +341,8 @@ static void who_is_no_longer_listed_and_vouched_for_by_nobody_is_forgotten(void 
     assert_false(trust_is_fresh(world->trust));
 }
 
-static void a_list_may_come_in_pages(void **state) {
+static void a_list_may_come_in_pages(void **state)
+{
     struct world *world = *state;
     list_member(world, EVE, NULL);
     merge_list(world);
@@ -341,13 +362,15 @@ static void a_list_may_come_in_pages(void **state) {
     assert_null(trust_member(world->trust, hex_of(world, EVE)));
 }
 
-static int merge_event(struct world *world, const char *event, json_t *data /* taken over */) {
+static int merge_event(struct world *world, const char *event, json_t *data /* taken over */)
+{
     int result = trust_merge_event(world->trust, event, data, &world->changes, NULL);
     json_decref(data);
     return result;
 }
 
-static void events_bring_members_and_statements_one_by_one(void **state) {
+static void events_bring_members_and_statements_one_by_one(void **state)
+{
     struct world *world = *state;
     json_t *bob = json_deep_copy(list_member(world, BOB, own_certificate(world, BOB, T0)));
     assert_int_equal(merge_event(world, "member_joined", bob), 0);
@@ -365,11 +388,13 @@ static void events_bring_members_and_statements_one_by_one(void **state) {
     assert_int_equal(merge_event(world, "member_revoked", nested), 0);
     assert_true(trust_is_revoked(world->trust, hex_of(world, BOB)));
     assert_int_equal(world->changes.newly_revoked, 1);
-    assert_int_equal(merge_event(world, "member_joined", json_pack("{s:s,s:s}", "memberPubkey", hex_of(world, EVE), "displayName", "eve")), 0);
+    assert_int_equal(merge_event(world, "member_joined", json_pack("{s:s,s:s}", "memberPubkey", hex_of(world, EVE), "displayName", "eve")),
+                     0);
     assert_false(is_verified(world, EVE));
 }
 
-static void an_event_that_proves_nothing_says_so(void **state) {
+static void an_event_that_proves_nothing_says_so(void **state)
+{
     struct world *world = *state;
     list_member(world, BOB, own_certificate(world, BOB, T0));
     merge_list(world);
@@ -382,7 +407,8 @@ static void an_event_that_proves_nothing_says_so(void **state) {
     assert_string_equal(member_of(world, BOB)->name, "bob");
 }
 
-static void everything_is_there_after_a_restart(void **state) {
+static void everything_is_there_after_a_restart(void **state)
+{
     struct world *world = *state;
     const struct invite_options options = { .signer = CAROL, .grant = make_grant(world, OWNER, CAROL, "admin", 1, T0) };
     list_member(world, BOB, make_certificate(world, &options, BOB, "bob", T0 + 5));
@@ -407,7 +433,8 @@ static void everything_is_there_after_a_restart(void **state) {
     assert_int_equal(world->changes.newly_verified + world->changes.newly_revoked + world->changes.new_members + world->changes.refused, 0);
 }
 
-static void statements_of_another_mesh_mean_nothing_here(void **state) {
+static void statements_of_another_mesh_mean_nothing_here(void **state)
+{
     struct world *world = *state;
     json_t *grant = make_grant(world, OWNER, BOB, "admin", 1, T0);
     json_put_string(grant, "mesh", OTHER_MESH_ID);
@@ -418,7 +445,8 @@ static void statements_of_another_mesh_mean_nothing_here(void **state) {
     assert_null(trust_member(world->trust, hex_of(world, BOB)));
 }
 
-static void a_mesh_with_a_malformed_key_is_not_opened(void **state) {
+static void a_mesh_with_a_malformed_key_is_not_opened(void **state)
+{
     struct world *world = *state;
     struct trust_identity identity = identity_of(world);
     struct trust *trust = NULL;
@@ -433,7 +461,8 @@ static void a_mesh_with_a_malformed_key_is_not_opened(void **state) {
 
 #define WORLD_TEST(name) cmocka_unit_test_setup_teardown(name, world_setup, world_teardown)
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         WORLD_TEST(the_owner_is_verified_by_the_pin_alone),
         WORLD_TEST(a_certificate_by_the_owners_invite_verifies),

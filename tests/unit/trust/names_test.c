@@ -3,12 +3,14 @@
 
 static struct trust_destination destination;
 
-static enum trust_resolution resolve(struct world *world, const char *to) {
+static enum trust_resolution resolve(struct world *world, const char *to)
+{
     memset(&destination, 0xAA, sizeof(destination));
     return trust_resolve(world->trust, to, &destination);
 }
 
-static void expect_member(struct world *world, const char *to, enum who who) {
+static void expect_member(struct world *world, const char *to, enum who who)
+{
     enum trust_resolution resolution = resolve(world, to);
     if (resolution != RESOLVED || !string_equal(destination.ref, hex_of(world, who))) {
         fail_msg("%s: %d, not %s", to, (int)resolution, NAMES[who]);
@@ -17,14 +19,16 @@ static void expect_member(struct world *world, const char *to, enum who who) {
     assert_true(destination.known_member);
 }
 
-static void expect(struct world *world, const char *to, enum trust_resolution expected) {
+static void expect(struct world *world, const char *to, enum trust_resolution expected)
+{
     enum trust_resolution resolution = resolve(world, to);
     if (resolution != expected) {
         fail_msg("%s: %d, not %d", to, (int)resolution, (int)expected);
     }
 }
 
-static bool has_candidate(const struct world *world, enum who who, const char *name) {
+static bool has_candidate(const struct world *world, enum who who, const char *name)
+{
     for (size_t index = 0; index < destination.candidate_count; index++) {
         if (string_equal(destination.candidates[index], hex_of(world, who)) && string_equal(destination.candidate_names[index], name)) {
             return true;
@@ -33,7 +37,8 @@ static bool has_candidate(const struct world *world, enum who who, const char *n
     return false;
 }
 
-static void settle_mesh(struct world *world) {
+static void settle_mesh(struct world *world)
+{
     list_member(world, OWNER, NULL);
     list_member(world, ALICE, own_certificate(world, ALICE, T0));
     list_member(world, BOB, own_certificate(world, BOB, T0));
@@ -43,7 +48,8 @@ static void settle_mesh(struct world *world) {
 }
 
 /* The list anew, without those two; `entries` follow. */
-static void list_again(struct world *world) {
+static void list_again(struct world *world)
+{
     list_new(world);
     list_member(world, OWNER, NULL);
     list_member(world, ALICE, own_certificate(world, ALICE, T0));
@@ -51,7 +57,8 @@ static void list_again(struct world *world) {
 
 /* ---- the table -------------------------------------------------------------------------------------------- */
 
-static void keys_are_taken_as_they_are_in_lower_case(void **state) {
+static void keys_are_taken_as_they_are_in_lower_case(void **state)
+{
     struct world *world = *state;
     char upper[KEY_HEX_SIZE];
     settle_mesh(world);
@@ -68,7 +75,8 @@ static void keys_are_taken_as_they_are_in_lower_case(void **state) {
     assert_string_equal(destination.name, "");
 }
 
-static void a_unique_prefix_of_eight_or_more_digits_is_the_whole_key(void **state) {
+static void a_unique_prefix_of_eight_or_more_digits_is_the_whole_key(void **state)
+{
     struct world *world = *state;
     char prefix[KEY_HEX_SIZE];
     settle_mesh(world);
@@ -92,7 +100,8 @@ static void a_unique_prefix_of_eight_or_more_digits_is_the_whole_key(void **stat
 }
 
 /* Two keys that begin alike are found by trying. */
-static void a_prefix_of_two_keys_is_ambiguous(void **state) {
+static void a_prefix_of_two_keys_is_ambiguous(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     /* eight digits are 32 bits: too many to try; so the members' list gets a key that differs from Bob's in its end only */
@@ -126,7 +135,8 @@ static void a_prefix_of_two_keys_is_ambiguous(void **state) {
     expect(world, prefix, RESOLVE_AMBIGUOUS);
 }
 
-static void a_name_of_hex_digits_is_a_name_when_no_key_begins_so(void **state) {
+static void a_name_of_hex_digits_is_a_name_when_no_key_begins_so(void **state)
+{
     struct world *world = *state;
     list_member_named(world, EVE, "deadbeef", NULL);
     list_member_named(world, FRANK, "cafe", NULL);
@@ -136,14 +146,30 @@ static void a_name_of_hex_digits_is_a_name_when_no_key_begins_so(void **state) {
     expect_member(world, "cafe", FRANK);
 }
 
-static void names_match_whatever_their_case_and_width(void **state) {
+static void names_match_whatever_their_case_and_width(void **state)
+{
     struct world *world = *state;
-    list_member_named(world, BOB, "B\xc3\xb6" "b Stra\xc3\x9f" "e", NULL); /* Böb Straße */
-    list_member_named(world, EVE, "\xef\xbc\xa5ve", NULL);                    /* a full-width E */
+    list_member_named(world, BOB,
+                      "B\xc3\xb6"
+                      "b Stra\xc3\x9f"
+                      "e",
+                      NULL);                               /* Böb Straße */
+    list_member_named(world, EVE, "\xef\xbc\xa5ve", NULL); /* a full-width E */
     merge_list(world);
-    expect_member(world, "B\xc3\xb6" "b Stra\xc3\x9f" "e", BOB);
-    expect_member(world, "b\xc3\x96" "B STRASSE", BOB);
-    expect_member(world, "  bo\xcc\x88" "b stra\xc3\x9f" "e ", BOB); /* decomposed */
+    expect_member(world,
+                  "B\xc3\xb6"
+                  "b Stra\xc3\x9f"
+                  "e",
+                  BOB);
+    expect_member(world,
+                  "b\xc3\x96"
+                  "B STRASSE",
+                  BOB);
+    expect_member(world,
+                  "  bo\xcc\x88"
+                  "b stra\xc3\x9f"
+                  "e ",
+                  BOB); /* decomposed */
     expect_member(world, "eve", EVE);
     expect_member(world, "e\xe2\x80\x8bve", EVE); /* a zero-width space is nothing */
     expect(world, "bob", RESOLVE_UNKNOWN);
@@ -154,7 +180,8 @@ static void names_match_whatever_their_case_and_width(void **state) {
     expect(world, endless, RESOLVE_UNKNOWN);
 }
 
-static void topics_groups_and_all_are_taken_as_written(void **state) {
+static void topics_groups_and_all_are_taken_as_written(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     expect(world, "#alerts", RESOLVED);
@@ -169,10 +196,12 @@ static void topics_groups_and_all_are_taken_as_written(void **state) {
     assert_false(destination.known_member);
 }
 
-static void what_names_nothing_is_invalid_or_unknown(void **state) {
+static void what_names_nothing_is_invalid_or_unknown(void **state)
+{
     struct world *world = *state;
-    static const char *const INVALID[] = { "", "#", "@", "#Alerts", "#a b", "@Ops", "#a/b",
-                                           "#0123456789012345678901234567890123456789012345678901234567890123456789" };
+    static const char *const INVALID[] = {
+        "", "#", "@", "#Alerts", "#a b", "@Ops", "#a/b", "#0123456789012345678901234567890123456789012345678901234567890123456789"
+    };
     static const char *const UNKNOWN[] = { "nobody", " ", "**", "bo", "bobb", "\xff\xfe", "\xe2\x80\x8b" };
     settle_mesh(world);
     for (size_t index = 0; index < ARRAY_LENGTH(INVALID); index++) {
@@ -185,7 +214,8 @@ static void what_names_nothing_is_invalid_or_unknown(void **state) {
     }
 }
 
-static void nobody_catches_a_topic_by_his_name(void **state) {
+static void nobody_catches_a_topic_by_his_name(void **state)
+{
     struct world *world = *state;
     list_member_named(world, EVE, "#alerts", NULL);
     list_member_named(world, BOB, "*", NULL);
@@ -199,7 +229,8 @@ static void nobody_catches_a_topic_by_his_name(void **state) {
     assert_string_equal(destination.kind, "queue");
 }
 
-static void the_revoked_and_the_gone_are_no_known_members(void **state) {
+static void the_revoked_and_the_gone_are_no_known_members(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     list_statement(world, "revocations", make_revocation(world, OWNER, BOB, T0 + 5));
@@ -217,7 +248,8 @@ static void the_revoked_and_the_gone_are_no_known_members(void **state) {
 
 /* ---- ambiguity -------------------------------------------------------------------------------------------- */
 
-static void two_verified_members_of_one_folded_name_are_ambiguous(void **state) {
+static void two_verified_members_of_one_folded_name_are_ambiguous(void **state)
+{
     struct world *world = *state;
     const struct invite_options options = { .number = 50 };
     settle_mesh(world);
@@ -235,7 +267,8 @@ static void two_verified_members_of_one_folded_name_are_ambiguous(void **state) 
     expect_member(world, "bob", FRANK);
 }
 
-static void a_second_verified_holder_of_a_pinned_name_makes_it_ambiguous(void **state) {
+static void a_second_verified_holder_of_a_pinned_name_makes_it_ambiguous(void **state)
+{
     struct world *world = *state;
     const struct invite_options options = { .number = 50 };
     settle_mesh(world);
@@ -248,7 +281,8 @@ static void a_second_verified_holder_of_a_pinned_name_makes_it_ambiguous(void **
     expect_member(world, "bob", BOB);
 }
 
-static void an_unverified_claim_beside_a_verified_one_is_ambiguous_at_first_contact(void **state) {
+static void an_unverified_claim_beside_a_verified_one_is_ambiguous_at_first_contact(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     list_member_named(world, FRANK, "Bob", NULL);
@@ -257,7 +291,8 @@ static void an_unverified_claim_beside_a_verified_one_is_ambiguous_at_first_cont
     assert_int_equal(destination.candidate_count, 2);
 }
 
-static void more_candidates_than_fit_are_cut(void **state) {
+static void more_candidates_than_fit_are_cut(void **state)
+{
     struct world *world = *state;
     for (uint8_t number = 0; number < 12; number++) {
         uint8_t seed[SEED_BYTES] = { 9, number };
@@ -274,7 +309,8 @@ static void more_candidates_than_fit_are_cut(void **state) {
 
 /* ---- pins ------------------------------------------------------------------------------------------------- */
 
-static void a_swapped_key_under_a_used_name_is_refused_until_accepted(void **state) {
+static void a_swapped_key_under_a_used_name_is_refused_until_accepted(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     expect_member(world, "eve", EVE); /* pins */
@@ -297,7 +333,8 @@ static void a_swapped_key_under_a_used_name_is_refused_until_accepted(void **sta
     expect_member(world, "eve", FRANK);
 }
 
-static void a_verified_member_whom_the_broker_hides_keeps_his_name(void **state) {
+static void a_verified_member_whom_the_broker_hides_keeps_his_name(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     expect_member(world, "bob", BOB);
@@ -310,7 +347,8 @@ static void a_verified_member_whom_the_broker_hides_keeps_his_name(void **state)
     assert_true(has_candidate(world, BOB, "bob") && has_candidate(world, FRANK, "bob"));
 }
 
-static void an_unverified_claim_moves_no_pin(void **state) {
+static void an_unverified_claim_moves_no_pin(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     expect_member(world, "bob", BOB);
@@ -323,7 +361,8 @@ static void an_unverified_claim_moves_no_pin(void **state) {
     assert_int_equal(world->changes.key_swaps, 0);
 }
 
-static void a_revoked_members_name_in_other_hands_is_a_changed_key(void **state) {
+static void a_revoked_members_name_in_other_hands_is_a_changed_key(void **state)
+{
     struct world *world = *state;
     const struct invite_options options = { .number = 50 };
     settle_mesh(world);
@@ -336,7 +375,8 @@ static void a_revoked_members_name_in_other_hands_is_a_changed_key(void **state)
     assert_string_equal(destination.candidates[1], hex_of(world, FRANK));
 }
 
-static void a_renamed_member_is_still_meant_by_the_pinned_name(void **state) {
+static void a_renamed_member_is_still_meant_by_the_pinned_name(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     expect_member(world, "bob", BOB);
@@ -352,7 +392,8 @@ static void a_renamed_member_is_still_meant_by_the_pinned_name(void **state) {
     expect_member(world, "robert", BOB);
 }
 
-static void a_rotation_leads_the_pin_to_the_new_key(void **state) {
+static void a_rotation_leads_the_pin_to_the_new_key(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     expect_member(world, "bob", BOB);
@@ -369,7 +410,8 @@ static void a_rotation_leads_the_pin_to_the_new_key(void **state) {
     assert_true(destination.known_member);
 }
 
-static void only_a_known_holder_of_the_name_is_accepted(void **state) {
+static void only_a_known_holder_of_the_name_is_accepted(void **state)
+{
     struct world *world = *state;
     struct error error;
     settle_mesh(world);
@@ -381,7 +423,8 @@ static void only_a_known_holder_of_the_name_is_accepted(void **state) {
     expect_member(world, "bob", BOB);
 }
 
-static void folding_is_stable_and_refuses_what_is_no_text(void **state) {
+static void folding_is_stable_and_refuses_what_is_no_text(void **state)
+{
     (void)state;
     static const struct {
         const char *name, *folded;
@@ -406,7 +449,8 @@ static void folding_is_stable_and_refuses_what_is_no_text(void **state) {
 
 #define WORLD_TEST(name) cmocka_unit_test_setup_teardown(name, world_setup, world_teardown)
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         WORLD_TEST(keys_are_taken_as_they_are_in_lower_case),
         WORLD_TEST(a_unique_prefix_of_eight_or_more_digits_is_the_whole_key),

@@ -3,7 +3,8 @@
 #include "util/ids.h"
 
 /* Carol and Dave are admins, Bob and Eve members. */
-static void settle_mesh(struct world *world) {
+static void settle_mesh(struct world *world)
+{
     list_member(world, OWNER, NULL);
     list_member(world, ALICE, own_certificate(world, ALICE, T0));
     list_member(world, BOB, own_certificate(world, BOB, T0));
@@ -13,16 +14,19 @@ static void settle_mesh(struct world *world) {
     merge_list(world);
 }
 
-static bool is_revoked(const struct world *world, enum who who) {
+static bool is_revoked(const struct world *world, enum who who)
+{
     return trust_is_revoked(world->trust, hex_of(world, who));
 }
 
-static void revoke_member(struct world *world, enum who by, enum who subject, int64_t at) {
+static void revoke_member(struct world *world, enum who by, enum who subject, int64_t at)
+{
     list_statement(world, "revocations", make_revocation(world, by, subject, at));
     merge_list(world);
 }
 
-static void the_owner_revokes_anybody(void **state) {
+static void the_owner_revokes_anybody(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     revoke_member(world, OWNER, BOB, T0 + 5);
@@ -35,7 +39,8 @@ static void the_owner_revokes_anybody(void **state) {
     assert_true(trust_self_revoked(world->trust));
 }
 
-static void an_admin_revokes_members_and_nobody_else(void **state) {
+static void an_admin_revokes_members_and_nobody_else(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     revoke_member(world, CAROL, BOB, T0 + 5);
@@ -51,7 +56,8 @@ static void an_admin_revokes_members_and_nobody_else(void **state) {
     assert_int_equal(trust_revocation_count(world->trust), 1);
 }
 
-static void nobody_revokes_the_owner_and_members_revoke_nobody(void **state) {
+static void nobody_revokes_the_owner_and_members_revoke_nobody(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     revoke_member(world, OWNER, OWNER, T0 + 5);
@@ -63,7 +69,8 @@ static void nobody_revokes_the_owner_and_members_revoke_nobody(void **state) {
     assert_true(is_verified(world, OWNER) && is_verified(world, BOB) && is_verified(world, EVE));
 }
 
-static void a_forged_or_changed_revocation_is_refused(void **state) {
+static void a_forged_or_changed_revocation_is_refused(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     json_t *forged = make_revocation(world, EVE, BOB, T0 + 5);
@@ -80,7 +87,8 @@ static void a_forged_or_changed_revocation_is_refused(void **state) {
     assert_false(is_revoked(world, BOB));
 }
 
-static void a_brokers_word_is_shown_and_not_believed(void **state) {
+static void a_brokers_word_is_shown_and_not_believed(void **state)
+{
     struct world *world = *state;
     json_put_bool(list_member(world, BOB, own_certificate(world, BOB, T0)), "revoked", true);
     merge_list(world);
@@ -89,7 +97,8 @@ static void a_brokers_word_is_shown_and_not_believed(void **state) {
     assert_true(member_of(world, BOB)->revoked_claim);
 }
 
-static void revocations_are_kept_for_ever(void **state) {
+static void revocations_are_kept_for_ever(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     revoke_member(world, OWNER, BOB, T0 + 5);
@@ -106,9 +115,12 @@ static void revocations_are_kept_for_ever(void **state) {
     assert_int_equal(trust_revocation_count(world->trust), 2);
 }
 
-static void acts_of_a_revoked_admin_are_void_from_then_on(void **state) {
+static void acts_of_a_revoked_admin_are_void_from_then_on(void **state)
+{
     struct world *world = *state;
-    const struct invite_options options = { .number = 9, .signer = CAROL, .max_uses = 5, .grant = make_grant(world, OWNER, CAROL, "admin", 1, T0) };
+    const struct invite_options options = {
+        .number = 9, .signer = CAROL, .max_uses = 5, .grant = make_grant(world, OWNER, CAROL, "admin", 1, T0)
+    };
     settle_mesh(world);
     list_statement(world, "certs", make_certificate(world, &options, FRANK, "frank", T0 + 20));
     list_statement(world, "revocations", make_revocation(world, CAROL, BOB, T0 + 9));
@@ -123,11 +135,13 @@ static void acts_of_a_revoked_admin_are_void_from_then_on(void **state) {
     assert_int_equal(trust_revocation_count(world->trust), 2);
 }
 
-static const char *invite_id_of_certificate(const json_t *certificate) {
+static const char *invite_id_of_certificate(const json_t *certificate)
+{
     return json_string_value(json_object_get(json_object_get(certificate, "invite"), "invite_id"));
 }
 
-static void a_revoked_invite_lets_nobody_in_any_more(void **state) {
+static void a_revoked_invite_lets_nobody_in_any_more(void **state)
+{
     struct world *world = *state;
     const struct invite_options options = { .number = 9, .max_uses = 5 };
     json_t *before = make_certificate(world, &options, BOB, "bob", T0 + 9);
@@ -149,7 +163,8 @@ static void a_revoked_invite_lets_nobody_in_any_more(void **state) {
     free(invite_id);
 }
 
-static void only_the_owner_revokes_the_invite_that_made_an_admin(void **state) {
+static void only_the_owner_revokes_the_invite_that_made_an_admin(void **state)
+{
     struct world *world = *state;
     json_t *certificate = admin_certificate(world, DAVE, T0 + 5);
     char *invite_id = memory_strdup(invite_id_of_certificate(certificate));
@@ -164,7 +179,8 @@ static void only_the_owner_revokes_the_invite_that_made_an_admin(void **state) {
     free(invite_id);
 }
 
-static void who_left_is_gone_until_joining_anew(void **state) {
+static void who_left_is_gone_until_joining_anew(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     list_statement(world, "leaves", make_leave(world, EVE, BOB, T0 + 5)); /* not his own word */
@@ -191,7 +207,8 @@ static void who_left_is_gone_until_joining_anew(void **state) {
 
 /* ---- rotations -------------------------------------------------------------------------------------------- */
 
-static void a_rotation_carries_membership_over_to_the_new_key(void **state) {
+static void a_rotation_carries_membership_over_to_the_new_key(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     list_statement(world, "rotations", make_rotation(world, CAROL, FRANK, 1, T0 + 5));
@@ -207,7 +224,8 @@ static void a_rotation_carries_membership_over_to_the_new_key(void **state) {
     assert_true(is_revoked(world, FRANK) && is_revoked(world, CAROL));
 }
 
-static void rotations_follow_each_other_in_whatever_order_they_come(void **state) {
+static void rotations_follow_each_other_in_whatever_order_they_come(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     list_statement(world, "rotations", make_rotation(world, FRANK, DAVE, 2, T0 + 6));
@@ -220,7 +238,8 @@ static void rotations_follow_each_other_in_whatever_order_they_come(void **state
     assert_false(member_of(world, DAVE)->superseded);
 }
 
-static void a_rotation_needs_both_signatures_and_the_next_seq(void **state) {
+static void a_rotation_needs_both_signatures_and_the_next_seq(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     json_t *one_sided = make_rotation(world, BOB, FRANK, 1, T0 + 5);
@@ -238,7 +257,8 @@ static void a_rotation_needs_both_signatures_and_the_next_seq(void **state) {
     assert_null(trust_member(world->trust, hex_of(world, FRANK)));
 }
 
-static void a_line_of_keys_never_runs_into_itself(void **state) {
+static void a_line_of_keys_never_runs_into_itself(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     list_statement(world, "rotations", make_rotation(world, BOB, FRANK, 1, T0 + 5));
@@ -250,7 +270,8 @@ static void a_line_of_keys_never_runs_into_itself(void **state) {
     assert_false(member_of(world, FRANK)->superseded || member_of(world, EVE)->superseded);
 }
 
-static void a_second_rotation_for_one_seq_is_a_fork_until_a_grant(void **state) {
+static void a_second_rotation_for_one_seq_is_a_fork_until_a_grant(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     list_statement(world, "rotations", make_rotation(world, BOB, FRANK, 1, T0 + 5));
@@ -272,7 +293,8 @@ static void a_second_rotation_for_one_seq_is_a_fork_until_a_grant(void **state) 
 
 /* ---- rv --------------------------------------------------------------------------------------------------- */
 
-static void rv_is_that_of_what_counts(void **state) {
+static void rv_is_that_of_what_counts(void **state)
+{
     struct world *world = *state;
     struct sha256 hashes[2];
     char expected[RV_SIZE];
@@ -295,7 +317,8 @@ static void rv_is_that_of_what_counts(void **state) {
     assert_string_equal(trust_rv(world->trust), expected);
 }
 
-static void a_broker_that_cannot_show_what_a_peer_knows_is_a_fork(void **state) {
+static void a_broker_that_cannot_show_what_a_peer_knows_is_a_fork(void **state)
+{
     struct world *world = *state;
     settle_mesh(world);
     assert_false(trust_expect_rv(world->trust, trust_rv(world->trust)));
@@ -324,23 +347,27 @@ struct scattered {
 };
 
 /* The outcome as text: everybody's standing, and rv. */
-static char *standing_text(struct world *world) {
+static char *standing_text(struct world *world)
+{
     struct buffer text;
     buffer_init(&text, BUFFER_UNLIMITED);
     for (enum who who = OWNER; who < PEOPLE; who++) {
         const struct trust_member *member = trust_member(world->trust, hex_of(world, who));
-        (void)buffer_printf(&text, "%s:%d%d%d%d%d%d%s ", NAMES[who], member != NULL, member != NULL && member->verified, member != NULL && member->revoked,
-                            member != NULL && member->left, member != NULL && member->superseded, member == NULL ? -1 : (int)member->role,
-                            member == NULL ? "" : member->name);
+        (void)buffer_printf(&text, "%s:%d%d%d%d%d%d%s ", NAMES[who], member != NULL, member != NULL && member->verified,
+                            member != NULL && member->revoked, member != NULL && member->left, member != NULL && member->superseded,
+                            member == NULL ? -1 : (int)member->role, member == NULL ? "" : member->name);
     }
     (void)buffer_append_text(&text, trust_rv(world->trust));
     return buffer_take(&text, NULL);
 }
 
-static void the_order_in_which_statements_come_changes_nothing(void **state) {
+static void the_order_in_which_statements_come_changes_nothing(void **state)
+{
     struct world *world = *state;
     const struct invite_options shared = { .number = 9, .max_uses = 2 };
-    const struct invite_options by_carol = { .number = 10, .max_uses = 5, .signer = CAROL, .grant = make_grant(world, OWNER, CAROL, "admin", 1, T0) };
+    const struct invite_options by_carol = {
+        .number = 10, .max_uses = 5, .signer = CAROL, .grant = make_grant(world, OWNER, CAROL, "admin", 1, T0)
+    };
     struct scattered statements[] = {
         { "certs", make_certificate(world, &shared, BOB, "bob", T0 + 3) },
         { "certs", make_certificate(world, &shared, DAVE, "dave", T0 + 2) },
@@ -408,7 +435,8 @@ static void the_order_in_which_statements_come_changes_nothing(void **state) {
 
 #define WORLD_TEST(name) cmocka_unit_test_setup_teardown(name, world_setup, world_teardown)
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         WORLD_TEST(the_owner_revokes_anybody),
         WORLD_TEST(an_admin_revokes_members_and_nobody_else),

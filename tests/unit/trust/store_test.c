@@ -1,7 +1,8 @@
 /* Facts that are kept: body versions, retention, challenge, profile; what a failing database refused is written later; meshes do not mix. */
 #include "fixture.h"
 
-static void facts_survive_a_restart(void **state) {
+static void facts_survive_a_restart(void **state)
+{
     struct world *world = *state;
     assert_int_equal(trust_retention_days(world->trust), 0);
     assert_false(trust_challenge_seen(world->trust));
@@ -24,7 +25,8 @@ static void facts_survive_a_restart(void **state) {
     assert_true(trust_challenge_seen(world->trust));
 }
 
-static void a_body_version_is_never_lowered(void **state) {
+static void a_body_version_is_never_lowered(void **state)
+{
     struct world *world = *state;
     trust_note_body_version(world->trust, hex_of(world, EVE), 3);
     trust_note_body_version(world->trust, hex_of(world, EVE), 1);
@@ -40,7 +42,8 @@ static void a_body_version_is_never_lowered(void **state) {
     assert_int_equal(trust_sender_body_version(world->trust, hex_of(world, EVE)), 3);
 }
 
-static void what_could_not_be_written_is_written_with_the_next_change(void **state) {
+static void what_could_not_be_written_is_written_with_the_next_change(void **state)
+{
     struct world *world = *state;
     write_sql(world->db, "ALTER TABLE trust_mesh RENAME TO hidden");
     list_member(world, BOB, own_certificate(world, BOB, T0));
@@ -61,7 +64,8 @@ static void what_could_not_be_written_is_written_with_the_next_change(void **sta
     assert_true(is_verified(world, BOB));
 }
 
-static void writes_on_their_way_outlive_the_trust(void **state) {
+static void writes_on_their_way_outlive_the_trust(void **state)
+{
     struct world *world = *state;
     trust_set_retention_days(world->trust, 7);
     trust_free(world->trust);
@@ -70,7 +74,8 @@ static void writes_on_their_way_outlive_the_trust(void **state) {
     assert_int_equal(trust_retention_days(world->trust), 7); /* read after what was queued before */
 }
 
-static void meshes_in_one_database_do_not_mix(void **state) {
+static void meshes_in_one_database_do_not_mix(void **state)
+{
     struct world *world = *state;
     struct trust *other = NULL;
     struct trust_identity identity = identity_of(world);
@@ -91,7 +96,8 @@ static void meshes_in_one_database_do_not_mix(void **state) {
     trust_free(other);
 }
 
-static void nothing_but_the_statement_itself_is_stored(void **state) {
+static void nothing_but_the_statement_itself_is_stored(void **state)
+{
     struct world *world = *state;
     json_t *certificate = own_certificate(world, BOB, T0);
     json_put_string(certificate, "ballast", "ballast");
@@ -107,7 +113,8 @@ static void nothing_but_the_statement_itself_is_stored(void **state) {
     assert_int_equal(read_number(world->db, "SELECT count(*) FROM trust_statement WHERE document LIKE '%ballast%'"), 0);
 }
 
-static void a_damaged_row_is_skipped_and_the_rest_holds(void **state) {
+static void a_damaged_row_is_skipped_and_the_rest_holds(void **state)
+{
     struct world *world = *state;
     list_member(world, BOB, own_certificate(world, BOB, T0));
     merge_list(world);
@@ -121,7 +128,8 @@ static void a_damaged_row_is_skipped_and_the_rest_holds(void **state) {
 
 #define WORLD_TEST(name) cmocka_unit_test_setup_teardown(name, world_setup, world_teardown)
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         WORLD_TEST(facts_survive_a_restart),
         WORLD_TEST(a_body_version_is_never_lowered),

@@ -8,7 +8,8 @@
 #include "util/buffer.h"
 #include "util/memory.h"
 
-static void what_is_appended_is_there_and_terminated(void **state) {
+static void what_is_appended_is_there_and_terminated(void **state)
+{
     (void)state;
     struct buffer buffer;
     buffer_init(&buffer, BUFFER_UNLIMITED);
@@ -26,7 +27,8 @@ static void what_is_appended_is_there_and_terminated(void **state) {
     buffer_release(&buffer);
 }
 
-static void growing_keeps_every_byte(void **state) {
+static void growing_keeps_every_byte(void **state)
+{
     (void)state;
     struct buffer buffer;
     struct buffer secret;
@@ -49,7 +51,8 @@ static void growing_keeps_every_byte(void **state) {
     buffer_wipe_release(&secret);
 }
 
-static void the_maximum_is_exact_and_overflow_stays(void **state) {
+static void the_maximum_is_exact_and_overflow_stays(void **state)
+{
     (void)state;
     struct buffer buffer;
     buffer_init(&buffer, 5);
@@ -73,7 +76,8 @@ static void the_maximum_is_exact_and_overflow_stays(void **state) {
     buffer_release(&buffer);
 }
 
-static void a_size_near_the_end_of_memory_does_not_wrap(void **state) {
+static void a_size_near_the_end_of_memory_does_not_wrap(void **state)
+{
     (void)state;
     struct buffer buffer;
     buffer_init(&buffer, BUFFER_UNLIMITED);
@@ -84,7 +88,8 @@ static void a_size_near_the_end_of_memory_does_not_wrap(void **state) {
     buffer_release(&buffer);
 }
 
-static void what_is_reserved_can_be_written_by_hand(void **state) {
+static void what_is_reserved_can_be_written_by_hand(void **state)
+{
     (void)state;
     struct buffer buffer;
     buffer_init(&buffer, 1000);
@@ -97,7 +102,8 @@ static void what_is_reserved_can_be_written_by_hand(void **state) {
     buffer_release(&buffer);
 }
 
-static void memory_that_is_taken_leaves_a_usable_buffer(void **state) {
+static void memory_that_is_taken_leaves_a_usable_buffer(void **state)
+{
     (void)state;
     struct buffer buffer;
     size_t length = 99;
@@ -122,7 +128,8 @@ static void memory_that_is_taken_leaves_a_usable_buffer(void **state) {
     buffer_release(&zeroed);
 }
 
-static void assert_json(const char *text, size_t size, const char *expected) {
+static void assert_json(const char *text, size_t size, const char *expected)
+{
     struct buffer buffer;
     buffer_init(&buffer, BUFFER_UNLIMITED);
     assert_int_equal(buffer_append_json_string(&buffer, text, size), 0);
@@ -130,7 +137,8 @@ static void assert_json(const char *text, size_t size, const char *expected) {
     buffer_release(&buffer);
 }
 
-static void json_strings_are_escaped_and_repaired(void **state) {
+static void json_strings_are_escaped_and_repaired(void **state)
+{
     (void)state;
     assert_json("", 0, "\"\"");
     assert_json("a\"\\/\b\f\n\r\t\0\x1F\x7F", 12, "\"a\\\"\\\\/\\b\\f\\n\\r\\t\\u0000\\u001f\x7F\"");
@@ -140,7 +148,8 @@ static void json_strings_are_escaped_and_repaired(void **state) {
     assert_json("\xED\xA0\x80", 3, "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\"");
 }
 
-static void a_json_string_that_does_not_fit_leaves_nothing(void **state) {
+static void a_json_string_that_does_not_fit_leaves_nothing(void **state)
+{
     (void)state;
     for (size_t maximum = 1; maximum < 12; maximum++) {
         struct buffer buffer;
@@ -154,7 +163,8 @@ static void a_json_string_that_does_not_fit_leaves_nothing(void **state) {
     }
 }
 
-static void copies_of_text_are_their_own(void **state) {
+static void copies_of_text_are_their_own(void **state)
+{
     (void)state;
     char *copy = memory_strndup("abcdef", 3);
     assert_string_equal(copy, "abc");
@@ -174,7 +184,8 @@ static void copies_of_text_are_their_own(void **state) {
     free(copy);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_appended_is_there_and_terminated),
         cmocka_unit_test(growing_keeps_every_byte),

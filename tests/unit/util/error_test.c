@@ -10,7 +10,8 @@
 #include "util/error.h"
 #include "util/text.h"
 
-static void setting_an_error_returns_its_negative_code(void **state) {
+static void setting_an_error_returns_its_negative_code(void **state)
+{
     (void)state;
     struct error error = { .sys_errno = 5 };
     assert_int_equal(error_set(&error, ERROR_CONFLICT, "%s is %d", "it", 7), -(int)ERROR_CONFLICT);
@@ -20,7 +21,8 @@ static void setting_an_error_returns_its_negative_code(void **state) {
     assert_int_equal(error_set(NULL, ERROR_BUSY, "x"), -(int)ERROR_BUSY);
 }
 
-static void errno_chooses_the_code_and_is_kept(void **state) {
+static void errno_chooses_the_code_and_is_kept(void **state)
+{
     (void)state;
     static const struct {
         int sys_errno;
@@ -38,7 +40,8 @@ static void errno_chooses_the_code_and_is_kept(void **state) {
     }
 }
 
-static void a_prefix_says_what_was_tried(void **state) {
+static void a_prefix_says_what_was_tried(void **state)
+{
     (void)state;
     struct error error;
     (void)error_set(&error, ERROR_INVALID, "no number");
@@ -49,7 +52,8 @@ static void a_prefix_says_what_was_tried(void **state) {
     assert_string_equal(error.message, "again: line 3: no number");
 }
 
-static void a_long_message_is_cut_between_characters(void **state) {
+static void a_long_message_is_cut_between_characters(void **state)
+{
     (void)state;
     char text[3 * ERROR_MESSAGE_SIZE];
     for (size_t shift = 0; shift < 4; shift++) {
@@ -66,7 +70,8 @@ static void a_long_message_is_cut_between_characters(void **state) {
     }
 }
 
-static void every_code_has_a_stable_word(void **state) {
+static void every_code_has_a_stable_word(void **state)
+{
     (void)state;
     for (int code = ERROR_NONE; code <= ERROR_INTERNAL; code++) {
         assert_string_not_equal(error_code_name((enum error_code)code), "unknown");
@@ -75,7 +80,8 @@ static void every_code_has_a_stable_word(void **state) {
     assert_string_equal(error_code_name((enum error_code)99), "unknown");
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(setting_an_error_returns_its_negative_code),
         cmocka_unit_test(errno_chooses_the_code_and_is_kept),

@@ -16,17 +16,20 @@
 #include "util/file.h"
 #include "util/memory.h"
 
-static int set_up(void **state) {
+static int set_up(void **state)
+{
     *state = scratch_make();
     return 0;
 }
 
-static int tear_down(void **state) {
+static int tear_down(void **state)
+{
     scratch_remove(*state);
     return 0;
 }
 
-static size_t count_entries(const char *directory) {
+static size_t count_entries(const char *directory)
+{
     DIR *entries = opendir(directory);
     assert_non_null(entries);
     size_t count = 0;
@@ -37,7 +40,8 @@ static size_t count_entries(const char *directory) {
     return count;
 }
 
-static void assert_content(const char *path, const char *expected) {
+static void assert_content(const char *path, const char *expected)
+{
     struct buffer bytes;
     buffer_init(&bytes, BUFFER_UNLIMITED);
     assert_int_equal(file_read(path, &bytes, NULL), 0);
@@ -45,13 +49,15 @@ static void assert_content(const char *path, const char *expected) {
     buffer_release(&bytes);
 }
 
-static mode_t mode_of(const char *path) {
+static mode_t mode_of(const char *path)
+{
     struct stat status;
     assert_int_equal(stat(path, &status), 0);
     return status.st_mode & 07777;
 }
 
-static void an_atomic_write_replaces_the_file_and_leaves_nothing_else(void **state) {
+static void an_atomic_write_replaces_the_file_and_leaves_nothing_else(void **state)
+{
     char *path = path_join(*state, "file");
     mode_t before = umask(022);
     assert_int_equal(file_write_atomic(path, 0600, "one", 3, NULL), 0);
@@ -67,7 +73,8 @@ static void an_atomic_write_replaces_the_file_and_leaves_nothing_else(void **sta
     free(path);
 }
 
-static void a_failed_write_leaves_the_old_file_and_no_temporary_one(void **state) {
+static void a_failed_write_leaves_the_old_file_and_no_temporary_one(void **state)
+{
     char *path = path_join(*state, "file");
     char *inside = path_join(path, "below");
     struct error error;
@@ -97,7 +104,8 @@ static void a_failed_write_leaves_the_old_file_and_no_temporary_one(void **state
     free(path);
 }
 
-static void reading_stops_at_the_maximum(void **state) {
+static void reading_stops_at_the_maximum(void **state)
+{
     char *path = path_join(*state, "file");
     struct buffer bytes;
     struct error error;
@@ -118,7 +126,8 @@ static void reading_stops_at_the_maximum(void **state) {
     free(path);
 }
 
-static void a_large_file_is_read_whole(void **state) {
+static void a_large_file_is_read_whole(void **state)
+{
     enum { SIZE = 300000 };
     char *path = path_join(*state, "file");
     char *content = memory_alloc(SIZE);
@@ -136,7 +145,8 @@ static void a_large_file_is_read_whole(void **state) {
     free(path);
 }
 
-static void directories_are_made_with_their_mode_and_left_as_they_are(void **state) {
+static void directories_are_made_with_their_mode_and_left_as_they_are(void **state)
+{
     char *deep = path_join(*state, "a/b/c");
     char *middle = path_join(*state, "a/b");
     char *with_slash = path_join(*state, "d/");
@@ -164,7 +174,8 @@ static void directories_are_made_with_their_mode_and_left_as_they_are(void **sta
     free(deep);
 }
 
-static void a_secret_that_others_can_read_is_denied_with_the_remedy(void **state) {
+static void a_secret_that_others_can_read_is_denied_with_the_remedy(void **state)
+{
     char *path = path_join(*state, "secret");
     struct error error;
     assert_int_equal(file_check_private(path, &error), 0); /* absent */
@@ -179,7 +190,8 @@ static void a_secret_that_others_can_read_is_denied_with_the_remedy(void **state
     free(path);
 }
 
-static void a_lock_keeps_others_out_until_it_is_closed(void **state) {
+static void a_lock_keeps_others_out_until_it_is_closed(void **state)
+{
     char *path = path_join(*state, "lock");
     struct error error;
     int fd = -1;
@@ -198,7 +210,8 @@ static void a_lock_keeps_others_out_until_it_is_closed(void **state) {
     free(path);
 }
 
-static void asking_whether_it_is_locked_does_not_keep_an_owner_out(void **state) {
+static void asking_whether_it_is_locked_does_not_keep_an_owner_out(void **state)
+{
     char *path = path_join(*state, "lock");
     int fd = -1;
     assert_int_equal(file_lock(path, 0600, &fd, NULL), 0);
@@ -219,7 +232,8 @@ static void asking_whether_it_is_locked_does_not_keep_an_owner_out(void **state)
     free(path);
 }
 
-static void paths_are_joined_with_one_slash(void **state) {
+static void paths_are_joined_with_one_slash(void **state)
+{
     (void)state;
     char *path = path_join("/a", "b");
     assert_string_equal(path, "/a/b");
@@ -229,7 +243,8 @@ static void paths_are_joined_with_one_slash(void **state) {
     free(path);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(an_atomic_write_replaces_the_file_and_leaves_nothing_else, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_failed_write_leaves_the_old_file_and_no_temporary_one, set_up, tear_down),

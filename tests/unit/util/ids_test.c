@@ -13,11 +13,13 @@
 
 static int64_t fake_now;
 
-static int64_t fake_wall_ms(void) {
+static int64_t fake_wall_ms(void)
+{
     return fake_now;
 }
 
-static void ulids_ascend_within_a_millisecond_and_when_the_clock_steps_back(void **state) {
+static void ulids_ascend_within_a_millisecond_and_when_the_clock_steps_back(void **state)
+{
     (void)state;
     char before[ULID_SIZE];
     char after[ULID_SIZE];
@@ -37,7 +39,8 @@ static void ulids_ascend_within_a_millisecond_and_when_the_clock_steps_back(void
     clock_set_for_test(NULL);
 }
 
-static void a_ulid_is_twenty_six_digits_that_begin_with_the_time(void **state) {
+static void a_ulid_is_twenty_six_digits_that_begin_with_the_time(void **state)
+{
     (void)state;
     char ulid[ULID_SIZE];
     clock_set_for_test(fake_wall_ms);
@@ -51,19 +54,22 @@ static void a_ulid_is_twenty_six_digits_that_begin_with_the_time(void **state) {
 
 enum { THREADS = 4, EACH = 2000 };
 
-static void *generate_many(void *argument) {
-    char (*ulids)[ULID_SIZE] = argument;
+static void *generate_many(void *argument)
+{
+    char(*ulids)[ULID_SIZE] = argument;
     for (int index = 0; index < EACH; index++) {
         ulid_generate(ulids[index]);
     }
     return NULL;
 }
 
-static int compare_ulids(const void *a, const void *b) {
+static int compare_ulids(const void *a, const void *b)
+{
     return strcmp(a, b);
 }
 
-static void threads_never_get_the_same_ulid(void **state) {
+static void threads_never_get_the_same_ulid(void **state)
+{
     (void)state;
     static char ulids[THREADS][EACH][ULID_SIZE];
     pthread_t threads[THREADS];
@@ -73,14 +79,15 @@ static void threads_never_get_the_same_ulid(void **state) {
     for (int index = 0; index < THREADS; index++) {
         assert_int_equal(pthread_join(threads[index], NULL), 0);
     }
-    char (*all)[ULID_SIZE] = ulids[0];
+    char(*all)[ULID_SIZE] = ulids[0];
     qsort(all, (size_t)THREADS * EACH, ULID_SIZE, compare_ulids);
     for (size_t index = 1; index < (size_t)THREADS * EACH; index++) {
         assert_true(strcmp(all[index - 1], all[index]) < 0);
     }
 }
 
-static void uuids_are_of_version_four_and_differ(void **state) {
+static void uuids_are_of_version_four_and_differ(void **state)
+{
     (void)state;
     char one[UUID_SIZE];
     char two[UUID_SIZE];
@@ -94,7 +101,8 @@ static void uuids_are_of_version_four_and_differ(void **state) {
     }
 }
 
-static void random_numbers_stay_below_their_bound_and_reach_all(void **state) {
+static void random_numbers_stay_below_their_bound_and_reach_all(void **state)
+{
     (void)state;
     unsigned seen = 0;
     for (int round = 0; round < 1000; round++) {
@@ -113,7 +121,8 @@ static void random_numbers_stay_below_their_bound_and_reach_all(void **state) {
     assert_true(zeros < 100);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ulids_ascend_within_a_millisecond_and_when_the_clock_steps_back),
         cmocka_unit_test(a_ulid_is_twenty_six_digits_that_begin_with_the_time),

@@ -20,7 +20,8 @@
 
 static int64_t fake_now;
 
-static int64_t fake_wall_ms(void) {
+static int64_t fake_wall_ms(void)
+{
     return fake_now;
 }
 
@@ -28,7 +29,8 @@ struct fixture {
     char *directory, *path;
 };
 
-static int set_up(void **state) {
+static int set_up(void **state)
+{
     struct fixture *fixture = memory_zalloc(sizeof(*fixture));
     fixture->directory = scratch_make();
     fixture->path = path_join(fixture->directory, "test.log");
@@ -39,7 +41,8 @@ static int set_up(void **state) {
     return 0;
 }
 
-static int tear_down(void **state) {
+static int tear_down(void **state)
+{
     struct fixture *fixture = *state;
     log_set_fd(STDERR_FILENO);
     clock_set_for_test(NULL);
@@ -49,7 +52,8 @@ static int tear_down(void **state) {
     return 0;
 }
 
-static char *content_of(const char *path) {
+static char *content_of(const char *path)
+{
     struct buffer bytes;
     buffer_init(&bytes, BUFFER_UNLIMITED);
     if (file_read(path, &bytes, NULL) != 0) {
@@ -59,15 +63,17 @@ static char *content_of(const char *path) {
     return buffer_take(&bytes, NULL);
 }
 
-static char *rotated(const struct fixture *fixture, int number) {
+static char *rotated(const struct fixture *fixture, int number)
+{
     return memory_printf("%s.%d", fixture->path, number);
 }
 
-static void a_line_is_one_json_object_with_its_fields(void **state) {
+static void a_line_is_one_json_object_with_its_fields(void **state)
+{
     struct fixture *fixture = *state;
     assert_int_equal(log_open_file(fixture->path, 1 << 20, 14), 0);
-    log_event(LOG_LEVEL_WARN, "link_lost", LOG_TEXT("mesh", "a\"b\n\xFF"), LOG_TEXT("reason", NULL),
-              LOG_NUMBER("after_ms", INT64_MIN), LOG_SECURITY, LOG_BOOL("again", false), LOG_END);
+    log_event(LOG_LEVEL_WARN, "link_lost", LOG_TEXT("mesh", "a\"b\n\xFF"), LOG_TEXT("reason", NULL), LOG_NUMBER("after_ms", INT64_MIN),
+              LOG_SECURITY, LOG_BOOL("again", false), LOG_END);
     char *content = content_of(fixture->path);
     assert_string_equal(content, "{\"ts\":\"2026-11-23T12:34:56.789Z\",\"level\":\"warn\",\"msg\":\"link_lost\","
                                  "\"mesh\":\"a\\\"b\\n\xEF\xBF\xBD\",\"reason\":null,\"after_ms\":-9223372036854775808,"
@@ -78,7 +84,8 @@ static void a_line_is_one_json_object_with_its_fields(void **state) {
     assert_int_equal(status.st_mode & 07777, 0600);
 }
 
-static void lines_below_the_level_are_not_written(void **state) {
+static void lines_below_the_level_are_not_written(void **state)
+{
     struct fixture *fixture = *state;
     assert_int_equal(log_open_file(fixture->path, 1 << 20, 14), 0);
     log_event(LOG_LEVEL_DEBUG, "no", LOG_END);
@@ -99,7 +106,8 @@ static void lines_below_the_level_are_not_written(void **state) {
     assert_int_equal(log_level_parse(NULL, &level), -1);
 }
 
-static void a_line_that_is_too_long_is_replaced_by_one_that_says_so(void **state) {
+static void a_line_that_is_too_long_is_replaced_by_one_that_says_so(void **state)
+{
     struct fixture *fixture = *state;
     char *text = memory_alloc(100001);
     memset(text, 'x', 100000);
@@ -112,7 +120,8 @@ static void a_line_that_is_too_long_is_replaced_by_one_that_says_so(void **state
     free(text);
 }
 
-static void the_file_rotates_while_it_is_written_and_five_old_ones_stay(void **state) {
+static void the_file_rotates_while_it_is_written_and_five_old_ones_stay(void **state)
+{
     struct fixture *fixture = *state;
     assert_int_equal(log_open_file(fixture->path, 300, 14), 0);
     for (int line = 0; line < 60; line++) {
@@ -138,7 +147,8 @@ static void the_file_rotates_while_it_is_written_and_five_old_ones_stay(void **s
     free(sixth);
 }
 
-static void old_files_go_and_an_old_current_file_rotates(void **state) {
+static void old_files_go_and_an_old_current_file_rotates(void **state)
+{
     struct fixture *fixture = *state;
     char *first = rotated(fixture, 1);
     char *third = rotated(fixture, 3);
@@ -166,7 +176,8 @@ static void old_files_go_and_an_old_current_file_rotates(void **state) {
     free(third);
 }
 
-static void a_descriptor_replaces_the_file_and_stays_the_callers(void **state) {
+static void a_descriptor_replaces_the_file_and_stays_the_callers(void **state)
+{
     struct fixture *fixture = *state;
     int ends[2];
     char line[256];
@@ -189,7 +200,8 @@ static void a_descriptor_replaces_the_file_and_stays_the_callers(void **state) {
 
 enum { THREADS = 4, LINES = 200 };
 
-static void *write_lines(void *argument) {
+static void *write_lines(void *argument)
+{
     const int *number = argument;
     for (int line = 0; line < LINES; line++) {
         log_event(LOG_LEVEL_INFO, "threaded", LOG_NUMBER("thread", *number), LOG_NUMBER("line", line), LOG_END);
@@ -197,7 +209,8 @@ static void *write_lines(void *argument) {
     return NULL;
 }
 
-static void threads_never_mix_their_lines(void **state) {
+static void threads_never_mix_their_lines(void **state)
+{
     struct fixture *fixture = *state;
     pthread_t threads[THREADS];
     int numbers[THREADS];
@@ -227,7 +240,8 @@ static void threads_never_mix_their_lines(void **state) {
     assert_int_equal(count, THREADS * LINES);
 }
 
-static void a_fatal_line_is_written_at_any_level_and_ends_the_process(void **state) {
+static void a_fatal_line_is_written_at_any_level_and_ends_the_process(void **state)
+{
     struct fixture *fixture = *state;
     pid_t child = fork();
     if (child == 0) {
@@ -245,7 +259,8 @@ static void a_fatal_line_is_written_at_any_level_and_ends_the_process(void **sta
     free(content);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_line_is_one_json_object_with_its_fields, set_up, tear_down),
         cmocka_unit_test_setup_teardown(lines_below_the_level_are_not_written, set_up, tear_down),

@@ -18,14 +18,16 @@ struct item {
     int poster, number;
 };
 
-static struct item *item_new(int poster, int number) {
+static struct item *item_new(int poster, int number)
+{
     struct item *item = memory_zalloc(sizeof(*item));
     item->poster = poster;
     item->number = number;
     return item;
 }
 
-static struct item *item_of(struct message *message) {
+static struct item *item_of(struct message *message)
+{
     return CONTAINER_OF(message, struct item, message);
 }
 
@@ -35,13 +37,15 @@ struct wakes {
 };
 
 /* Takes the mutex: it would hang if the wake came from inside. */
-static void count_wake(void *argument) {
+static void count_wake(void *argument)
+{
     struct wakes *wakes = argument;
     (void)mailbox_count(wakes->mailbox);
     atomic_fetch_add(&wakes->count, 1);
 }
 
-static void messages_come_out_in_order_and_wake_only_an_empty_box(void **state) {
+static void messages_come_out_in_order_and_wake_only_an_empty_box(void **state)
+{
     (void)state;
     struct mailbox mailbox;
     struct wakes wakes = { .mailbox = &mailbox };
@@ -72,7 +76,8 @@ static void messages_come_out_in_order_and_wake_only_an_empty_box(void **state) 
     mailbox_release(NULL);
 }
 
-static void waiting_ends_with_the_time_or_the_close(void **state) {
+static void waiting_ends_with_the_time_or_the_close(void **state)
+{
     (void)state;
     struct mailbox mailbox;
     bool closed = true;
@@ -102,7 +107,8 @@ struct poster {
     int number;
 };
 
-static void *post_many(void *argument) {
+static void *post_many(void *argument)
+{
     const struct poster *poster = argument;
     for (int number = 0; number < EACH; number++) {
         mailbox_post(poster->mailbox, &item_new(poster->number, number)->message);
@@ -110,7 +116,8 @@ static void *post_many(void *argument) {
     return NULL;
 }
 
-static void each_posters_messages_keep_their_order_across_threads(void **state) {
+static void each_posters_messages_keep_their_order_across_threads(void **state)
+{
     (void)state;
     struct mailbox mailbox;
     pthread_t threads[POSTERS];
@@ -141,12 +148,14 @@ static void each_posters_messages_keep_their_order_across_threads(void **state) 
     mailbox_release(&mailbox);
 }
 
-static void *close_box(void *argument) {
+static void *close_box(void *argument)
+{
     mailbox_close(argument);
     return NULL;
 }
 
-static void closing_wakes_who_waits_for_ever(void **state) {
+static void closing_wakes_who_waits_for_ever(void **state)
+{
     (void)state;
     struct mailbox mailbox;
     pthread_t thread;
@@ -159,7 +168,8 @@ static void closing_wakes_who_waits_for_ever(void **state) {
     mailbox_release(&mailbox);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(messages_come_out_in_order_and_wake_only_an_empty_box),
         cmocka_unit_test(waiting_ends_with_the_time_or_the_close),

@@ -7,7 +7,8 @@
 
 #include "util/text.h"
 
-static void numbers_are_read_whole_or_not_at_all(void **state) {
+static void numbers_are_read_whole_or_not_at_all(void **state)
+{
     (void)state;
     uint64_t number = 5;
     int64_t integer = 5;
@@ -33,7 +34,8 @@ static void numbers_are_read_whole_or_not_at_all(void **state) {
     assert_int_equal(parse_int64("--1", &integer), -1);
 }
 
-static void views_and_strings_compare(void **state) {
+static void views_and_strings_compare(void **state)
+{
     (void)state;
     assert_true(text_equal(TEXT("a\0b"), (struct text){ "a\0bc", 3 }));
     assert_false(text_equal(TEXT("a\0b"), TEXT("a\0c")));
@@ -50,7 +52,8 @@ static void views_and_strings_compare(void **state) {
     assert_string_equal(copy, "");
 }
 
-static void names_and_ids_have_their_shapes(void **state) {
+static void names_and_ids_have_their_shapes(void **state)
+{
     (void)state;
     char long_name[66];
     memset(long_name, 'a', 65);
@@ -85,13 +88,39 @@ static void names_and_ids_have_their_shapes(void **state) {
     assert_false(client_message_id_is_valid("\xC3\xA9", 2));
 }
 
-static void utf8_is_judged_strictly(void **state) {
+static void utf8_is_judged_strictly(void **state)
+{
     (void)state;
-    static const char *const GOOD[] = { "", "ascii ascii ascii ascii", "\xC2\x80", "\xDF\xBF", "\xE0\xA0\x80", "\xED\x9F\xBF",
-                                        "\xEE\x80\x80", "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF", ("12345678\xC3\xA9" "12345678") };
-    static const char *const BAD[] = { "\x80", "\xC0\x80", "\xC1\xBF", "\xE0\x80\x80", "\xE0\x9F\xBF", "\xED\xA0\x80",
-                                       "\xED\xBF\xBF", "\xF0\x80\x80\x80", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80",
-                                       "\xFF", "\xC3", "\xE2\x82", "\xF0\x9F\x98", "\xC3(", "1234567\xFF", "12345678\xFF", "\xE2\x82(" };
+    static const char *const GOOD[] = { "",
+                                        "ascii ascii ascii ascii",
+                                        "\xC2\x80",
+                                        "\xDF\xBF",
+                                        "\xE0\xA0\x80",
+                                        "\xED\x9F\xBF",
+                                        "\xEE\x80\x80",
+                                        "\xF0\x90\x80\x80",
+                                        "\xF4\x8F\xBF\xBF",
+                                        ("12345678\xC3\xA9"
+                                         "12345678") };
+    static const char *const BAD[] = { "\x80",
+                                       "\xC0\x80",
+                                       "\xC1\xBF",
+                                       "\xE0\x80\x80",
+                                       "\xE0\x9F\xBF",
+                                       "\xED\xA0\x80",
+                                       "\xED\xBF\xBF",
+                                       "\xF0\x80\x80\x80",
+                                       "\xF0\x8F\xBF\xBF",
+                                       "\xF4\x90\x80\x80",
+                                       "\xF5\x80\x80\x80",
+                                       "\xFF",
+                                       "\xC3",
+                                       "\xE2\x82",
+                                       "\xF0\x9F\x98",
+                                       "\xC3(",
+                                       "1234567\xFF",
+                                       "12345678\xFF",
+                                       "\xE2\x82(" };
     for (size_t index = 0; index < ARRAY_LENGTH(GOOD); index++) {
         assert_true(utf8_is_valid(GOOD[index], strlen(GOOD[index])));
     }
@@ -106,23 +135,38 @@ static void utf8_is_judged_strictly(void **state) {
     assert_int_equal(utf8_decode("", 0, &code_point), 0);
 }
 
-static void assert_printable(const char *text, size_t length, const char *expected) {
+static void assert_printable(const char *text, size_t length, const char *expected)
+{
     char *printable = text_printable(text, length);
     assert_string_equal(printable, expected);
     free(printable);
 }
 
-static void untrusted_text_cannot_steer_a_terminal(void **state) {
+static void untrusted_text_cannot_steer_a_terminal(void **state)
+{
     (void)state;
     assert_printable("a\x1B[31mb\x07\n\tc\x7F\0d", 14, "a[31mbcd");
-    assert_printable("\xC2\x9B" "31m", 5, "31m");                                      /* C1 */
-    assert_printable("a\xE2\x80\xAE" "b\xE2\x81\xA6" "c\xE2\x80\x8F" "d\xE2\x80\xA8" "e\xD8\x9C" "f", 20, "abcdef"); /* bidi */
+    assert_printable("\xC2\x9B"
+                     "31m",
+                     5, "31m"); /* C1 */
+    assert_printable("a\xE2\x80\xAE"
+                     "b\xE2\x81\xA6"
+                     "c\xE2\x80\x8F"
+                     "d\xE2\x80\xA8"
+                     "e\xD8\x9C"
+                     "f",
+                     20, "abcdef"); /* bidi */
     assert_printable("na\xC3\xAFve \xE2\x82\xAC \xF0\x9F\x98\x80", 15, "na\xC3\xAFve \xE2\x82\xAC \xF0\x9F\x98\x80");
-    assert_printable("a\xFF" "b", 3, "a\xEF\xBF\xBD" "b");
+    assert_printable("a\xFF"
+                     "b",
+                     3,
+                     "a\xEF\xBF\xBD"
+                     "b");
     assert_printable("", 0, "");
 }
 
-static void times_go_to_text_and_back(void **state) {
+static void times_go_to_text_and_back(void **state)
+{
     (void)state;
     static const struct {
         int64_t ms;
@@ -157,7 +201,8 @@ static void times_go_to_text_and_back(void **state) {
     }
 }
 
-static void times_with_offsets_and_fractions_are_read(void **state) {
+static void times_with_offsets_and_fractions_are_read(void **state)
+{
     (void)state;
     int64_t ms = 0;
     assert_int_equal(time_parse_rfc3339("2026-11-23T13:34:56+01:00", &ms), 0);
@@ -169,11 +214,29 @@ static void times_with_offsets_and_fractions_are_read(void **state) {
     assert_int_equal(time_parse_rfc3339("1969-12-31T23:59:59.500Z", &ms), 0);
     assert_int_equal(ms, -500);
     static const char *const BAD[] = {
-        "", "2026-11-23", "2026-11-23T12:34:56", "2026-11-23 12:34:56Z", "2026-11-23T12:34:56.Z",
-        "2026-11-23T12:34:56.1234567890Z", "2026-11-23T24:00:00Z", "2026-11-23T12:60:00Z", "2026-11-23T12:34:60Z",
-        "2026-13-01T00:00:00Z", "2026-00-01T00:00:00Z", "2026-02-29T00:00:00Z", "2100-02-29T00:00:00Z", "2026-04-31T00:00:00Z",
-        "2026-04-00T00:00:00Z", "2026-11-23T12:34:56+24:00", "2026-11-23T12:34:56+01:60", "2026-11-23T12:34:56+0100",
-        "2026-11-23T12:34:56Zx", " 2026-11-23T12:34:56Z", "26-11-23T12:34:56Z", "2026-11-23T12:34:5Z", "+026-11-23T12:34:56Z",
+        "",
+        "2026-11-23",
+        "2026-11-23T12:34:56",
+        "2026-11-23 12:34:56Z",
+        "2026-11-23T12:34:56.Z",
+        "2026-11-23T12:34:56.1234567890Z",
+        "2026-11-23T24:00:00Z",
+        "2026-11-23T12:60:00Z",
+        "2026-11-23T12:34:60Z",
+        "2026-13-01T00:00:00Z",
+        "2026-00-01T00:00:00Z",
+        "2026-02-29T00:00:00Z",
+        "2100-02-29T00:00:00Z",
+        "2026-04-31T00:00:00Z",
+        "2026-04-00T00:00:00Z",
+        "2026-11-23T12:34:56+24:00",
+        "2026-11-23T12:34:56+01:60",
+        "2026-11-23T12:34:56+0100",
+        "2026-11-23T12:34:56Zx",
+        " 2026-11-23T12:34:56Z",
+        "26-11-23T12:34:56Z",
+        "2026-11-23T12:34:5Z",
+        "+026-11-23T12:34:56Z",
     };
     for (size_t index = 0; index < ARRAY_LENGTH(BAD); index++) {
         ms = 77;
@@ -184,7 +247,8 @@ static void times_with_offsets_and_fractions_are_read(void **state) {
     }
 }
 
-static void durations_and_sizes_have_one_unit(void **state) {
+static void durations_and_sizes_have_one_unit(void **state)
+{
     (void)state;
     int64_t ms = 0;
     uint64_t bytes = 0;
@@ -198,7 +262,9 @@ static void durations_and_sizes_have_one_unit(void **state) {
     assert_int_equal(ms, 7200000);
     assert_int_equal(duration_parse("3d", &ms), 0);
     assert_int_equal(ms, 259200000);
-    static const char *const BAD_DURATIONS[] = { "", "5", "s", "-5s", "5 s", "5S", "1h30m", "1.5h", "99999999999999999999s", "9223372036854775807d" };
+    static const char *const BAD_DURATIONS[] = {
+        "", "5", "s", "-5s", "5 s", "5S", "1h30m", "1.5h", "99999999999999999999s", "9223372036854775807d"
+    };
     for (size_t index = 0; index < ARRAY_LENGTH(BAD_DURATIONS); index++) {
         assert_int_equal(duration_parse(BAD_DURATIONS[index], &ms), -1);
     }
@@ -216,16 +282,13 @@ static void durations_and_sizes_have_one_unit(void **state) {
     }
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(numbers_are_read_whole_or_not_at_all),
-        cmocka_unit_test(views_and_strings_compare),
-        cmocka_unit_test(names_and_ids_have_their_shapes),
-        cmocka_unit_test(utf8_is_judged_strictly),
-        cmocka_unit_test(untrusted_text_cannot_steer_a_terminal),
-        cmocka_unit_test(times_go_to_text_and_back),
-        cmocka_unit_test(times_with_offsets_and_fractions_are_read),
-        cmocka_unit_test(durations_and_sizes_have_one_unit),
+        cmocka_unit_test(numbers_are_read_whole_or_not_at_all),      cmocka_unit_test(views_and_strings_compare),
+        cmocka_unit_test(names_and_ids_have_their_shapes),           cmocka_unit_test(utf8_is_judged_strictly),
+        cmocka_unit_test(untrusted_text_cannot_steer_a_terminal),    cmocka_unit_test(times_go_to_text_and_back),
+        cmocka_unit_test(times_with_offsets_and_fractions_are_read), cmocka_unit_test(durations_and_sizes_have_one_unit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
