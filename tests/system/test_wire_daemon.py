@@ -442,8 +442,9 @@ def change_outbox(node, sql):
 
 def test_a_row_past_its_age_is_dead_before_any_negotiation_and_never_sent(far):
     far.script["old"] = [refusal(503, "held: wait", retry_after_ms=60000)]
-    far.post("old"), far.post("young")
-    wait_for(lambda: far.state("old") == "pending")
+    far.post("old")
+    wait_for(lambda: far.row("old")["attempts"] == 1 and far.state("old") == "pending")
+    far.post("young")  # behind it, in the lane that waits
     far.stub.close()
     far.node.kill()
     change_outbox(far.node, "UPDATE outbox SET enqueued_at = enqueued_at - 3600000 * 24 * 364 WHERE client_message_id = 'old'")
