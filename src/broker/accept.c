@@ -46,13 +46,14 @@ struct send_request {
     struct member *sender;         /* referenced */
     int64_t started_us;
     size_t size;
-    char text[];                   /* what the store's strings point into */
+    char text[]; /* what the store's strings point into */
 };
 
 /* ---- B1, as far as it needs no store ------------------------------------------------------------------------------------------ */
 
 /* The length of what strict base64 of this length and form decodes to; -1: it is not. */
-static int64_t base64_decoded_length(const char *text, size_t length) {
+static int64_t base64_decoded_length(const char *text, size_t length)
+{
     static const char DIGITS[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     static int8_t values[256];
     static bool made = false;
@@ -76,7 +77,8 @@ static int64_t base64_decoded_length(const char *text, size_t length) {
     return (int64_t)(length / 4 * 3 - padding);
 }
 
-static const struct verdict *judge_target(const struct frame_send *send) {
+static const struct verdict *judge_target(const struct frame_send *send)
+{
     const char *target = send->target_spec;
     if (target[0] == '#' || target[0] == '@' || string_equal(target, "*"))
         return &UNSUPPORTED;
@@ -88,7 +90,8 @@ static const struct verdict *judge_target(const struct frame_send *send) {
     return NULL;
 }
 
-static const struct verdict *judge(const struct broker *broker, const struct frame_send *send, size_t mentions_length) {
+static const struct verdict *judge(const struct broker *broker, const struct frame_send *send, size_t mentions_length)
+{
     const struct verdict *verdict = judge_target(send);
     if (verdict != NULL)
         return verdict;
@@ -106,12 +109,14 @@ static const struct verdict *judge(const struct broker *broker, const struct fra
     return NULL;
 }
 
-static int priority_of(const char *name) {
+static int priority_of(const char *name)
+{
     return string_equal(name, "now") ? 0 : string_equal(name, "low") ? 2 : 1;
 }
 
 /* An existing client sends no fingerprint, and encrypts anew when it sends again: all that is the same then is the id. */
-static void fingerprint_of_send(const struct frame_send *send, uint8_t ret_fingerprint[32]) {
+static void fingerprint_of_send(const struct frame_send *send, uint8_t ret_fingerprint[32])
+{
     struct sha256 digest;
     if (send->request_fingerprint != NULL && hex_decode(send->request_fingerprint, 64, ret_fingerprint, 32) == 0)
         return;
@@ -121,7 +126,8 @@ static void fingerprint_of_send(const struct frame_send *send, uint8_t ret_finge
 
 /* ---- the answer ---------------------------------------------------------------------------------------------------------------------- */
 
-static const struct verdict *verdict_of(const struct send_request *request) {
+static const struct verdict *verdict_of(const struct send_request *request)
+{
     const struct store_accept *store = &request->store;
     if (store->request.status == -ERROR_FULL)
         return &DISK_FULL;
@@ -130,7 +136,8 @@ static const struct verdict *verdict_of(const struct send_request *request) {
     return store->outcome == STORE_REFUSED ? request->refused : &VERDICTS[store->outcome];
 }
 
-static void write_ack(struct session *session, const struct frame_ack *ack) {
+static void write_ack(struct session *session, const struct frame_ack *ack)
+{
     struct buffer frame;
     buffer_init(&frame, LIMIT_FRAME);
     if (frame_ack_build(ack, &frame) == 0)
@@ -138,7 +145,8 @@ static void write_ack(struct session *session, const struct frame_ack *ack) {
     buffer_release(&frame);
 }
 
-static void send_ack(struct session *session, const struct send_request *request, const struct verdict *verdict) {
+static void send_ack(struct session *session, const struct send_request *request, const struct verdict *verdict)
+{
     const struct store_accept *store = &request->store;
     bool queued = verdict->status == 200 || verdict->status == 201;
     const struct frame_ack ack = {
@@ -157,12 +165,14 @@ static void send_ack(struct session *session, const struct send_request *request
     write_ack(session, &ack);
 }
 
-static void go_on_reading(void *argument, struct table_node *node) {
+static void go_on_reading(void *argument, struct table_node *node)
+{
     (void)argument;
     session_balance(CONTAINER_OF(node, struct session, by_connection));
 }
 
-static void leave_undecided(struct broker *broker, const struct send_request *request) {
+static void leave_undecided(struct broker *broker, const struct send_request *request)
+{
     broker->undecided_bytes -= request->size;
     if (broker->stopping && broker->undecided_bytes == 0)
         session_stop_all(broker);
@@ -172,7 +182,8 @@ static void leave_undecided(struct broker *broker, const struct send_request *re
     }
 }
 
-static void count(struct broker *broker, const struct send_request *request) {
+static void count(struct broker *broker, const struct send_request *request)
+{
     struct metrics *metrics = &broker->metrics;
     const struct store_accept *store = &request->store;
     metrics->accepted[store->request.status != 0 ? (size_t)ACCEPT_FAILED : (size_t)store->outcome]++;
@@ -183,7 +194,8 @@ static void count(struct broker *broker, const struct send_request *request) {
         metrics->deliveries_waiting += (int64_t)store->recipient_session_count;
 }
 
-static void decided(struct store_request *base) {
+static void decided(struct store_request *base)
+{
     struct send_request *request = CONTAINER_OF(CONTAINER_OF(base, struct store_accept, request), struct send_request, store);
     struct broker *broker = request->broker;
     const struct verdict *verdict = verdict_of(request);
@@ -206,7 +218,8 @@ static void decided(struct store_request *base) {
 
 /* ---- the request ----------------------------------------------------------------------------------------------------------------------- */
 
-static const char *copy_text(char **at, const char *text, size_t length) {
+static const char *copy_text(char **at, const char *text, size_t length)
+{
     if (text == NULL)
         return NULL;
     char *copy = *at;
@@ -216,14 +229,18 @@ static const char *copy_text(char **at, const char *text, size_t length) {
     return copy;
 }
 
-static size_t length_of(const char *text) {
+static size_t length_of(const char *text)
+{
     return text == NULL ? 0 : strlen(text);
 }
 
-static struct send_request *make_request(struct session *session, const struct frame_send *send, const char *mentions, size_t mentions_length) {
+static struct send_request *make_request(struct session *session, const struct frame_send *send, const char *mentions,
+                                         size_t mentions_length)
+{
     const size_t ids = strlen(send->id), target = strlen(send->target_spec), key = strlen(session->routing_key);
     const size_t nonce = strlen(send->nonce), reply = length_of(send->reply_to_id);
-    struct send_request *request = memory_zalloc(sizeof(*request) + ids + target + key + nonce + reply + mentions_length + send->ciphertext_length + 8);
+    struct send_request *request =
+        memory_zalloc(sizeof(*request) + ids + target + key + nonce + reply + mentions_length + send->ciphertext_length + 8);
     char *at = request->text;
     struct store_accept *store = &request->store;
     request->size = sizeof(*request) + send->ciphertext_length;
@@ -244,9 +261,11 @@ static struct send_request *make_request(struct session *session, const struct f
     return request;
 }
 
-static bool has_other_connection(const struct session *session) {
+static bool has_other_connection(const struct session *session)
+{
     const struct session *other;
-    LIST_FOREACH(other, &session->member->sessions, of_member) {
+    LIST_FOREACH(other, &session->member->sessions, of_member)
+    {
         if (other != session && other->presence != NULL)
             return true;
     }
@@ -254,7 +273,8 @@ static bool has_other_connection(const struct session *session) {
 }
 
 /* Only the id, and the way that it may hold, are looked at any more. */
-static void keep_what_identifies(struct frame_send *send) {
+static void keep_what_identifies(struct frame_send *send)
+{
     send->nonce = "";
     send->ciphertext = "";
     send->ciphertext_length = 0;
@@ -263,7 +283,8 @@ static void keep_what_identifies(struct frame_send *send) {
         send->target_spec = "";
 }
 
-static void submit(struct session *session, struct send_request *request) {
+static void submit(struct session *session, struct send_request *request)
+{
     struct broker *broker = session->broker;
     struct store_accept *store = &request->store;
     request->broker = broker;
@@ -287,7 +308,8 @@ static void submit(struct session *session, struct send_request *request) {
 }
 
 /* Of the wrong shape: refused for good when it says which send it is, in its turn and after B0, so that its sender does not wait for an answer. */
-static void refuse_shape(struct session *session, const json_t *frame, const char *detail) {
+static void refuse_shape(struct session *session, const json_t *frame, const char *detail)
+{
     const char *id = json_string_value(json_object_get(frame, "client_message_id"));
     const char *fingerprint = json_string_value(json_object_get(frame, "request_fingerprint"));
     const char *target = json_string_value(json_object_get(frame, "targetSpec"));
@@ -298,7 +320,11 @@ static void refuse_shape(struct session *session, const json_t *frame, const cha
         return;
     }
     struct frame_send send = {
-        .id = id, .target_spec = target == NULL ? "" : target, .priority = "next", .body_version = 1, .key_epoch = -1,
+        .id = id,
+        .target_spec = target == NULL ? "" : target,
+        .priority = "next",
+        .body_version = 1,
+        .key_epoch = -1,
         .request_fingerprint = fingerprint != NULL && hex_is_key(fingerprint) ? fingerprint : NULL,
     };
     keep_what_identifies(&send);
@@ -312,7 +338,8 @@ static void refuse_shape(struct session *session, const json_t *frame, const cha
     submit(session, request);
 }
 
-void accept_handle_send(struct session *session, const json_t *frame) {
+void accept_handle_send(struct session *session, const json_t *frame)
+{
     struct frame_send send;
     struct error error;
     if (frame_send_parse(frame, &send, &error) != 0) {

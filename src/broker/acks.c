@@ -15,7 +15,8 @@ enum { ACKS_FIRST = 64, ACKS_AT_ONCE = 512 };
 
 static void send_receipts(struct broker *broker, const struct store_ack *ack, const struct member *by);
 
-static void acknowledged(struct store_request *base) {
+static void acknowledged(struct store_request *base)
+{
     struct store_acknowledge *acks = CONTAINER_OF(base, struct store_acknowledge, request);
     struct broker *broker = base->argument;
     if (base->status != 0) {
@@ -37,7 +38,8 @@ static void acknowledged(struct store_request *base) {
     free(acks);
 }
 
-void acks_flush(void *argument) {
+void acks_flush(void *argument)
+{
     struct broker *broker = argument;
     struct store_acknowledge *acks = broker->acks;
     broker->acks = NULL;
@@ -45,7 +47,8 @@ void acks_flush(void *argument) {
         broker->store->operations->acknowledge(broker->store, acks);
 }
 
-static struct store_ack *add(struct broker *broker) {
+static struct store_ack *add(struct broker *broker)
+{
     if (broker->acks == NULL) {
         broker->ack_capacity = ACKS_FIRST;
         broker->acks = memory_zalloc(sizeof(*broker->acks) + ACKS_FIRST * sizeof(struct store_ack));
@@ -62,7 +65,8 @@ static struct store_ack *add(struct broker *broker) {
 }
 
 /* False: not an id of ours. */
-static bool add_ack(struct session *session, enum store_ack_kind kind, const char *message_id, int64_t at, const char *rsig) {
+static bool add_ack(struct session *session, enum store_ack_kind kind, const char *message_id, int64_t at, const char *rsig)
+{
     struct store_ack parsed = { .kind = kind, .mesh = session->member->mesh->key, .member = session->member->key, .session = session->key };
     if (string_copy(parsed.broker_message_id, sizeof parsed.broker_message_id, message_id) != 0 || message_id[0] == '\0')
         return false;
@@ -75,13 +79,15 @@ static bool add_ack(struct session *session, enum store_ack_kind kind, const cha
     return true;
 }
 
-void acks_add_implied(struct session *session, const char *message_id) {
+void acks_add_implied(struct session *session, const char *message_id)
+{
     (void)add_ack(session, STORE_ACK_IMPLIED, message_id, -1, NULL);
 }
 
 /* ---- client_ack, seen --------------------------------------------------------------------------------------------------------------- */
 
-static int take_client_ack(struct session *session, const json_t *item, struct error *error) {
+static int take_client_ack(struct session *session, const json_t *item, struct error *error)
+{
     struct frame_client_ack ack;
     int status = frame_client_ack_parse(item, &ack, error);
     if (status != 0)
@@ -91,7 +97,8 @@ static int take_client_ack(struct session *session, const json_t *item, struct e
     return 0;
 }
 
-void acks_handle_client_ack(struct session *session, const json_t *frame) {
+void acks_handle_client_ack(struct session *session, const json_t *frame)
+{
     const json_t *acks = NULL;
     struct error error;
     int status = json_read_array(frame, "acks", JSON_OPTIONAL, &acks, &error);
@@ -107,7 +114,8 @@ void acks_handle_client_ack(struct session *session, const json_t *frame) {
 }
 
 /* `acks` says when, and carries the signed receipts; `ids` alone is enough. */
-void acks_handle_seen(struct session *session, const json_t *frame) {
+void acks_handle_seen(struct session *session, const json_t *frame)
+{
     const json_t *ids = NULL, *acks = NULL;
     struct error error;
     int status = json_read_array(frame, "acks", JSON_OPTIONAL, &acks, &error);
@@ -133,7 +141,8 @@ void acks_handle_seen(struct session *session, const json_t *frame) {
 /* ---- receipts to the sender ------------------------------------------------------------------------------------------------------------ */
 
 static void build_receipt(const char *client_message_id, const char *message_id, const char *by, enum store_ack_kind kind, int64_t at,
-                          const char *rsig, struct buffer *frame) {
+                          const char *rsig, struct buffer *frame)
+{
     buffer_append_text(frame, "{\"type\":\"receipt\",\"client_message_id\":");
     buffer_append_json_string(frame, client_message_id, strlen(client_message_id));
     buffer_append_text(frame, ",\"messageId\":");
@@ -148,7 +157,8 @@ static void build_receipt(const char *client_message_id, const char *message_id,
     buffer_append_byte(frame, '}');
 }
 
-static void send_receipts(struct broker *broker, const struct store_ack *ack, const struct member *by) {
+static void send_receipts(struct broker *broker, const struct store_ack *ack, const struct member *by)
+{
     struct member *sender = state_find_member(broker, ack->sender);
     if (sender == NULL)
         return;
@@ -156,7 +166,8 @@ static void send_receipts(struct broker *broker, const struct store_ack *ack, co
     buffer_init(&frame, LIMIT_FRAME);
     build_receipt(ack->client_message_id, ack->broker_message_id, by->pubkey, ack->kind, ack->at, ack->rsig, &frame);
     struct session *session;
-    LIST_FOREACH(session, &sender->sessions, of_member) {
+    LIST_FOREACH(session, &sender->sessions, of_member)
+    {
         if (!session->delivery_ack)
             continue;
         if (websocket_backlog(session->socket) < BROKER_PUSH_BACKLOG)
@@ -172,8 +183,10 @@ struct receipts_request {
     struct broker *broker;
 };
 
-static void receipts_fetched(struct store_request *base) {
-    struct receipts_request *request = CONTAINER_OF(CONTAINER_OF(base, struct store_fetch_receipts, request), struct receipts_request, store);
+static void receipts_fetched(struct store_request *base)
+{
+    struct receipts_request *request =
+        CONTAINER_OF(CONTAINER_OF(base, struct store_fetch_receipts, request), struct receipts_request, store);
     struct session *session = session_find(request->broker, request->store.connection);
     if (session != NULL) {
         struct buffer frame;
@@ -183,7 +196,8 @@ static void receipts_fetched(struct store_request *base) {
         for (size_t i = 0; base->status == 0 && i < request->store.count; i++) {
             const struct store_receipt *receipt = &request->store.receipts[i];
             buffer_reset(&frame);
-            build_receipt(receipt->client_message_id, receipt->broker_message_id, receipt->by, receipt->kind, receipt->at, receipt->rsig, &frame);
+            build_receipt(receipt->client_message_id, receipt->broker_message_id, receipt->by, receipt->kind, receipt->at, receipt->rsig,
+                          &frame);
             session_send(session, frame.data, frame.length);
         }
         buffer_release(&frame);
@@ -194,7 +208,8 @@ static void receipts_fetched(struct store_request *base) {
     free(request);
 }
 
-void acks_fetch_receipts(struct session *session) {
+void acks_fetch_receipts(struct session *session)
+{
     if (session->state != SESSION_OPEN || session->receipts_after < 0 || session->receipts_fetching ||
         websocket_backlog(session->socket) >= BROKER_PUSH_BACKLOG)
         return;
@@ -208,13 +223,15 @@ void acks_fetch_receipts(struct session *session) {
     session->broker->store->operations->fetch_receipts(session->broker->store, &request->store);
 }
 
-static void settled(struct store_request *base) {
+static void settled(struct store_request *base)
+{
     if (base->status != 0) /* they are sent again at the next connection */
         log_event(LOG_LEVEL_ERROR, "store_failed", LOG_TEXT("op", "receipt_ack"), LOG_TEXT("detail", base->error->message), LOG_END);
     free(CONTAINER_OF(base, struct store_settle_receipts, request));
 }
 
-static int take_receipt_ack(const json_t *item, struct store_settle_receipts *settle, struct error *error) {
+static int take_receipt_ack(const json_t *item, struct store_settle_receipts *settle, struct error *error)
+{
     const char *message_id = NULL, *by = NULL, *state = NULL;
     int status = json_read_string(item, "messageId", JSON_REQUIRED, &message_id, error);
     if (status == 0)
@@ -225,12 +242,14 @@ static int take_receipt_ack(const json_t *item, struct store_settle_receipts *se
         return status;
     struct store_receipt_ack *ack = &settle->acks[settle->count];
     ack->kind = string_equal(state, "seen") ? STORE_ACK_SEEN : STORE_ACK_STORED;
-    if (string_copy(ack->broker_message_id, sizeof ack->broker_message_id, message_id) == 0 && string_copy(ack->by, sizeof ack->by, by) == 0)
+    if (string_copy(ack->broker_message_id, sizeof ack->broker_message_id, message_id) == 0 &&
+        string_copy(ack->by, sizeof ack->by, by) == 0)
         settle->count++; /* others are nobody's */
     return 0;
 }
 
-void acks_handle_receipt_ack(struct session *session, const json_t *frame) {
+void acks_handle_receipt_ack(struct session *session, const json_t *frame)
+{
     const json_t *receipts = NULL;
     struct error error;
     if (json_read_array(frame, "receipts", JSON_REQUIRED, &receipts, &error) != 0) {

@@ -61,7 +61,8 @@ struct admission {
     size_t accepted_count, accepted_capacity;
 };
 
-static bool any(const struct table_node *node, const void *key) {
+static bool any(const struct table_node *node, const void *key)
+{
     (void)node;
     (void)key;
     return true; /* the hash is the key */
@@ -70,45 +71,53 @@ static bool any(const struct table_node *node, const void *key) {
 /* ---- held destinations ---------------------------------------------------------------------------------------------- */
 
 /* Of the id and whose it is. */
-static uint64_t id_hash(const struct store_accept *request) {
+static uint64_t id_hash(const struct store_accept *request)
+{
     uint64_t parts[2] = { (uint64_t)request->sender, table_hash_bytes(request->client_message_id, strlen(request->client_message_id)) };
     return table_hash_bytes(parts, sizeof parts);
 }
 
-static uint64_t lane_hash(const struct store_accept *request) {
+static uint64_t lane_hash(const struct store_accept *request)
+{
     uint64_t parts[3] = { request->connection, (uint64_t)request->priority,
                           table_hash_bytes(request->destination_ref, strlen(request->destination_ref)) };
     return table_hash_bytes(parts, sizeof parts);
 }
 
-static struct lane *find_lane(const struct admission *admission, uint64_t hash) {
+static struct lane *find_lane(const struct admission *admission, uint64_t hash)
+{
     return (struct lane *)(void *)table_find(&admission->lanes, hash, any, NULL);
 }
 
-static struct holding *find_holding(const struct admission *admission, uint64_t connection) {
+static struct holding *find_holding(const struct admission *admission, uint64_t connection)
+{
     return (struct holding *)(void *)table_find(&admission->holdings, table_hash_number(connection), any, NULL);
 }
 
-static struct lane *find_lane_held_by(const struct admission *admission, uint64_t holder) {
+static struct lane *find_lane_held_by(const struct admission *admission, uint64_t holder)
+{
     struct table_node *node = table_find(&admission->lanes_by_holder, holder, any, NULL);
     return node == NULL ? NULL : CONTAINER_OF(node, struct lane, by_holder);
 }
 
-static void free_lane(struct admission *admission, struct lane *lane) {
+static void free_lane(struct admission *admission, struct lane *lane)
+{
     LIST_REMOVE(lane, of_connection);
     table_remove(&admission->lanes, &lane->node);
     table_remove(&admission->lanes_by_holder, &lane->by_holder);
     free(lane);
 }
 
-static void free_holding(struct admission *admission, struct holding *holding) {
+static void free_holding(struct admission *admission, struct holding *holding)
+{
     while (!LIST_EMPTY(&holding->lanes))
         free_lane(admission, LIST_FIRST(&holding->lanes));
     table_remove(&admission->holdings, &holding->node);
     free(holding);
 }
 
-static void hold(struct admission *admission, uint64_t connection, uint64_t hash, uint64_t id, int64_t number) {
+static void hold(struct admission *admission, uint64_t connection, uint64_t hash, uint64_t id, int64_t number)
+{
     struct lane *lane = find_lane(admission, hash);
     if (lane != NULL) {
         if (lane->holder != id && lane->number < number)
@@ -143,7 +152,8 @@ static void hold(struct admission *admission, uint64_t connection, uint64_t hash
     holding->count++;
 }
 
-static void release_lane(struct admission *admission, struct lane *lane) {
+static void release_lane(struct admission *admission, struct lane *lane)
+{
     struct holding *holding = find_holding(admission, lane->connection);
     free_lane(admission, lane);
     holding->count--;
@@ -153,7 +163,8 @@ static void release_lane(struct admission *admission, struct lane *lane) {
         free_holding(admission, holding);
 }
 
-static bool is_held(struct admission *admission, const struct store_accept *request) {
+static bool is_held(struct admission *admission, const struct store_accept *request)
+{
     struct lane *lane = find_lane(admission, lane_hash(request));
     if (lane != NULL && lane->holder != id_hash(request) && admission->options.now_ms() - lane->refused_ms > HOLD_MS) {
         release_lane(admission, lane);
@@ -167,7 +178,8 @@ static bool is_held(struct admission *admission, const struct store_accept *requ
 
 /* ---- the rate ------------------------------------------------------------------------------------------------------------ */
 
-static void free_charges(struct bucket *bucket) {
+static void free_charges(struct bucket *bucket)
+{
     while (!LIST_EMPTY(&bucket->charges)) {
         struct charge *charge = LIST_FIRST(&bucket->charges);
         LIST_REMOVE(charge, of_bucket);
@@ -176,13 +188,15 @@ static void free_charges(struct bucket *bucket) {
     table_release(&bucket->charged);
 }
 
-static void free_bucket(struct admission *admission, struct bucket *bucket) {
+static void free_bucket(struct admission *admission, struct bucket *bucket)
+{
     table_remove(&admission->buckets, &bucket->node);
     free_charges(bucket);
     free(bucket);
 }
 
-static void refill(const struct admission *admission, struct bucket *bucket, int64_t now_ms) {
+static void refill(const struct admission *admission, struct bucket *bucket, int64_t now_ms)
+{
     int64_t full = admission->options.burst * TOKEN;
     int64_t elapsed = now_ms - bucket->filled_ms;
     /* A bucket is never larger than its burst, so what would fill it in any case need not be multiplied. */
@@ -199,7 +213,8 @@ static void refill(const struct admission *admission, struct bucket *bucket, int
     }
 }
 
-static void drop_if_full(void *argument, struct table_node *node) {
+static void drop_if_full(void *argument, struct table_node *node)
+{
     struct admission *admission = argument;
     struct bucket *bucket = (struct bucket *)(void *)node;
     refill(admission, bucket, admission->options.now_ms());
@@ -207,9 +222,9 @@ static void drop_if_full(void *argument, struct table_node *node) {
         free_bucket(admission, bucket);
 }
 
-static struct bucket *find_bucket(struct admission *admission, int64_t member) {
-    struct bucket *bucket =
-        (struct bucket *)(void *)table_find(&admission->buckets, table_hash_number((uint64_t)member), any, NULL);
+static struct bucket *find_bucket(struct admission *admission, int64_t member)
+{
+    struct bucket *bucket = (struct bucket *)(void *)table_find(&admission->buckets, table_hash_number((uint64_t)member), any, NULL);
     if (bucket != NULL)
         return bucket;
     if (admission->buckets.count >= BUCKETS_SWEPT_ABOVE)
@@ -224,12 +239,14 @@ static struct bucket *find_bucket(struct admission *admission, int64_t member) {
     return bucket;
 }
 
-static bool has_limit(const struct admission *admission) {
+static bool has_limit(const struct admission *admission)
+{
     return admission->options.rate_per_minute > 0 && admission->options.burst > 0;
 }
 
 /* False: no token left. */
-static bool charge(struct admission *admission, const struct store_accept *request, int64_t *ret_retry_after_ms) {
+static bool charge(struct admission *admission, const struct store_accept *request, int64_t *ret_retry_after_ms)
+{
     if (!has_limit(admission))
         return true;
     struct bucket *bucket = find_bucket(admission, request->sender);
@@ -253,14 +270,16 @@ static bool charge(struct admission *admission, const struct store_accept *reque
 
 /* ---- what the store calls ---------------------------------------------------------------------------------------------- */
 
-static int admit(void *argument, const struct store_accept *request, int64_t *ret_retry_after_ms) {
+static int admit(void *argument, const struct store_accept *request, int64_t *ret_retry_after_ms)
+{
     struct admission *admission = argument;
     if (is_held(admission, request))
         return 503;
     return charge(admission, request, ret_retry_after_ms) ? 0 : 429;
 }
 
-static void decided(void *argument, const struct store_accept *request, bool refused_in_passing) {
+static void decided(void *argument, const struct store_accept *request, bool refused_in_passing)
+{
     struct admission *admission = argument;
     uint64_t hash = lane_hash(request), id = id_hash(request);
     if (refused_in_passing) {
@@ -282,7 +301,8 @@ static void decided(void *argument, const struct store_accept *request, bool ref
 }
 
 /* An id that is committed needs no memory of its charge: from now on it is a duplicate, and those are free. */
-static void committed(void *argument) {
+static void committed(void *argument)
+{
     struct admission *admission = argument;
     for (size_t i = 0; i < admission->accepted_count && has_limit(admission); i++) {
         struct bucket *bucket = find_bucket(admission, admission->accepted[i].member);
@@ -297,21 +317,25 @@ static void committed(void *argument) {
 }
 
 /* What was accepted is not: the first of each destination holds those after it until it is decided again. */
-static void rolled_back(void *argument) {
+static void rolled_back(void *argument)
+{
     struct admission *admission = argument;
     for (size_t i = 0; i < admission->accepted_count; i++)
-        hold(admission, admission->accepted[i].connection, admission->accepted[i].lane, admission->accepted[i].id, admission->accepted[i].number);
+        hold(admission, admission->accepted[i].connection, admission->accepted[i].lane, admission->accepted[i].id,
+             admission->accepted[i].number);
     admission->accepted_count = 0;
 }
 
-static void forget(void *argument, uint64_t connection) {
+static void forget(void *argument, uint64_t connection)
+{
     struct admission *admission = argument;
     struct holding *holding = find_holding(admission, connection);
     if (holding != NULL)
         free_holding(admission, holding);
 }
 
-struct store_admission admission_for_store(struct admission *admission) {
+struct store_admission admission_for_store(struct admission *admission)
+{
     return (struct store_admission){
         .argument = admission,
         .admit = admit,
@@ -322,21 +346,25 @@ struct store_admission admission_for_store(struct admission *admission) {
     };
 }
 
-struct admission *admission_new(const struct admission_options *options) {
+struct admission *admission_new(const struct admission_options *options)
+{
     struct admission *admission = memory_zalloc(sizeof(*admission));
     admission->options = *options;
     return admission;
 }
 
-static void visit_bucket(void *argument, struct table_node *node) {
+static void visit_bucket(void *argument, struct table_node *node)
+{
     free_bucket(argument, (struct bucket *)(void *)node);
 }
 
-static void visit_holding(void *argument, struct table_node *node) {
+static void visit_holding(void *argument, struct table_node *node)
+{
     free_holding(argument, (struct holding *)(void *)node);
 }
 
-void admission_free(struct admission *admission) {
+void admission_free(struct admission *admission)
+{
     if (admission == NULL)
         return;
     table_each(&admission->buckets, visit_bucket, admission);

@@ -23,13 +23,15 @@ enum { EXIT_STATUS_DONE = 0, EXIT_STATUS_FAILED = 1, EXIT_STATUS_USAGE = 2 };
 
 /* ---- settings ----------------------------------------------------------------------------------------------------------------------- */
 
-static enum connection_policy policy_of(const char *name) {
+static enum connection_policy policy_of(const char *name)
+{
     if (string_equal(name, "prefer_oldest"))
         return POLICY_PREFER_OLDEST;
     return string_equal(name, "allow_concurrent") ? POLICY_ALLOW_CONCURRENT : POLICY_PREFER_NEWEST;
 }
 
-static void read_figures(struct broker *broker, const struct settings *settings) {
+static void read_figures(struct broker *broker, const struct settings *settings)
+{
     static const int64_t DAY_MS = INT64_C(24) * 60 * 60 * 1000;
     struct broker_figures *figures = &broker->figures;
     figures->dedupe_permanent = string_equal(settings_text(settings, "broker.dedupe_mode"), "permanent");
@@ -53,7 +55,8 @@ static void read_figures(struct broker *broker, const struct settings *settings)
 }
 
 /* What is not built yet is not offered; the operator's word goes over both. */
-static int read_offer(struct broker *broker, const struct settings *settings, struct error *error) {
+static int read_offer(struct broker *broker, const struct settings *settings, struct error *error)
+{
     static const char *const NOT_YET[] = { "member_keypair_rotated_event", "key_epoch", "files" };
     const char *text = settings_text(settings, "broker.offer_override");
     broker->offer_override = json_new_object();
@@ -73,12 +76,14 @@ static int read_offer(struct broker *broker, const struct settings *settings, st
     return status;
 }
 
-static void add_text(char ***list, size_t *count, char *text /* given */) {
+static void add_text(char ***list, size_t *count, char *text /* given */)
+{
     *list = memory_realloc(*list, (*count + 1) * sizeof(**list));
     (*list)[(*count)++] = text;
 }
 
-static int add_url(struct broker *broker, const char *url, struct error *error) {
+static int add_url(struct broker *broker, const char *url, struct error *error)
+{
     struct url_parts parts;
     int status = url_parse(url, &parts, error);
     if (status != 0)
@@ -92,7 +97,8 @@ static int add_url(struct broker *broker, const char *url, struct error *error) 
 }
 
 /* Without a setting: where it listens, and this host's own names. */
-static int read_public_urls(struct broker *broker, const struct settings *settings, const char *host, struct error *error) {
+static int read_public_urls(struct broker *broker, const struct settings *settings, const char *host, struct error *error)
+{
     size_t count;
     const char *const *urls = settings_list(settings, "broker.public_urls", &count);
     const char *hosts[] = { host, "localhost", "127.0.0.1" };
@@ -112,7 +118,8 @@ static int read_public_urls(struct broker *broker, const struct settings *settin
 /* ---- where it listens, where it keeps ---------------------------------------------------------------------------------------------- */
 
 /* "host:port" or "[v6]:port". host is heap. */
-static int split_listen(const char *listen, char **ret_host, uint16_t *ret_port, struct error *error) {
+static int split_listen(const char *listen, char **ret_host, uint16_t *ret_port, struct error *error)
+{
     const char *colon = strrchr(listen, ':');
     uint64_t port;
     if (colon == NULL || colon == listen || parse_uint64(colon + 1, &port) != 0 || port > UINT16_MAX)
@@ -130,7 +137,8 @@ static int split_listen(const char *listen, char **ret_host, uint16_t *ret_port,
 }
 
 /* The directory of a "sqlite:PATH"; heap. NULL for other stores. */
-static char *store_directory(const char *store) {
+static char *store_directory(const char *store)
+{
     static const char SCHEME[] = "sqlite:";
     if (!string_has_prefix(store, SCHEME))
         return NULL;
@@ -141,7 +149,8 @@ static char *store_directory(const char *store) {
 }
 
 /* Made (0600) when there is none (45-trust). */
-static int read_admin_token(struct broker *broker, const char *path, struct error *error) {
+static int read_admin_token(struct broker *broker, const char *path, struct error *error)
+{
     struct buffer text;
     buffer_init(&text, TOKEN_FILE_MAXIMUM);
     int status = 0;
@@ -170,17 +179,20 @@ static int read_admin_token(struct broker *broker, const char *path, struct erro
 
 /* ---- running ------------------------------------------------------------------------------------------------------------------------------ */
 
-static void measured(void *argument, enum store_measure op, int64_t duration_us) {
+static void measured(void *argument, enum store_measure op, int64_t duration_us)
+{
     struct broker *broker = argument;
     histogram_add(&broker->metrics.store_seconds[op], duration_us);
 }
 
-static void stop_now(void *argument) {
+static void stop_now(void *argument)
+{
     struct broker *broker = argument;
     loop_stop(broker->loop);
 }
 
-static void begin_stop(void *argument, int signal_number) {
+static void begin_stop(void *argument, int signal_number)
+{
     struct broker *broker = argument;
     if (broker->stopping)
         return;
@@ -192,7 +204,8 @@ static void begin_stop(void *argument, int signal_number) {
     loop_timer_start(broker->stop_timer, broker->connection_count == 0 ? 0 : STOP_MS);
 }
 
-static int listen_for_signals(struct broker *broker, struct error *error) {
+static int listen_for_signals(struct broker *broker, struct error *error)
+{
     static const int SIGNALS[] = { SIGTERM, SIGINT };
     for (size_t i = 0; i < ARRAY_LENGTH(SIGNALS); i++) {
         int status = loop_on_signal(broker->loop, SIGNALS[i], begin_stop, broker, error);
@@ -202,7 +215,8 @@ static int listen_for_signals(struct broker *broker, struct error *error) {
     return 0;
 }
 
-static void counted(struct store_request *base) {
+static void counted(struct store_request *base)
+{
     struct store_count *count = CONTAINER_OF(base, struct store_count, request);
     struct broker *broker = base->argument;
     if (base->status == 0) {
@@ -212,7 +226,8 @@ static void counted(struct store_request *base) {
     free(count);
 }
 
-static int open_store(struct broker *broker, const struct broker_options *options, const char *where, struct error *error) {
+static int open_store(struct broker *broker, const struct broker_options *options, const char *where, struct error *error)
+{
     const struct admission_options admission = {
         .rate_per_minute = settings_integer(options->settings, "broker.rate_limit_per_minute"),
         .burst = settings_integer(options->settings, "broker.rate_limit_burst"),
@@ -236,7 +251,8 @@ static int open_store(struct broker *broker, const struct broker_options *option
     return 0;
 }
 
-static int open_server(struct broker *broker, const struct broker_options *options, struct error *error) {
+static int open_server(struct broker *broker, const struct broker_options *options, struct error *error)
+{
     const char *listen = options->listen == NULL ? "127.0.0.1:7900" : options->listen;
     const struct http_callbacks callbacks = web_callbacks(broker);
     char *host = NULL;
@@ -251,8 +267,8 @@ static int open_server(struct broker *broker, const struct broker_options *optio
     if (status == 0)
         status = read_public_urls(broker, options->settings, host, error);
     if (status == 0) {
-        printf("claudemesh broker listening on %s://%s%s%s:%u/ws\n", broker->tls == NULL ? "ws" : "wss", strchr(host, ':') != NULL ? "[" : "",
-               host, strchr(host, ':') != NULL ? "]" : "", (unsigned)broker->port);
+        printf("claudemesh broker listening on %s://%s%s%s:%u/ws\n", broker->tls == NULL ? "ws" : "wss",
+               strchr(host, ':') != NULL ? "[" : "", host, strchr(host, ':') != NULL ? "]" : "", (unsigned)broker->port);
         (void)fflush(stdout);
         log_event(LOG_LEVEL_INFO, "broker_ready", LOG_TEXT("listen", host), LOG_NUMBER("port", broker->port),
                   LOG_TEXT("version", CLAUDEMESH_VERSION), LOG_END);
@@ -261,7 +277,8 @@ static int open_server(struct broker *broker, const struct broker_options *optio
     return status;
 }
 
-static void make_timers(struct broker *broker) {
+static void make_timers(struct broker *broker)
+{
     broker->lease_timer = loop_timer_new(broker->loop, deliver_check_leases, broker);
     broker->grace_timer = loop_timer_new(broker->loop, presence_grace_over, broker);
     broker->stop_timer = loop_timer_new(broker->loop, stop_now, broker);
@@ -269,7 +286,8 @@ static void make_timers(struct broker *broker) {
     TAILQ_INIT(&broker->leaving);
 }
 
-static int start(struct broker *broker, const struct broker_options *options, struct error *error) {
+static int start(struct broker *broker, const struct broker_options *options, struct error *error)
+{
     char *where = options->store != NULL ? memory_strdup(options->store) : memory_printf("sqlite:%s", options->paths->broker_db);
     char *directory = store_directory(where), *token = NULL;
     int status = 0;
@@ -302,20 +320,23 @@ out:
     return status;
 }
 
-static void abort_session(void *argument, struct table_node *node) {
+static void abort_session(void *argument, struct table_node *node)
+{
     struct session *session = CONTAINER_OF(node, struct session, by_connection);
     (void)argument;
     session_drop(session);
 }
 
-static void free_list(char **list, size_t count) {
+static void free_list(char **list, size_t count)
+{
     for (size_t i = 0; i < count; i++)
         free(list[i]);
     free(list);
 }
 
 /* Also of one that was started halfway. The store is closed when nothing can ask it any more, and its answers are run before what they look at goes. */
-static void release(struct broker *broker) {
+static void release(struct broker *broker)
+{
     broker->stopping = true;
     table_each(&broker->sessions, abort_session, NULL);
     if (broker->loop != NULL)
@@ -352,7 +373,8 @@ static void release(struct broker *broker) {
     loop_free(broker->loop);
 }
 
-int broker_run(const struct broker_options *options) {
+int broker_run(const struct broker_options *options)
+{
     struct broker broker = { 0 };
     struct error error = { 0 };
     enum log_level level;
@@ -369,6 +391,7 @@ int broker_run(const struct broker_options *options) {
     return EXIT_STATUS_DONE;
 }
 
-int64_t broker_check(const char *store, void (*found)(void *argument, const char *finding), void *argument, struct error *error) {
+int64_t broker_check(const char *store, void (*found)(void *argument, const char *finding), void *argument, struct error *error)
+{
     return store_check_file(store, found, argument, error);
 }

@@ -6,10 +6,10 @@
 #include "util/error.h"
 
 struct broker_options {
-    const char *listen;            /* HOST:PORT; default 127.0.0.1:7900; port 0: any, written to the log and ready line */
-    const char *store;             /* sqlite:PATH or postgresql://… ; NULL: broker/broker.db of the configuration directory */
+    const char *listen;             /* HOST:PORT; default 127.0.0.1:7900; port 0: any, written to the log and ready line */
+    const char *store;              /* sqlite:PATH or postgresql://… ; NULL: broker/broker.db of the configuration directory */
     const char *tls_cert, *tls_key; /* NULL: no TLS */
-    const char *admin_token_file;  /* NULL: `admin-token` in the store's directory */
+    const char *admin_token_file;   /* NULL: `admin-token` in the store's directory */
     const struct config_paths *paths;
     const struct settings *settings; /* of BROKER_SETTINGS */
 };

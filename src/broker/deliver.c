@@ -14,12 +14,14 @@ enum { RING_FIRST = 16 };
 
 /* ---- what is in flight -------------------------------------------------------------------------------------------------------- */
 
-static struct inflight *slot(const struct outgoing *out, size_t index) {
+static struct inflight *slot(const struct outgoing *out, size_t index)
+{
     return &out->ring[(out->head + index) % out->capacity];
 }
 
 /* Drops what is acknowledged from the front; frees the ring of an idle session. */
-static void settle_ring(struct outgoing *out) {
+static void settle_ring(struct outgoing *out)
+{
     while (out->count > 0 && slot(out, 0)->acknowledged) {
         out->head = (out->head + 1) % out->capacity;
         out->count--;
@@ -32,7 +34,8 @@ static void settle_ring(struct outgoing *out) {
 }
 
 /* Room for one more: what was acknowledged in the middle goes first, then the ring doubles. */
-static void make_room(struct outgoing *out) {
+static void make_room(struct outgoing *out)
+{
     if (out->count < out->capacity)
         return;
     size_t capacity = out->unacknowledged * 2 < RING_FIRST ? RING_FIRST : out->unacknowledged * 2;
@@ -48,7 +51,8 @@ static void make_room(struct outgoing *out) {
     out->count = kept;
 }
 
-static void change_unacknowledged(struct session *session, size_t now) {
+static void change_unacknowledged(struct session *session, size_t now)
+{
     struct outgoing *out = &session->out;
     struct broker *broker = session->broker;
     broker->metrics.deliveries_leased += (int64_t)now - (int64_t)out->unacknowledged;
@@ -63,7 +67,8 @@ static void change_unacknowledged(struct session *session, size_t now) {
     out->leased = now > 0;
 }
 
-static void forget_inflight(struct session *session) {
+static void forget_inflight(struct session *session)
+{
     change_unacknowledged(session, 0);
     session->out.count = 0;
     free(session->out.ring);
@@ -71,7 +76,8 @@ static void forget_inflight(struct session *session) {
     session->out.head = session->out.capacity = 0;
 }
 
-bool deliver_acknowledge(struct session *session, const char *message_id) {
+bool deliver_acknowledge(struct session *session, const char *message_id)
+{
     struct outgoing *out = &session->out;
     for (size_t i = 0; i < out->count; i++) {
         struct inflight *inflight = slot(out, i);
@@ -85,14 +91,16 @@ bool deliver_acknowledge(struct session *session, const char *message_id) {
     return false;
 }
 
-static bool is_in_flight(const struct outgoing *out, int64_t history_id) {
+static bool is_in_flight(const struct outgoing *out, int64_t history_id)
+{
     for (size_t i = 0; i < out->count; i++)
         if (!slot(out, i)->acknowledged && slot(out, i)->history_id == history_id)
             return true;
     return false;
 }
 
-static void note_pushed(struct session *session, const char *message_id, int64_t history_id, int priority) {
+static void note_pushed(struct session *session, const char *message_id, int64_t history_id, int priority)
+{
     struct outgoing *out = &session->out;
     make_room(out);
     struct inflight *inflight = slot(out, out->count);
@@ -106,15 +114,18 @@ static void note_pushed(struct session *session, const char *message_id, int64_t
 
 /* ---- pushing ------------------------------------------------------------------------------------------------------------------------ */
 
-static bool has_room(const struct session *session) {
+static bool has_room(const struct session *session)
+{
     return session->out.unacknowledged < session->broker->figures.window && websocket_backlog(session->socket) < BROKER_PUSH_BACKLOG;
 }
 
-static bool wants(const struct session *session, int priority) {
+static bool wants(const struct session *session, int priority)
+{
     return priority == 0 || !presence_is_dnd(session->presence);
 }
 
-static int build_push(const struct mesh *mesh, const struct store_message *message, struct buffer *frame) {
+static int build_push(const struct mesh *mesh, const struct store_message *message, struct buffer *frame)
+{
     static const char *const PRIORITIES[STORE_PRIORITIES] = { "now", "next", "low" };
     json_t *mentions = NULL;
     struct error error;
@@ -146,7 +157,8 @@ static int build_push(const struct mesh *mesh, const struct store_message *messa
 }
 
 /* A message straight from its accept, for each of its sessions that is caught up; printed at most once. */
-void deliver_accepted(struct broker *broker, const struct store_accept *accept, const struct member *sender) {
+void deliver_accepted(struct broker *broker, const struct store_accept *accept, const struct member *sender)
+{
     struct buffer frame;
     buffer_init(&frame, LIMIT_FRAME);
     const struct store_message message = {
@@ -195,7 +207,8 @@ struct fetch_request {
     unsigned generation;
 };
 
-static void push_fetched(struct session *session, const struct store_message *message, struct buffer *frame) {
+static void push_fetched(struct session *session, const struct store_message *message, struct buffer *frame)
+{
     struct outgoing *out = &session->out;
     if (message->history_id <= out->cursor[message->priority])
         return;
@@ -213,7 +226,8 @@ static void push_fetched(struct session *session, const struct store_message *me
     session_send(session, frame->data, frame->length);
 }
 
-static void take_fetched(struct session *session, const struct fetch_request *request) {
+static void take_fetched(struct session *session, const struct fetch_request *request)
+{
     struct outgoing *out = &session->out;
     struct buffer frame;
     buffer_init(&frame, LIMIT_FRAME);
@@ -228,7 +242,8 @@ static void take_fetched(struct session *session, const struct fetch_request *re
     }
 }
 
-static void fetched(struct store_request *base) {
+static void fetched(struct store_request *base)
+{
     struct fetch_request *request = CONTAINER_OF(CONTAINER_OF(base, struct store_fetch, request), struct fetch_request, store);
     struct session *session = session_find(request->broker, request->store.connection);
     if (session != NULL) {
@@ -246,7 +261,8 @@ static void fetched(struct store_request *base) {
     free(request);
 }
 
-void deliver_pump(struct session *session) {
+void deliver_pump(struct session *session)
+{
     struct outgoing *out = &session->out;
     if (!session->ready || session->presence == NULL || out->fetching || !has_room(session))
         return;
@@ -275,17 +291,20 @@ void deliver_pump(struct session *session) {
 
 /* ---- beginning again ---------------------------------------------------------------------------------------------------------------- */
 
-void deliver_start(struct session *session) {
+void deliver_start(struct session *session)
+{
     for (int priority = 0; priority < STORE_PRIORITIES; priority++)
         session->out.waiting[priority] = true;
     deliver_pump(session);
 }
 
-void deliver_stop(struct session *session) {
+void deliver_stop(struct session *session)
+{
     forget_inflight(session);
 }
 
-void deliver_rescan(struct session *session) {
+void deliver_rescan(struct session *session)
+{
     struct outgoing *out = &session->out;
     for (int priority = 0; priority < STORE_PRIORITIES; priority++) {
         out->cursor[priority] = 0;
@@ -296,10 +315,12 @@ void deliver_rescan(struct session *session) {
 }
 
 /* Everything from the lowest unacknowledged message on is due again, in order. */
-static void go_back(struct session *session) {
+static void go_back(struct session *session)
+{
     struct outgoing *out = &session->out;
     session->broker->metrics.redeliveries += out->unacknowledged;
-    log_event(LOG_LEVEL_INFO, "lease_ran_out", LOG_TEXT("mesh", session->member->mesh->slug), LOG_NUMBER("pushes", out->unacknowledged), LOG_END);
+    log_event(LOG_LEVEL_INFO, "lease_ran_out", LOG_TEXT("mesh", session->member->mesh->slug), LOG_NUMBER("pushes", out->unacknowledged),
+              LOG_END);
     for (size_t i = 0; i < out->count; i++) {
         const struct inflight *inflight = slot(out, i);
         if (inflight->acknowledged)
@@ -313,7 +334,8 @@ static void go_back(struct session *session) {
     deliver_pump(session);
 }
 
-void deliver_check_leases(void *argument) {
+void deliver_check_leases(void *argument)
+{
     struct broker *broker = argument;
     int64_t now = clock_monotonic_ms();
     struct session *session, *next;
@@ -333,7 +355,8 @@ void deliver_check_leases(void *argument) {
 }
 
 /* Nothing is left in the buffer: a client that does not acknowledge has what it will ever have said about it. */
-static void acknowledge_written(struct session *session) {
+static void acknowledge_written(struct session *session)
+{
     struct outgoing *out = &session->out;
     for (size_t i = 0; i < out->count; i++)
         if (!slot(out, i)->acknowledged)
@@ -341,7 +364,8 @@ static void acknowledge_written(struct session *session) {
     forget_inflight(session);
 }
 
-void deliver_drained(struct session *session) {
+void deliver_drained(struct session *session)
+{
     struct outgoing *out = &session->out;
     if (session->presence == NULL)
         return;

@@ -10,11 +10,13 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-static void refuse_malformed(struct http_request *request, const struct error *error) {
+static void refuse_malformed(struct http_request *request, const struct error *error)
+{
     http_respond_error(request, 400, "malformed", error->message);
 }
 
-static void refuse_store(struct http_request *request, const struct store_request *base, const char *op) {
+static void refuse_store(struct http_request *request, const struct store_request *base, const char *op)
+{
     log_event(LOG_LEVEL_ERROR, "store_failed", LOG_TEXT("op", op), LOG_TEXT("detail", base->error->message), LOG_END);
     if (base->status == -ERROR_FULL)
         http_respond_error(request, 507, "insufficient_storage", "The broker's disk is full.");
@@ -22,7 +24,8 @@ static void refuse_store(struct http_request *request, const struct store_reques
         http_respond_error(request, 503, "store_unavailable", "The store does not answer.");
 }
 
-static int check_name(const char *field, const char *name, struct error *error) {
+static int check_name(const char *field, const char *name, struct error *error)
+{
     size_t length = strlen(name);
     if (length == 0 || length > LIMIT_DISPLAY_NAME)
         return error_set(error, ERROR_INVALID, "field '%s' must have 1 to %d bytes", field, LIMIT_DISPLAY_NAME);
@@ -38,13 +41,15 @@ struct mesh_call {
     char *name_statement; /* NULL none */
 };
 
-static void free_mesh_call(struct mesh_call *mesh) {
+static void free_mesh_call(struct mesh_call *mesh)
+{
     json_decref(mesh->body);
     free(mesh->name_statement);
     free(mesh);
 }
 
-static void mesh_created(struct store_request *base) {
+static void mesh_created(struct store_request *base)
+{
     struct mesh_call *mesh = CONTAINER_OF(CONTAINER_OF(base, struct store_create_mesh, request), struct mesh_call, store);
     struct broker *broker = mesh->call.broker;
     struct http_request *request = web_call_end(&mesh->call);
@@ -70,7 +75,8 @@ static void mesh_created(struct store_request *base) {
 }
 
 /* The owner's name as a statement, so that others may believe it from the first day. Optional. */
-static int read_name_statement(struct mesh_call *mesh, struct error *error) {
+static int read_name_statement(struct mesh_call *mesh, struct error *error)
+{
     const json_t *statement = NULL;
     const char *mesh_id = NULL, *pubkey = NULL, *name = NULL;
     int status = json_read_object(mesh->body, "name_statement", JSON_OPTIONAL, &statement, error);
@@ -94,10 +100,11 @@ static int read_name_statement(struct mesh_call *mesh, struct error *error) {
     return status;
 }
 
-static int read_mesh(struct mesh_call *mesh, const char **ret_signature, int64_t *ret_timestamp, struct error *error) {
+static int read_mesh(struct mesh_call *mesh, const char **ret_signature, int64_t *ret_timestamp, struct error *error)
+{
     static const char *const NAMES[] = { "mesh_id", "slug", "name", "owner_pubkey", "display_name", "signature" };
-    const char **const values[] = { &mesh->store.mesh_id, &mesh->store.slug, &mesh->store.name, &mesh->store.owner_pubkey,
-                                    &mesh->store.display_name, ret_signature };
+    const char **const values[] = { &mesh->store.mesh_id,      &mesh->store.slug,         &mesh->store.name,
+                                    &mesh->store.owner_pubkey, &mesh->store.display_name, ret_signature };
     int status = 0;
     if (!json_is_object(mesh->body))
         return error_set(error, ERROR_INVALID, "the body must be a JSON object");
@@ -118,7 +125,8 @@ static int read_mesh(struct mesh_call *mesh, const char **ret_signature, int64_t
     return status != 0 ? status : check_name("display_name", mesh->store.display_name, error);
 }
 
-void enrol_handle_mesh(struct broker *broker, struct http_request *request, const json_t *body) {
+void enrol_handle_mesh(struct broker *broker, struct http_request *request, const json_t *body)
+{
     struct mesh_call *mesh = memory_zalloc(sizeof(*mesh));
     const char *signature = NULL;
     int64_t timestamp = 0;
@@ -158,14 +166,16 @@ struct join_call {
     bool has_certificate;
 };
 
-static void free_join_call(struct join_call *join) {
+static void free_join_call(struct join_call *join)
+{
     if (join->has_certificate)
         certificate_release(&join->certificate);
     free(join->text);
     free(join);
 }
 
-static void respond_joined(struct http_request *request, const struct store_join *join) {
+static void respond_joined(struct http_request *request, const struct store_join *join)
+{
     json_t *answer;
     switch (join->outcome) {
     case STORE_JOINED:
@@ -194,14 +204,16 @@ static void respond_joined(struct http_request *request, const struct store_join
     }
 }
 
-static void joined(struct store_request *base) {
+static void joined(struct store_request *base)
+{
     struct join_call *join = CONTAINER_OF(CONTAINER_OF(base, struct store_join, request), struct join_call, store);
     struct broker *broker = join->call.broker;
     struct http_request *request = web_call_end(&join->call);
     if (base->status == 0 && join->store.outcome == STORE_JOINED) {
         members_tell_joined(broker, join->store.mesh, join->store.pubkey);
         members_audit(broker, join->store.mesh, join->store.member, "member_joined", join->store.invite_id);
-        log_event(LOG_LEVEL_INFO, "member_joined", LOG_TEXT("mesh", join->certificate.invite.mesh_slug), LOG_TEXT("role", join->store.role), LOG_END);
+        log_event(LOG_LEVEL_INFO, "member_joined", LOG_TEXT("mesh", join->certificate.invite.mesh_slug), LOG_TEXT("role", join->store.role),
+                  LOG_END);
     }
     if (request != NULL && base->status != 0)
         refuse_store(request, base, "join");
@@ -211,7 +223,8 @@ static void joined(struct store_request *base) {
 }
 
 /* The invite beside the certificate must be the same one. */
-static int compare_invites(const json_t *body, const struct certificate *certificate, struct error *error) {
+static int compare_invites(const json_t *body, const struct certificate *certificate, struct error *error)
+{
     const json_t *object = NULL;
     struct invite invite = { 0 };
     int status = json_read_object(body, "invite", JSON_OPTIONAL, &object, error);
@@ -226,7 +239,8 @@ static int compare_invites(const json_t *body, const struct certificate *certifi
     return status;
 }
 
-static int read_join(struct join_call *join, const json_t *body, struct error *error) {
+static int read_join(struct join_call *join, const json_t *body, struct error *error)
+{
     const json_t *cert = NULL;
     const char *name = NULL;
     int64_t timestamp;
@@ -251,7 +265,8 @@ static int read_join(struct join_call *join, const json_t *body, struct error *e
 }
 
 /* Everything but time, which the store judges after it knows whether this key is a member already. A certificate made after its invite's end is simply late. */
-static int verify_join(struct join_call *join, const json_t *body, struct error *error) {
+static int verify_join(struct join_call *join, const json_t *body, struct error *error)
+{
     const struct invite *invite = &join->certificate.invite;
     struct certificate verified;
     int status = certificate_verify(json_object_get(body, "cert"), invite->mesh_id, invite->owner_pubkey, &verified, error);
@@ -260,7 +275,8 @@ static int verify_join(struct join_call *join, const json_t *body, struct error 
     return status;
 }
 
-void enrol_handle_join(struct broker *broker, struct http_request *request, const json_t *body) {
+void enrol_handle_join(struct broker *broker, struct http_request *request, const json_t *body)
+{
     struct join_call *join = memory_zalloc(sizeof(*join));
     struct error error;
     if (read_join(join, body, &error) != 0) {

@@ -43,12 +43,12 @@ void acks_fetch_receipts(struct session *session);
 bool presence_enter(struct session *session, const json_t *state, const struct frame_hello *hello, struct presence *replaced);
 /* The one that `session` has gives its place to the next connection: no grace, nothing is told. NULL: it had none. */
 struct presence *presence_take(struct session *session);
-void presence_leave(struct session *session); /* the connection is lost: grace begins */
+void presence_leave(struct session *session);                    /* the connection is lost: grace begins */
 void presence_end_member(struct broker *broker, int64_t member); /* those in grace, at once: it is no member any more */
 void presence_end_all(struct broker *broker);
 void presence_grace_over(void *broker);
 bool presence_is_dnd(const struct presence *presence);
-void presence_announce(struct session *session); /* peer_joined, once */
+void presence_announce(struct session *session);   /* peer_joined, once */
 void presence_withdraw(struct presence *presence); /* peer_left, if it was announced */
 void presence_save(struct session *session);
 void presence_set_text(char **field, const char *text, size_t maximum);

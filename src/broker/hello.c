@@ -22,16 +22,18 @@ struct hello_request {
     const char *routing_key;
 };
 
-static void refuse(struct session *session, int close_code, const char *code, const char *message, json_t *extra) {
+static void refuse(struct session *session, int close_code, const char *code, const char *message, json_t *extra)
+{
     session->broker->metrics.hello_refused++;
-    log_event(LOG_LEVEL_INFO, "hello_refused", LOG_TEXT("code", code), LOG_TEXT("peer", websocket_peer_address(session->socket)), LOG_SECURITY,
-              LOG_END);
+    log_event(LOG_LEVEL_INFO, "hello_refused", LOG_TEXT("code", code), LOG_TEXT("peer", websocket_peer_address(session->socket)),
+              LOG_SECURITY, LOG_END);
     session_refuse(session, close_code, code, message, extra);
 }
 
 /* ---- what can be judged without the store --------------------------------------------------------------------------------- */
 
-static bool first_signature_is_valid(const struct frame_hello *hello) {
+static bool first_signature_is_valid(const struct frame_hello *hello)
+{
     struct buffer text;
     buffer_init(&text, STATEMENT_TEXT_MAXIMUM);
     bool valid = frame_hello_text(hello, &text) == 0 && signature_hex_is_valid(hello->pubkey, text.data, text.length, hello->signature);
@@ -40,7 +42,8 @@ static bool first_signature_is_valid(const struct frame_hello *hello) {
 }
 
 /* The client signed the URL that its invite names; it must be one of ours. */
-static bool second_signature_is_valid(const struct session *session, const struct frame_hello *hello) {
+static bool second_signature_is_valid(const struct session *session, const struct frame_hello *hello)
+{
     char timestamp[24];
     (void)snprintf(timestamp, sizeof timestamp, "%" PRId64, hello->timestamp);
     struct text values[] = {
@@ -67,17 +70,20 @@ static bool second_signature_is_valid(const struct session *session, const struc
     return valid;
 }
 
-static bool fields_are_usable(const struct frame_hello *hello) {
+static bool fields_are_usable(const struct frame_hello *hello)
+{
     size_t session_length = strlen(hello->session_id);
     return session_length >= 1 && session_length <= BROKER_SESSION_UID && hex_is_key(hello->pubkey);
 }
 
 /* The other connection of this member that it must give way to, or take the place of. Two with one sessionId are one installation. */
-static struct session *find_rival(const struct member *member, const struct session *session, const char *session_uid, const char *routing_key,
-                                  bool *ret_same_session) {
+static struct session *find_rival(const struct member *member, const struct session *session, const char *session_uid,
+                                  const char *routing_key, bool *ret_same_session)
+{
     struct session *rival = NULL, *other;
     *ret_same_session = false;
-    LIST_FOREACH(other, &member->sessions, of_member) {
+    LIST_FOREACH(other, &member->sessions, of_member)
+    {
         if (other == session || other->presence == NULL)
             continue;
         if (string_equal(other->session_uid, session_uid)) {
@@ -91,7 +97,8 @@ static struct session *find_rival(const struct member *member, const struct sess
 }
 
 /* Everything that a wrong or stale hello can be refused for at once. */
-static bool judge(struct session *session, const struct frame_hello *hello) {
+static bool judge(struct session *session, const struct frame_hello *hello)
+{
     if (!fields_are_usable(hello)) {
         refuse(session, CLOSE_POLICY, "invalid_request", "the hello's sessionId or pubkey is not of the right form", NULL);
         return false;
@@ -112,7 +119,8 @@ static bool judge(struct session *session, const struct frame_hello *hello) {
 
 /* ---- the store's word ------------------------------------------------------------------------------------------------------------ */
 
-static void free_request(struct hello_request *request) {
+static void free_request(struct hello_request *request)
+{
     free(request->store.mesh_slug);
     free(request->store.display_name);
     free(request->store.role);
@@ -122,7 +130,8 @@ static void free_request(struct hello_request *request) {
     free(request);
 }
 
-static bool store_welcomed(struct session *session, const struct store_hello *hello) {
+static bool store_welcomed(struct session *session, const struct store_hello *hello)
+{
     static const struct {
         int close_code;
         const char *code, *message;
@@ -144,7 +153,8 @@ static bool store_welcomed(struct session *session, const struct store_hello *he
     return false;
 }
 
-static void tell_concurrent(struct session *session, const char *what) {
+static void tell_concurrent(struct session *session, const char *what)
+{
     struct member *member = session->member;
     json_t *data = json_new_object();
     json_put_string(data, "pubkey", member->pubkey);
@@ -168,13 +178,14 @@ static void tell_concurrent(struct session *session, const char *what) {
     json_decref(data);
 }
 
-struct rivalry { /* with another connection of the same member (50-identity, One member, two connections) */
+struct rivalry {           /* with another connection of the same member (50-identity, One member, two connections) */
     struct session *rival; /* NULL: none */
     bool same_session;
     enum connection_policy policy; /* that decides between the two */
 };
 
-static struct rivalry find_rivalry(const struct session *session, const struct hello_request *request) {
+static struct rivalry find_rivalry(const struct session *session, const struct hello_request *request)
+{
     const struct broker *broker = session->broker;
     struct rivalry rivalry = { NULL, false, broker->figures.policy };
     const struct member *member = state_find_member_by_pubkey(broker, request->hello.mesh_id, request->hello.pubkey);
@@ -186,13 +197,15 @@ static struct rivalry find_rivalry(const struct session *session, const struct h
 }
 
 /* No other connection of the member will receive beside this one. */
-static bool will_be_alone(const struct session *session, const struct hello_request *request) {
+static bool will_be_alone(const struct session *session, const struct hello_request *request)
+{
     const struct member *member = state_find_member_by_pubkey(session->broker, request->hello.mesh_id, request->hello.pubkey);
     const struct rivalry rivalry = find_rivalry(session, request);
     if (member == NULL)
         return true;
     const struct session *other;
-    LIST_FOREACH(other, &member->sessions, of_member) {
+    LIST_FOREACH(other, &member->sessions, of_member)
+    {
         bool goes = other == rivalry.rival && rivalry.policy == POLICY_PREFER_NEWEST;
         if (other->presence != NULL && !goes)
             return false;
@@ -200,15 +213,18 @@ static bool will_be_alone(const struct session *session, const struct hello_requ
     return true;
 }
 
-static void audit_rivalry(struct session *session, const struct rivalry *rivalry) {
+static void audit_rivalry(struct session *session, const struct rivalry *rivalry)
+{
     const struct member *member = rivalry->rival->member;
     const char *detail = rivalry->same_session ? "same_session_replaced" : session->broker->figures.policy_name;
     members_audit(session->broker, member->mesh->key, member->key, "concurrent_connection", detail);
-    log_event(LOG_LEVEL_WARN, "concurrent_connection", LOG_SECURITY, LOG_TEXT("mesh", member->mesh->slug), LOG_TEXT("policy", detail), LOG_END);
+    log_event(LOG_LEVEL_WARN, "concurrent_connection", LOG_SECURITY, LOG_TEXT("mesh", member->mesh->slug), LOG_TEXT("policy", detail),
+              LOG_END);
 }
 
 /* True: the older one stays, and this one was refused. */
-static bool refuse_newer(struct session *session, const struct rivalry *rivalry) {
+static bool refuse_newer(struct session *session, const struct rivalry *rivalry)
+{
     if (rivalry->rival == NULL || rivalry->policy != POLICY_PREFER_OLDEST)
         return false;
     audit_rivalry(session, rivalry);
@@ -218,7 +234,8 @@ static bool refuse_newer(struct session *session, const struct rivalry *rivalry)
 }
 
 /* The presence that the new connection takes over; NULL none. *ret_told: the outcome to tell, NULL none: a reconnect is no news. */
-static struct presence *settle_rivalry(struct session *session, const struct rivalry *rivalry, const char **ret_told) {
+static struct presence *settle_rivalry(struct session *session, const struct rivalry *rivalry, const char **ret_told)
+{
     *ret_told = NULL;
     if (rivalry->rival == NULL)
         return NULL;
@@ -233,7 +250,8 @@ static struct presence *settle_rivalry(struct session *session, const struct riv
     return presence;
 }
 
-static json_t *parse_state(const char *state) {
+static json_t *parse_state(const char *state)
+{
     json_t *parsed = NULL;
     struct error error;
     if (state == NULL || json_parse_strict(state, strlen(state), &parsed, &error) != 0)
@@ -241,7 +259,8 @@ static json_t *parse_state(const char *state) {
     return parsed;
 }
 
-static void send_hello_ack(struct session *session, const json_t *frame, bool restored) {
+static void send_hello_ack(struct session *session, const json_t *frame, bool restored)
+{
     const struct presence *presence = session->presence;
     char presence_id[ULID_SIZE];
     ulid_generate(presence_id);
@@ -256,7 +275,8 @@ static void send_hello_ack(struct session *session, const json_t *frame, bool re
     session_answer(session, session_request_id(frame), ack);
 }
 
-static void welcome(struct session *session, struct hello_request *request, struct presence *replaced, const char *told) {
+static void welcome(struct session *session, struct hello_request *request, struct presence *replaced, const char *told)
+{
     session_open(session, &request->store, request->routing_key);
     session->acknowledges = request->hello.client_ack;
     free(session->challenge);
@@ -279,20 +299,23 @@ static void welcome(struct session *session, struct hello_request *request, stru
     session_run_early(session);
 }
 
-static bool mesh_has_room(const struct broker *broker, int64_t key, const struct rivalry *rivalry) {
+static bool mesh_has_room(const struct broker *broker, int64_t key, const struct rivalry *rivalry)
+{
     const struct mesh *mesh = state_find_mesh(broker, key);
     size_t goes = rivalry->rival != NULL && rivalry->policy == POLICY_PREFER_NEWEST ? 1 : 0;
     return mesh == NULL || mesh->session_count - goes < broker->figures.max_connections_per_mesh;
 }
 
 /* The store knows so many sessions of a member: what is connected must be among them, or it would get nothing and not know it. */
-static bool member_has_room(const struct session *session, const struct hello_request *request, const struct rivalry *rivalry) {
+static bool member_has_room(const struct session *session, const struct hello_request *request, const struct rivalry *rivalry)
+{
     const struct member *member = state_find_member_by_pubkey(session->broker, request->hello.mesh_id, request->hello.pubkey);
     const struct session *other;
     size_t count = 0;
     if (member == NULL || !request->hello.receive)
         return true;
-    LIST_FOREACH(other, &member->sessions, of_member) {
+    LIST_FOREACH(other, &member->sessions, of_member)
+    {
         bool goes = other == rivalry->rival && rivalry->policy == POLICY_PREFER_NEWEST;
         count += other->presence != NULL && !goes;
     }
@@ -300,22 +323,26 @@ static bool member_has_room(const struct session *session, const struct hello_re
 }
 
 /* The store forgets the session that was not seen for longest when there are too many: those that are connected are seen now. */
-static void touch_others(const struct session *session, const struct hello_request *request) {
+static void touch_others(const struct session *session, const struct hello_request *request)
+{
     const struct member *member = state_find_member_by_pubkey(session->broker, request->hello.mesh_id, request->hello.pubkey);
     const struct session *other;
     if (member == NULL || !request->hello.receive)
         return;
-    LIST_FOREACH(other, &member->sessions, of_member) {
+    LIST_FOREACH(other, &member->sessions, of_member)
+    {
         if (other->presence != NULL)
             keeping_touch(other);
     }
 }
 
-static void refuse_member_full(struct session *session) {
+static void refuse_member_full(struct session *session)
+{
     refuse(session, CLOSE_POLICY, "capacity", "this member has as many connections as it may", NULL);
 }
 
-static void hello_decided(struct store_request *base) {
+static void hello_decided(struct store_request *base)
+{
     struct hello_request *request = CONTAINER_OF(CONTAINER_OF(base, struct store_hello, request), struct hello_request, store);
     struct broker *broker = request->broker;
     broker->metrics.deliveries_waiting += base->status == 0 ? request->store.deliveries_change : 0;
@@ -340,7 +367,8 @@ out:
     free_request(request);
 }
 
-void hello_handle(struct session *session, const json_t *frame) {
+void hello_handle(struct session *session, const json_t *frame)
+{
     struct broker *broker = session->broker;
     struct hello_request *request = memory_zalloc(sizeof(*request));
     struct error error;

@@ -19,7 +19,8 @@ enum { SESSION_RETENTION_DAYS = 30, AUDIT_RETENTION_DAYS = 90 };
 
 static void step(struct broker *broker, struct store_keep *keep, int stage);
 
-static void kept(struct store_request *base) {
+static void kept(struct store_request *base)
+{
     struct store_keep *keep = CONTAINER_OF(base, struct store_keep, request);
     struct broker *broker = base->argument;
     if (base->status != 0) {
@@ -40,7 +41,8 @@ static void kept(struct store_request *base) {
     free(keep);
 }
 
-static void step(struct broker *broker, struct store_keep *keep, int stage) {
+static void step(struct broker *broker, struct store_keep *keep, int stage)
+{
     keep->request.done = kept;
     keep->request.argument = broker;
     keep->now_ms = clock_wall_ms();
@@ -53,13 +55,15 @@ static void step(struct broker *broker, struct store_keep *keep, int stage) {
 
 /* ---- sessions that stay connected for weeks are seen all the same ---------------------------------------------------------------- */
 
-static void touched(struct store_request *base) {
+static void touched(struct store_request *base)
+{
     if (base->status != 0)
         log_event(LOG_LEVEL_WARN, "store_failed", LOG_TEXT("op", "touch"), LOG_TEXT("detail", base->error->message), LOG_END);
     free(CONTAINER_OF(base, struct store_save_session, request));
 }
 
-void keeping_touch(const struct session *session) {
+void keeping_touch(const struct session *session)
+{
     struct store_save_session *save = memory_zalloc(sizeof(*save));
     save->request.done = touched;
     save->session = session->key;
@@ -68,14 +72,16 @@ void keeping_touch(const struct session *session) {
     session->broker->store->operations->save_session(session->broker->store, save);
 }
 
-static void touch(void *argument, struct table_node *node) {
+static void touch(void *argument, struct table_node *node)
+{
     (void)argument;
     keeping_touch(CONTAINER_OF(node, struct session, by_key));
 }
 
 /* ---- the consistency check ----------------------------------------------------------------------------------------------------------- */
 
-static void log_findings(struct buffer *findings) {
+static void log_findings(struct buffer *findings)
+{
     char *line = findings->data;
     for (char *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
         *end = '\0';
@@ -83,7 +89,8 @@ static void log_findings(struct buffer *findings) {
     }
 }
 
-static void checked(struct store_request *base) {
+static void checked(struct store_request *base)
+{
     struct store_check *check = CONTAINER_OF(base, struct store_check, request);
     struct broker *broker = base->argument;
     if (base->status != 0)
@@ -101,7 +108,8 @@ static void checked(struct store_request *base) {
     free(check);
 }
 
-static void begin_check(struct broker *broker) {
+static void begin_check(struct broker *broker)
+{
     struct store_check *check = memory_zalloc(sizeof(*check));
     broker->checking = true;
     check->request.done = checked;
@@ -113,7 +121,8 @@ static void begin_check(struct broker *broker) {
 /* ---- memory -------------------------------------------------------------------------------------------------------------------------- */
 
 /* A thousand clients that connect at once make buffers that nobody needs a second later; the allocator keeps what is free between what is not, for ever, unless it is told. */
-static void give_memory_back(void) {
+static void give_memory_back(void)
+{
 #ifdef __GLIBC__
     enum { WORTH_IT = 8 * 1024 * 1024 };
     if (mallinfo2().fordblks > WORTH_IT)
@@ -123,7 +132,8 @@ static void give_memory_back(void) {
 
 /* ---- the timer ------------------------------------------------------------------------------------------------------------------------- */
 
-static void fired(void *argument) {
+static void fired(void *argument)
+{
     struct broker *broker = argument;
     int64_t now = clock_monotonic_ms();
     give_memory_back();
@@ -143,13 +153,15 @@ static void fired(void *argument) {
     loop_timer_start(broker->keep_timer, TICK_MS);
 }
 
-void keeping_start(struct broker *broker) {
+void keeping_start(struct broker *broker)
+{
     broker->kept_at_ms = broker->touched_at_ms = broker->checked_at_ms = clock_monotonic_ms();
     broker->keep_timer = loop_timer_new(broker->loop, fired, broker);
     loop_timer_start(broker->keep_timer, TICK_MS);
 }
 
-void keeping_stop(struct broker *broker) {
+void keeping_stop(struct broker *broker)
+{
     loop_timer_free(broker->keep_timer);
     broker->keep_timer = NULL;
 }

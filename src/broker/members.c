@@ -19,12 +19,14 @@ struct list_request {
     json_t *request_id; /* NULL none */
 };
 
-static json_t *copy_request_id(const json_t *frame) {
+static json_t *copy_request_id(const json_t *frame)
+{
     const json_t *id = session_request_id(frame);
     return id == NULL ? NULL : json_deep_copy(id);
 }
 
-static void send_members(struct session *session, const struct list_request *request) {
+static void send_members(struct session *session, const struct list_request *request)
+{
     struct buffer text;
     buffer_init(&text, LIMIT_FRAME);
     buffer_append_text(&text, "{\"type\":\"members_list\",");
@@ -43,7 +45,8 @@ static void send_members(struct session *session, const struct list_request *req
     buffer_release(&text);
 }
 
-static void listed(struct store_request *base) {
+static void listed(struct store_request *base)
+{
     struct list_request *request = CONTAINER_OF(CONTAINER_OF(base, struct store_list_members, request), struct list_request, store);
     struct session *session = session_find_asker(request->broker, request->store.connection);
     if (base->status != 0)
@@ -58,7 +61,8 @@ static void listed(struct store_request *base) {
 }
 
 /* `after`: what the last page's `next` was. */
-void members_handle_list(struct session *session, const json_t *frame) {
+void members_handle_list(struct session *session, const json_t *frame)
+{
     int64_t after = 0;
     struct error error;
     if (json_read_integer(frame, "after", JSON_OPTIONAL, 0, INT64_C(1) << 53, &after, &error) != 0) {
@@ -85,7 +89,8 @@ struct find_request {
     struct broker *broker;
 };
 
-static void found(struct store_request *base) {
+static void found(struct store_request *base)
+{
     struct find_request *request = CONTAINER_OF(CONTAINER_OF(base, struct store_find_member, request), struct find_request, store);
     struct mesh *mesh = state_find_mesh(request->broker, request->store.mesh);
     json_t *data = NULL;
@@ -97,7 +102,8 @@ static void found(struct store_request *base) {
     free(request);
 }
 
-void members_tell_joined(struct broker *broker, int64_t mesh, const char *pubkey) {
+void members_tell_joined(struct broker *broker, int64_t mesh, const char *pubkey)
+{
     if (state_find_mesh(broker, mesh) == NULL)
         return; /* nobody is there to hear it */
     struct find_request *request = memory_zalloc(sizeof(*request));
@@ -110,13 +116,15 @@ void members_tell_joined(struct broker *broker, int64_t mesh, const char *pubkey
     broker->store->operations->find_member(broker->store, &request->store);
 }
 
-static void audited(struct store_request *base) {
+static void audited(struct store_request *base)
+{
     if (base->status != 0)
         log_event(LOG_LEVEL_ERROR, "store_failed", LOG_TEXT("op", "audit"), LOG_TEXT("detail", base->error->message), LOG_END);
     free(CONTAINER_OF(base, struct store_audit, request));
 }
 
-void members_audit(struct broker *broker, int64_t mesh, int64_t member, const char *event, const char *detail) {
+void members_audit(struct broker *broker, int64_t mesh, int64_t member, const char *event, const char *detail)
+{
     size_t size = strlen(detail) + 1;
     struct store_audit *audit = memory_zalloc(sizeof(*audit) + size);
     char *copy = (char *)(audit + 1);
@@ -140,14 +148,16 @@ struct statement_request {
     char *text; /* the document, printed */
 };
 
-static void free_statement(struct statement_request *request) {
+static void free_statement(struct statement_request *request)
+{
     json_decref(request->request_id);
     json_decref(request->document);
     free(request->text);
     free(request);
 }
 
-static void close_sessions(struct broker *broker, struct mesh *mesh, int64_t key, int code, const char *reason) {
+static void close_sessions(struct broker *broker, struct mesh *mesh, int64_t key, int code, const char *reason)
+{
     struct session *session, *next;
     for (session = LIST_FIRST(&mesh->sessions); session != NULL; session = next) {
         next = LIST_NEXT(session, of_mesh);
@@ -158,7 +168,8 @@ static void close_sessions(struct broker *broker, struct mesh *mesh, int64_t key
 }
 
 /* Told while the mesh is here; a mesh may go with the member's last session, so the closing comes last. */
-static void follow(struct broker *broker, const struct statement_request *request) {
+static void follow(struct broker *broker, const struct statement_request *request)
+{
     static const char *const EVENTS[STORE_STATEMENT_KINDS] = {
         [STORE_REVOCATION] = "member_revoked",
         [STORE_LEAVE] = "member_left",
@@ -192,7 +203,8 @@ static void follow(struct broker *broker, const struct statement_request *reques
         close_sessions(broker, mesh, store->member, CLOSE_NORMAL, "left");
 }
 
-static void answer_statement(struct session *session, const struct statement_request *request) {
+static void answer_statement(struct session *session, const struct statement_request *request)
+{
     static const struct {
         const char *code, *message;
     } REFUSALS[] = {
@@ -213,7 +225,8 @@ static void answer_statement(struct session *session, const struct statement_req
     session_error(session, request->request_id, REFUSALS[request->store.outcome].code, REFUSALS[request->store.outcome].message, NULL);
 }
 
-static void stated(struct store_request *base) {
+static void stated(struct store_request *base)
+{
     struct statement_request *request = CONTAINER_OF(CONTAINER_OF(base, struct store_statement, request), struct statement_request, store);
     struct broker *broker = request->broker;
     struct session *session = session_find_asker(broker, request->store.connection);
@@ -237,10 +250,13 @@ static const struct statement_form REVOCATION = { STORE_REVOCATION, STATEMENT_RE
 static const struct statement_form LEAVE = { STORE_LEAVE, STATEMENT_LEAVE, "pubkey", "pubkey", "at", NULL };
 static const struct statement_form NAME = { STORE_NAME, STATEMENT_NAME, "pubkey", "pubkey", "seq", "name" };
 static const struct statement_form GRANT = { STORE_GRANT, STATEMENT_GRANT, "pubkey", "by", "seq", "role" };
-static const struct statement_form INVITE_REVOCATION = { STORE_INVITE_REVOCATION, STATEMENT_INVITE_REVOCATION, "invite_id", "by", "at", NULL };
+static const struct statement_form INVITE_REVOCATION = {
+    STORE_INVITE_REVOCATION, STATEMENT_INVITE_REVOCATION, "invite_id", "by", "at", NULL
+};
 
 /* The statement as it travels: its own fields, each under its name or the older one that 40-wire's frames use, or what is known of the sender. */
-static json_t *gather(const struct session *session, const json_t *frame, enum statement_kind kind) {
+static json_t *gather(const struct session *session, const json_t *frame, enum statement_kind kind)
+{
     static const struct {
         const char *name, *older;
     } FIELDS[] = { { "subject_pubkey", "pubkey" }, { "at", "timestamp" }, { "member_id", "memberId" }, { "sig", "signature" } };
@@ -264,7 +280,9 @@ static json_t *gather(const struct session *session, const json_t *frame, enum s
 }
 
 /* Fields present and of their types, the mesh this one, the signature valid. */
-static int check_statement(const struct session *session, const struct statement_form *form, struct statement_request *request, struct error *error) {
+static int check_statement(const struct session *session, const struct statement_form *form, struct statement_request *request,
+                           struct error *error)
+{
     const char *mesh = NULL;
     struct store_statement *store = &request->store;
     int status = json_read_string(request->document, "mesh", JSON_REQUIRED, &mesh, error);
@@ -283,7 +301,8 @@ static int check_statement(const struct session *session, const struct statement
     return status != 0 ? status : statement_verify_json(form->kind, request->document, store->by, "sig", error);
 }
 
-static void handle(struct session *session, const json_t *frame, const struct statement_form *form) {
+static void handle(struct session *session, const json_t *frame, const struct statement_form *form)
+{
     struct statement_request *request = memory_zalloc(sizeof(*request));
     struct error error;
     request->broker = session->broker;
@@ -306,22 +325,27 @@ static void handle(struct session *session, const json_t *frame, const struct st
     session->broker->store->operations->state(session->broker->store, &request->store);
 }
 
-void members_handle_revoke(struct session *session, const json_t *frame) {
+void members_handle_revoke(struct session *session, const json_t *frame)
+{
     handle(session, frame, &REVOCATION);
 }
 
-void members_handle_leave(struct session *session, const json_t *frame) {
+void members_handle_leave(struct session *session, const json_t *frame)
+{
     handle(session, frame, &LEAVE);
 }
 
-void members_handle_rename(struct session *session, const json_t *frame) {
+void members_handle_rename(struct session *session, const json_t *frame)
+{
     handle(session, frame, &NAME);
 }
 
-void members_handle_grant(struct session *session, const json_t *frame) {
+void members_handle_grant(struct session *session, const json_t *frame)
+{
     handle(session, frame, &GRANT);
 }
 
-void members_handle_revoke_invite(struct session *session, const json_t *frame) {
+void members_handle_revoke_invite(struct session *session, const json_t *frame)
+{
     handle(session, frame, &INVITE_REVOCATION);
 }

@@ -20,7 +20,8 @@ static const char *const ACCEPT_NAMES[ACCEPT_RESULTS] = {
     [ACCEPT_FAILED] = "failed",
 };
 
-void histogram_add(struct histogram *histogram, int64_t duration_us) {
+void histogram_add(struct histogram *histogram, int64_t duration_us)
+{
     double seconds = (double)duration_us / 1e6;
     size_t bucket = 0;
     while (bucket < HISTOGRAM_BUCKETS && seconds > BOUNDS[bucket])
@@ -30,11 +31,13 @@ void histogram_add(struct histogram *histogram, int64_t duration_us) {
     histogram->sum_s += seconds;
 }
 
-static void put_head(struct buffer *text, const char *name, const char *type, const char *help) {
+static void put_head(struct buffer *text, const char *name, const char *type, const char *help)
+{
     buffer_printf(text, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
-static void put_histogram(struct buffer *text, const char *name, const char *label, const struct histogram *histogram) {
+static void put_histogram(struct buffer *text, const char *name, const char *label, const struct histogram *histogram)
+{
     const char *separator = label[0] == '\0' ? "" : ",";
     uint64_t below = 0;
     for (size_t i = 0; i < HISTOGRAM_BUCKETS; i++) {
@@ -47,7 +50,8 @@ static void put_histogram(struct buffer *text, const char *name, const char *lab
                   close, histogram->count);
 }
 
-static void put_counter(struct buffer *text, const char *name, const char *help, uint64_t value) {
+static void put_counter(struct buffer *text, const char *name, const char *help, uint64_t value)
+{
     put_head(text, name, "counter", help);
     buffer_printf(text, "%s %" PRIu64 "\n", name, value);
 }
@@ -56,27 +60,31 @@ struct mesh_printing {
     struct buffer *text;
 };
 
-static void put_mesh(void *argument, struct table_node *node) {
+static void put_mesh(void *argument, struct table_node *node)
+{
     const struct mesh_printing *printing = argument;
     const struct mesh *mesh = (const struct mesh *)(const void *)node;
     buffer_printf(printing->text, "cm_broker_connections{mesh=\"%s\"} %zu\n", mesh->slug, mesh->session_count);
 }
 
-static void put_connections(const struct broker *broker, struct buffer *text) {
+static void put_connections(const struct broker *broker, struct buffer *text)
+{
     put_head(text, "cm_broker_connections", "gauge", "WebSocket connections that said hello, by mesh.");
     struct mesh_printing printing = { text };
     struct table meshes = broker->meshes;
     table_each(&meshes, put_mesh, &printing);
 }
 
-static void put_deliveries(const struct metrics *metrics, struct buffer *text) {
+static void put_deliveries(const struct metrics *metrics, struct buffer *text)
+{
     put_head(text, "cm_broker_deliveries", "gauge", "Deliveries in the store that wait, and those that are pushed and not acknowledged.");
     buffer_printf(text, "cm_broker_deliveries{state=\"waiting\"} %" PRId64 "\n", metrics->deliveries_waiting - metrics->deliveries_leased);
     buffer_printf(text, "cm_broker_deliveries{state=\"leased\"} %" PRId64 "\n", metrics->deliveries_leased);
     put_counter(text, "cm_broker_deliveries_done_total", "Deliveries that were acknowledged.", metrics->deliveries_done);
 }
 
-static void put_accepts(const struct metrics *metrics, struct buffer *text) {
+static void put_accepts(const struct metrics *metrics, struct buffer *text)
+{
     put_head(text, "cm_broker_accept_total", "counter", "Sends by what became of them.");
     for (size_t i = 0; i < ACCEPT_RESULTS; i++)
         buffer_printf(text, "cm_broker_accept_total{outcome=\"%s\"} %" PRIu64 "\n", ACCEPT_NAMES[i], metrics->accepted[i]);
@@ -87,7 +95,8 @@ static void put_accepts(const struct metrics *metrics, struct buffer *text) {
     put_counter(text, "cm_broker_rate_limit_rejection_total", "Sends refused by the rate limit.", metrics->accepted[STORE_RATE_LIMITED]);
 }
 
-void metrics_print(const struct broker *broker, struct buffer *text) {
+void metrics_print(const struct broker *broker, struct buffer *text)
+{
     const struct metrics *metrics = &broker->metrics;
     put_connections(broker, text);
     put_accepts(metrics, text);

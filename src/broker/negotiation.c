@@ -6,7 +6,8 @@
 
 enum { NEGOTIATION_MS = 5000 };
 
-static void make_ready(struct session *session) {
+static void make_ready(struct session *session)
+{
     if (session->state != SESSION_OPEN || session->ready)
         return;
     loop_timer_free(session->timer);
@@ -18,30 +19,35 @@ static void make_ready(struct session *session) {
     deliver_start(session);
 }
 
-static void overdue(void *argument) {
+static void overdue(void *argument)
+{
     make_ready(argument);
 }
 
 /* Nothing comes between the hello_ack and the negotiation that a client announced; one that never comes does not keep its messages waiting. */
-void negotiation_expect(struct session *session) {
+void negotiation_expect(struct session *session)
+{
     if (session->state != SESSION_OPEN)
         return;
     session->timer = loop_timer_new(session->broker->loop, overdue, session);
     loop_timer_start(session->timer, NEGOTIATION_MS);
 }
 
-void negotiation_skip(struct session *session) {
+void negotiation_skip(struct session *session)
+{
     make_ready(session);
 }
 
-static bool names(const json_t *list, const char *feature) {
+static bool names(const json_t *list, const char *feature)
+{
     for (size_t i = 0; i < json_array_size(list); i++)
         if (string_equal(json_string_value(json_array_get(list, i)), feature))
             return true;
     return false;
 }
 
-void negotiation_handle(struct session *session, const json_t *frame) {
+void negotiation_handle(struct session *session, const json_t *frame)
+{
     static const char DELIVERY_ACK[] = "delivery_ack";
     const struct broker_figures *figures = &session->broker->figures;
     const struct feature_offer offer = {

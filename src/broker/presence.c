@@ -11,20 +11,23 @@
 
 static const char *const STATUSES[] = { "idle", "working", "dnd" };
 
-const char *presence_find_status(const char *name) {
+const char *presence_find_status(const char *name)
+{
     for (size_t i = 0; i < ARRAY_LENGTH(STATUSES); i++)
         if (string_equal(STATUSES[i], name))
             return STATUSES[i];
     return NULL;
 }
 
-bool presence_is_dnd(const struct presence *presence) {
+bool presence_is_dnd(const struct presence *presence)
+{
     return presence != NULL && string_equal(presence->status, "dnd");
 }
 
 /* ---- as others see it ------------------------------------------------------------------------------------------------------------- */
 
-static json_t *describe(const struct presence *presence) {
+static json_t *describe(const struct presence *presence)
+{
     json_t *peer = json_new_object();
     json_put_string(peer, "pubkey", presence->routing_key);
     json_put_string(peer, "memberPubkey", presence->member->pubkey);
@@ -44,13 +47,15 @@ static json_t *describe(const struct presence *presence) {
     return peer;
 }
 
-static void tell(const struct presence *presence, const char *event) {
+static void tell(const struct presence *presence, const char *event)
+{
     json_t *data = describe(presence);
     session_broadcast_event(presence->member->mesh, presence->session, event, data);
     json_decref(data);
 }
 
-void presence_announce(struct session *session) {
+void presence_announce(struct session *session)
+{
     struct presence *presence = session->presence;
     if (presence == NULL || presence->announced || !presence->visible)
         return;
@@ -58,7 +63,8 @@ void presence_announce(struct session *session) {
     tell(presence, "peer_joined");
 }
 
-void presence_withdraw(struct presence *presence) {
+void presence_withdraw(struct presence *presence)
+{
     if (!presence->announced)
         return;
     presence->announced = false;
@@ -66,7 +72,8 @@ void presence_withdraw(struct presence *presence) {
 }
 
 /* The member's certificate, so that its name and key can be checked without another question. */
-static void put_certificate(struct buffer *text, const struct member *member) {
+static void put_certificate(struct buffer *text, const struct member *member)
+{
     if (member->certificate == NULL)
         return;
     text->length--; /* the closing brace comes again */
@@ -77,7 +84,8 @@ static void put_certificate(struct buffer *text, const struct member *member) {
 }
 
 /* Pages end below a frame's maximum; `after` is the presenceId that the last page ended with. */
-void presence_handle_list_peers(struct session *session, const json_t *frame) {
+void presence_handle_list_peers(struct session *session, const json_t *frame)
+{
     const json_t *request_id = session_request_id(frame);
     struct buffer text;
     bool first = true;
@@ -85,7 +93,8 @@ void presence_handle_list_peers(struct session *session, const json_t *frame) {
     buffer_append_text(&text, "{\"type\":\"peers_list\",\"peers\":[");
     const struct presence *presence, *last = NULL;
     const char *after = json_string_value(json_object_get(frame, "after")), *next = NULL;
-    LIST_FOREACH(presence, &session->member->mesh->presences, of_mesh) {
+    LIST_FOREACH(presence, &session->member->mesh->presences, of_mesh)
+    {
         if (after != NULL) {
             if (string_equal(after, presence->presence_id))
                 after = NULL;
@@ -126,7 +135,8 @@ struct save_request {
     char *state;
 };
 
-static void saved(struct store_request *base) {
+static void saved(struct store_request *base)
+{
     struct save_request *request = CONTAINER_OF(CONTAINER_OF(base, struct store_save_session, request), struct save_request, store);
     struct session *session = session_find_key(request->broker, request->store.session);
     if (base->status != 0)
@@ -140,7 +150,8 @@ static void saved(struct store_request *base) {
     free(request);
 }
 
-static void submit_save(struct broker *broker, int64_t session_key, int64_t member, char *state) {
+static void submit_save(struct broker *broker, int64_t session_key, int64_t member, char *state)
+{
     struct save_request *request = memory_zalloc(sizeof(*request));
     request->broker = broker;
     request->state = state;
@@ -152,7 +163,8 @@ static void submit_save(struct broker *broker, int64_t session_key, int64_t memb
     broker->store->operations->save_session(broker->store, &request->store);
 }
 
-static char *print_state(const struct presence *presence) {
+static char *print_state(const struct presence *presence)
+{
     json_t *state = json_new_object();
     json_put_string(state, "status", presence->status);
     json_put_string(state, "summary", presence->summary);
@@ -165,7 +177,8 @@ static char *print_state(const struct presence *presence) {
 }
 
 /* One write at a time: a client that changes its mind a thousand times a second costs one write after another, not a thousand. */
-void presence_save(struct session *session) {
+void presence_save(struct session *session)
+{
     if (session->saving) {
         session->save_again = true;
         return;
@@ -178,7 +191,8 @@ void presence_save(struct session *session) {
 /* ---- coming and going ------------------------------------------------------------------------------------------------------------------------ */
 
 /* A client's word about its host: cut, never refused. */
-void presence_set_text(char **field, const char *text, size_t maximum) {
+void presence_set_text(char **field, const char *text, size_t maximum)
+{
     free(*field);
     if (text == NULL) {
         *field = NULL;
@@ -191,7 +205,8 @@ void presence_set_text(char **field, const char *text, size_t maximum) {
     *field = memory_strndup(text, length);
 }
 
-bool presence_groups_are_usable(const json_t *groups) {
+bool presence_groups_are_usable(const json_t *groups)
+{
     if (!json_is_array(groups) || json_array_size(groups) > BROKER_GROUPS)
         return false;
     for (size_t i = 0; i < json_array_size(groups); i++) {
@@ -203,7 +218,8 @@ bool presence_groups_are_usable(const json_t *groups) {
     return true;
 }
 
-static void restore(struct presence *presence, const json_t *state) {
+static void restore(struct presence *presence, const json_t *state)
+{
     const char *status = presence_find_status(json_string_value(json_object_get(state, "status")));
     const json_t *groups = json_object_get(state, "groups"), *profile = json_object_get(state, "profile");
     if (status != NULL)
@@ -220,7 +236,8 @@ static void restore(struct presence *presence, const json_t *state) {
     }
 }
 
-static struct presence *make(struct session *session, const json_t *state) {
+static struct presence *make(struct session *session, const json_t *state)
+{
     struct presence *presence = memory_zalloc(sizeof(*presence));
     ulid_generate(presence->presence_id);
     presence->member = session->member;
@@ -236,9 +253,11 @@ static struct presence *make(struct session *session, const json_t *state) {
 }
 
 /* The one whose connection was lost a moment ago: the same session's, or, where a member has one connection, its last one's. */
-static struct presence *find_in_grace(const struct session *session) {
+static struct presence *find_in_grace(const struct session *session)
+{
     struct presence *presence, *other = NULL;
-    LIST_FOREACH(presence, &session->member->mesh->presences, of_mesh) {
+    LIST_FOREACH(presence, &session->member->mesh->presences, of_mesh)
+    {
         if (presence->member != session->member || presence->session != NULL)
             continue;
         if (string_equal(presence->session_uid, session->session_uid))
@@ -249,7 +268,8 @@ static struct presence *find_in_grace(const struct session *session) {
     return other;
 }
 
-bool presence_enter(struct session *session, const json_t *state, const struct frame_hello *hello, struct presence *replaced) {
+bool presence_enter(struct session *session, const json_t *state, const struct frame_hello *hello, struct presence *replaced)
+{
     struct presence *presence = replaced;
     if (presence == NULL) {
         presence = find_in_grace(session);
@@ -280,7 +300,8 @@ bool presence_enter(struct session *session, const json_t *state, const struct f
     return survived || state != NULL;
 }
 
-struct presence *presence_take(struct session *session) {
+struct presence *presence_take(struct session *session)
+{
     struct presence *presence = session->presence;
     session->presence = NULL;
     if (presence != NULL)
@@ -288,7 +309,8 @@ struct presence *presence_take(struct session *session) {
     return presence;
 }
 
-static void end(struct broker *broker, struct presence *presence) {
+static void end(struct broker *broker, struct presence *presence)
+{
     if (!broker->stopping)
         presence_withdraw(presence);
     LIST_REMOVE(presence, of_mesh);
@@ -306,7 +328,8 @@ static void end(struct broker *broker, struct presence *presence) {
     state_release_member(broker, member);
 }
 
-void presence_leave(struct session *session) {
+void presence_leave(struct session *session)
+{
     struct broker *broker = session->broker;
     struct presence *presence = presence_take(session);
     submit_save(broker, presence->session_key, presence->member->key, print_state(presence));
@@ -320,7 +343,8 @@ void presence_leave(struct session *session) {
         loop_timer_start(broker->grace_timer, broker->figures.presence_grace_ms);
 }
 
-void presence_grace_over(void *argument) {
+void presence_grace_over(void *argument)
+{
     struct broker *broker = argument;
     int64_t now = clock_monotonic_ms();
     struct presence *presence;
@@ -334,7 +358,8 @@ void presence_grace_over(void *argument) {
     }
 }
 
-void presence_end_member(struct broker *broker, int64_t member) {
+void presence_end_member(struct broker *broker, int64_t member)
+{
     struct presence *presence, *next;
     for (presence = TAILQ_FIRST(&broker->leaving); presence != NULL; presence = next) {
         next = TAILQ_NEXT(presence, of_leaving);
@@ -345,7 +370,8 @@ void presence_end_member(struct broker *broker, int64_t member) {
     }
 }
 
-void presence_end_all(struct broker *broker) {
+void presence_end_all(struct broker *broker)
+{
     struct presence *presence;
     while ((presence = TAILQ_FIRST(&broker->leaving)) != NULL) {
         TAILQ_REMOVE(&broker->leaving, presence, of_leaving);

@@ -8,18 +8,21 @@
 static const char *const PROFILE_FIELDS[] = { "avatar", "title", "bio", "capabilities" };
 
 /* A send-only connection has no presence to change. */
-static bool has_presence(struct session *session, const json_t *frame) {
+static bool has_presence(struct session *session, const json_t *frame)
+{
     if (session->presence != NULL)
         return true;
     session_error(session, session_request_id(frame), "no_presence", "a send-only connection has no presence", NULL);
     return false;
 }
 
-static void refuse(struct session *session, const json_t *frame, const char *message) {
+static void refuse(struct session *session, const json_t *frame, const char *message)
+{
     session_error(session, session_request_id(frame), "invalid_request", message, NULL);
 }
 
-void profile_handle_status(struct session *session, const json_t *frame) {
+void profile_handle_status(struct session *session, const json_t *frame)
+{
     const char *status = presence_find_status(json_string_value(json_object_get(frame, "status")));
     if (!has_presence(session, frame))
         return;
@@ -32,7 +35,8 @@ void profile_handle_status(struct session *session, const json_t *frame) {
     deliver_pump(session); /* what waited for the end of dnd */
 }
 
-void profile_handle_summary(struct session *session, const json_t *frame) {
+void profile_handle_summary(struct session *session, const json_t *frame)
+{
     const json_t *summary = json_object_get(frame, "summary");
     if (!has_presence(session, frame))
         return;
@@ -44,7 +48,8 @@ void profile_handle_summary(struct session *session, const json_t *frame) {
     presence_save(session);
 }
 
-void profile_handle_visible(struct session *session, const json_t *frame) {
+void profile_handle_visible(struct session *session, const json_t *frame)
+{
     const json_t *visible = json_object_get(frame, "visible");
     if (!has_presence(session, frame))
         return;
@@ -61,7 +66,8 @@ void profile_handle_visible(struct session *session, const json_t *frame) {
     presence_save(session);
 }
 
-static bool field_is_usable(const char *name, const json_t *value) {
+static bool field_is_usable(const char *name, const json_t *value)
+{
     if (!string_equal(name, "capabilities"))
         return json_is_string(value) || json_is_null(value);
     if (!json_is_array(value))
@@ -72,7 +78,8 @@ static bool field_is_usable(const char *name, const json_t *value) {
     return true;
 }
 
-void profile_handle_profile(struct session *session, const json_t *frame) {
+void profile_handle_profile(struct session *session, const json_t *frame)
+{
     if (!has_presence(session, frame))
         return;
     const json_t *given = json_is_object(json_object_get(frame, "profile")) ? json_object_get(frame, "profile") : frame;
@@ -102,7 +109,8 @@ out:
 }
 
 /* "name" or "group", both are said. NULL: refused. */
-static const char *group_of(struct session *session, const json_t *frame) {
+static const char *group_of(struct session *session, const json_t *frame)
+{
     const char *name = json_string_value(json_object_get(frame, "name"));
     if (name == NULL)
         name = json_string_value(json_object_get(frame, "group"));
@@ -114,23 +122,27 @@ static const char *group_of(struct session *session, const json_t *frame) {
     return NULL;
 }
 
-static json_t *without_group(const json_t *groups, const char *name) {
+static json_t *without_group(const json_t *groups, const char *name)
+{
     json_t *rest = json_new_array();
     for (size_t i = 0; i < json_array_size(groups); i++) {
         const json_t *group = json_array_get(groups, i);
-        if (!string_equal(json_string_value(json_object_get(group, "name")), name) && json_array_append_new(rest, json_deep_copy(group)) != 0)
+        if (!string_equal(json_string_value(json_object_get(group, "name")), name) &&
+            json_array_append_new(rest, json_deep_copy(group)) != 0)
             memory_exhausted();
     }
     return rest;
 }
 
-static void set_groups(struct session *session, json_t *groups) {
+static void set_groups(struct session *session, json_t *groups)
+{
     json_decref(session->presence->groups);
     session->presence->groups = groups;
     presence_save(session);
 }
 
-void profile_handle_join_group(struct session *session, const json_t *frame) {
+void profile_handle_join_group(struct session *session, const json_t *frame)
+{
     const char *name;
     if (!has_presence(session, frame) || (name = group_of(session, frame)) == NULL)
         return;
@@ -149,7 +161,8 @@ void profile_handle_join_group(struct session *session, const json_t *frame) {
     set_groups(session, groups);
 }
 
-void profile_handle_leave_group(struct session *session, const json_t *frame) {
+void profile_handle_leave_group(struct session *session, const json_t *frame)
+{
     const char *name;
     if (!has_presence(session, frame) || (name = group_of(session, frame)) == NULL)
         return;

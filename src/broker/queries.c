@@ -9,7 +9,8 @@
 
 enum { HISTORY_LIMIT = 200, HISTORY_LIMIT_MAXIMUM = 1000, HISTORY_SCAN = 20000 };
 
-static json_t *copy_request_id(const json_t *frame) {
+static json_t *copy_request_id(const json_t *frame)
+{
     const json_t *id = session_request_id(frame);
     return id == NULL ? NULL : json_deep_copy(id);
 }
@@ -22,7 +23,8 @@ struct history_request {
     json_t *request_id;
 };
 
-static json_t *item_of(const struct mesh *mesh, const struct store_message *message) {
+static json_t *item_of(const struct mesh *mesh, const struct store_message *message)
+{
     static const char *const PRIORITIES[STORE_PRIORITIES] = { "now", "next", "low" };
     json_t *item = json_new_object();
     struct error error;
@@ -51,7 +53,8 @@ static json_t *item_of(const struct mesh *mesh, const struct store_message *mess
     return item;
 }
 
-static void send_history(struct session *session, const struct history_request *request) {
+static void send_history(struct session *session, const struct history_request *request)
+{
     const struct store_history *store = &request->store;
     json_t *answer = json_new_object(), *items = json_new_array();
     for (const struct store_message *message = store->first; message != NULL; message = message->next)
@@ -66,13 +69,15 @@ static void send_history(struct session *session, const struct history_request *
     session_answer(session, request->request_id, answer);
 }
 
-static void free_history(struct history_request *request) {
+static void free_history(struct history_request *request)
+{
     store_messages_free(request->store.first);
     json_decref(request->request_id);
     free(request);
 }
 
-static void history_read(struct store_request *base) {
+static void history_read(struct store_request *base)
+{
     struct history_request *request = CONTAINER_OF(CONTAINER_OF(base, struct store_history, request), struct history_request, store);
     struct store *store = request->broker->store;
     struct session *session = session_find_asker(request->broker, request->store.connection);
@@ -92,7 +97,8 @@ static void history_read(struct store_request *base) {
     free_history(request);
 }
 
-void queries_handle_history(struct session *session, const json_t *frame) {
+void queries_handle_history(struct session *session, const json_t *frame)
+{
     int64_t after = 0, limit = HISTORY_LIMIT;
     struct error error;
     int status = json_read_integer(frame, "after_history_id", JSON_OPTIONAL, 0, INT64_C(1) << 53, &after, &error);
@@ -111,7 +117,8 @@ void queries_handle_history(struct session *session, const json_t *frame) {
     request->store.member = session->member->key;
     request->store.after = after;
     request->store.limit = (size_t)limit;
-    request->store.byte_limit = BROKER_FETCH_BYTES; /* with what surrounds them, and the last one beyond it, below LIMIT_FRAME but for the largest */
+    request->store.byte_limit =
+        BROKER_FETCH_BYTES; /* with what surrounds them, and the last one beyond it, below LIMIT_FRAME but for the largest */
     request->store.scan_limit = HISTORY_SCAN;
     session_ask(session);
     session->broker->store->operations->history(session->broker->store, &request->store);
@@ -125,25 +132,30 @@ struct status_request {
     json_t *request_id;
 };
 
-static bool is_online(const struct broker *broker, int64_t key) {
+static bool is_online(const struct broker *broker, int64_t key)
+{
     const struct member *member = state_find_member(broker, key);
     const struct session *session;
     if (member == NULL)
         return false;
-    LIST_FOREACH(session, &member->sessions, of_member) {
+    LIST_FOREACH(session, &member->sessions, of_member)
+    {
         if (session->presence != NULL)
             return true;
     }
     return false;
 }
 
-static void send_status(struct session *session, const struct status_request *request) {
+static void send_status(struct session *session, const struct status_request *request)
+{
     const struct store_message_status *store = &request->store;
     json_t *answer = json_new_object(), *recipients = json_new_array(), *recipient = json_new_object();
     json_put_string(recipient, "name", store->recipient_name);
     json_put_string(recipient, "pubkey", store->recipient_pubkey);
     json_put_string(recipient, "status",
-                    store->delivered ? "delivered" : is_online(request->broker, store->recipient) ? "held" : "disconnected");
+                    store->delivered                               ? "delivered"
+                    : is_online(request->broker, store->recipient) ? "held"
+                                                                   : "disconnected");
     if (json_array_append_new(recipients, recipient) != 0)
         memory_exhausted();
     json_put_string(answer, "type", "message_status_result");
@@ -158,7 +170,8 @@ static void send_status(struct session *session, const struct status_request *re
     session_answer(session, request->request_id, answer);
 }
 
-static void status_read(struct store_request *base) {
+static void status_read(struct store_request *base)
+{
     struct status_request *request = CONTAINER_OF(CONTAINER_OF(base, struct store_message_status, request), struct status_request, store);
     struct session *session = session_find_asker(request->broker, request->store.connection);
     if (base->status != 0)
@@ -173,7 +186,8 @@ static void status_read(struct store_request *base) {
     free(request);
 }
 
-void queries_handle_message_status(struct session *session, const json_t *frame) {
+void queries_handle_message_status(struct session *session, const json_t *frame)
+{
     const char *message_id = NULL;
     struct error error;
     struct status_request *request = memory_zalloc(sizeof(*request));

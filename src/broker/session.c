@@ -25,7 +25,8 @@ static const struct {
     [SESSION_CLOSING] = { IGNORE_FRAME, IGNORE_FRAME },
 };
 
-static void not_implemented(struct session *session, const json_t *frame) {
+static void not_implemented(struct session *session, const json_t *frame)
+{
     const char *type = json_string_value(json_object_get(frame, "type"));
     char message[128];
     (void)snprintf(message, sizeof message, "this broker does not serve %s yet", type);
@@ -73,7 +74,8 @@ static const struct frame_row {
     { "list_files", not_implemented },
 };
 
-static const struct frame_row *find_row(const char *type) {
+static const struct frame_row *find_row(const char *type)
+{
     for (size_t i = 0; i < ARRAY_LENGTH(FRAMES); i++)
         if (strcmp(FRAMES[i].type, type) == 0)
             return &FRAMES[i];
@@ -82,17 +84,20 @@ static const struct frame_row *find_row(const char *type) {
 
 /* ---- finding ------------------------------------------------------------------------------------------------------------------ */
 
-static bool has_connection(const struct table_node *node, const void *key) {
+static bool has_connection(const struct table_node *node, const void *key)
+{
     const void *session = (const char *)node - offsetof(struct session, by_connection);
     return ((const struct session *)session)->connection == *(const uint64_t *)key;
 }
 
-static bool has_key(const struct table_node *node, const void *key) {
+static bool has_key(const struct table_node *node, const void *key)
+{
     const void *session = (const char *)node - offsetof(struct session, by_key);
     return ((const struct session *)session)->key == *(const int64_t *)key;
 }
 
-struct session *session_find(const struct broker *broker, uint64_t connection) {
+struct session *session_find(const struct broker *broker, uint64_t connection)
+{
     struct table_node *node = table_find(&broker->sessions, table_hash_number(connection), has_connection, &connection);
     if (node == NULL)
         return NULL;
@@ -100,21 +105,24 @@ struct session *session_find(const struct broker *broker, uint64_t connection) {
     return session->state == SESSION_CLOSING ? NULL : session;
 }
 
-struct session *session_find_key(const struct broker *broker, int64_t key) {
+struct session *session_find_key(const struct broker *broker, int64_t key)
+{
     struct table_node *node = table_find(&broker->sessions_by_key, table_hash_number((uint64_t)key), has_key, &key);
     return node == NULL ? NULL : CONTAINER_OF(node, struct session, by_key);
 }
 
 /* ---- sending -------------------------------------------------------------------------------------------------------------------- */
 
-void session_send(struct session *session, const char *text, size_t size) {
+void session_send(struct session *session, const char *text, size_t size)
+{
     if (session->state == SESSION_CLOSING)
         return;
     /* -1: too slow a reader, or gone. `closed` follows. */
     (void)websocket_send(session->socket, text, size);
 }
 
-void session_send_json(struct session *session, json_t *frame) {
+void session_send_json(struct session *session, json_t *frame)
+{
     struct buffer text;
     buffer_init(&text, LIMIT_FRAME);
     if (json_print(frame, &text) == 0)
@@ -125,20 +133,23 @@ void session_send_json(struct session *session, json_t *frame) {
     json_decref(frame);
 }
 
-const json_t *session_request_id(const json_t *frame) {
+const json_t *session_request_id(const json_t *frame)
+{
     const json_t *id = json_object_get(frame, "_reqId");
     if (json_is_number(id) || (json_is_string(id) && json_string_length(id) <= LIMIT_CLIENT_MESSAGE_ID))
         return id;
     return NULL;
 }
 
-void session_answer(struct session *session, const json_t *request_id, json_t *frame) {
+void session_answer(struct session *session, const json_t *request_id, json_t *frame)
+{
     if (request_id != NULL)
         json_put(frame, "_reqId", json_deep_copy(request_id));
     session_send_json(session, frame);
 }
 
-static json_t *error_frame(const char *code, const char *message) {
+static json_t *error_frame(const char *code, const char *message)
+{
     json_t *frame = json_new_object();
     json_put_string(frame, "type", "error");
     json_put_string(frame, "code", code);
@@ -146,14 +157,16 @@ static json_t *error_frame(const char *code, const char *message) {
     return frame;
 }
 
-void session_error(struct session *session, const json_t *request_id, const char *code, const char *message, const char *id) {
+void session_error(struct session *session, const json_t *request_id, const char *code, const char *message, const char *id)
+{
     json_t *frame = error_frame(code, message);
     if (id != NULL)
         json_put_string(frame, "id", id);
     session_answer(session, request_id, frame);
 }
 
-void session_broadcast(struct mesh *mesh, const struct session *except, const char *text, size_t size) {
+void session_broadcast(struct mesh *mesh, const struct session *except, const char *text, size_t size)
+{
     struct session *session, *next;
     for (session = LIST_FIRST(&mesh->sessions); session != NULL; session = next) {
         next = LIST_NEXT(session, of_mesh);
@@ -162,7 +175,8 @@ void session_broadcast(struct mesh *mesh, const struct session *except, const ch
     }
 }
 
-int session_event_frame(const struct mesh *mesh, const char *event, const json_t *data, struct buffer *ret_frame) {
+int session_event_frame(const struct mesh *mesh, const char *event, const json_t *data, struct buffer *ret_frame)
+{
     char message_id[ULID_SIZE];
     ulid_generate(message_id);
     const struct frame_push push = {
@@ -184,7 +198,8 @@ int session_event_frame(const struct mesh *mesh, const char *event, const json_t
     return frame_push_build(&push, ret_frame);
 }
 
-void session_broadcast_event(struct mesh *mesh, const struct session *except, const char *event, const json_t *data) {
+void session_broadcast_event(struct mesh *mesh, const struct session *except, const char *event, const json_t *data)
+{
     struct buffer frame;
     buffer_init(&frame, LIMIT_FRAME);
     if (session_event_frame(mesh, event, data, &frame) == 0)
@@ -192,23 +207,25 @@ void session_broadcast_event(struct mesh *mesh, const struct session *except, co
     buffer_release(&frame);
 }
 
-void session_balance(struct session *session) {
+void session_balance(struct session *session)
+{
     if (session->state == SESSION_CLOSING)
         return;
     bool pause = session->broker->stopping || session->undecided >= BROKER_UNDECIDED_SENDS || session->questions >= BROKER_QUESTIONS ||
-                 (session->undecided > 0 && session->broker->reading_stopped) ||
-                 websocket_backlog(session->socket) > BROKER_ANSWER_BACKLOG;
+                 (session->undecided > 0 && session->broker->reading_stopped) || websocket_backlog(session->socket) > BROKER_ANSWER_BACKLOG;
     if (pause == session->paused)
         return;
     session->paused = pause;
     websocket_pause(session->socket, pause);
 }
 
-void session_ask(struct session *session) {
+void session_ask(struct session *session)
+{
     session->questions++;
 }
 
-struct session *session_find_asker(const struct broker *broker, uint64_t connection) {
+struct session *session_find_asker(const struct broker *broker, uint64_t connection)
+{
     struct session *session = session_find(broker, connection);
     if (session != NULL) {
         session->questions--;
@@ -219,7 +236,8 @@ struct session *session_find_asker(const struct broker *broker, uint64_t connect
 
 /* ---- from the socket ------------------------------------------------------------------------------------------------------------ */
 
-static void keep_early(struct session *session, const char *text, size_t size) {
+static void keep_early(struct session *session, const char *text, size_t size)
+{
     session->early_bytes += size;
     if (session->early_bytes > BROKER_EARLY_BYTES) {
         session_refuse(session, CLOSE_POLICY, "hello_required", "too much came before the hello was answered", NULL);
@@ -233,7 +251,8 @@ static void keep_early(struct session *session, const char *text, size_t size) {
     session->early_end = &frame->next;
 }
 
-static void free_early(struct session *session) {
+static void free_early(struct session *session)
+{
     while (session->early != NULL) {
         struct early_frame *next = session->early->next;
         free(session->early);
@@ -242,7 +261,8 @@ static void free_early(struct session *session) {
     session->early_end = &session->early;
 }
 
-static void handle_frame(struct session *session, const json_t *frame) {
+static void handle_frame(struct session *session, const json_t *frame)
+{
     const char *type = json_string_value(json_object_get(frame, "type"));
     bool is_hello = type != NULL && strcmp(type, "hello") == 0;
     switch (is_hello ? ACTIONS[session->state].hello : ACTIONS[session->state].other) {
@@ -267,7 +287,8 @@ static void handle_frame(struct session *session, const json_t *frame) {
         row->handle(session, frame);
 }
 
-static void receive(void *argument, struct websocket *socket, const char *text, size_t size) {
+static void receive(void *argument, struct websocket *socket, const char *text, size_t size)
+{
     (void)socket;
     struct session *session = argument;
     if (session->state == SESSION_CLOSING || session->broker->stopping)
@@ -290,7 +311,8 @@ static void receive(void *argument, struct websocket *socket, const char *text, 
     session_balance(session);
 }
 
-void session_run_early(struct session *session) {
+void session_run_early(struct session *session)
+{
     struct early_frame *frame = session->early;
     session->early = NULL;
     session->early_end = &session->early;
@@ -305,12 +327,14 @@ void session_run_early(struct session *session) {
 
 /* ---- coming and going --------------------------------------------------------------------------------------------------------------- */
 
-static void forgotten(struct store_request *request) {
+static void forgotten(struct store_request *request)
+{
     free(CONTAINER_OF(request, struct store_forget_connection, request));
 }
 
 /* Also when sends are under way that may yet be refused: they are decided before this is read. */
-static void tell_admission(struct session *session) {
+static void tell_admission(struct session *session)
+{
     if (!session->refused_in_passing && session->undecided == 0)
         return;
     struct store_forget_connection *forget = memory_zalloc(sizeof(*forget));
@@ -320,7 +344,8 @@ static void tell_admission(struct session *session) {
 }
 
 /* Out of everything but the socket. */
-static void detach(struct session *session) {
+static void detach(struct session *session)
+{
     session->state = SESSION_CLOSING;
     session->ready = false;
     loop_timer_free(session->timer);
@@ -343,7 +368,8 @@ static void detach(struct session *session) {
     state_release_member(session->broker, member);
 }
 
-static void free_session(struct session *session) {
+static void free_session(struct session *session)
+{
     table_remove(&session->broker->sessions, &session->by_connection);
     session->broker->connection_count--;
     free(session->challenge);
@@ -351,14 +377,16 @@ static void free_session(struct session *session) {
     free(session);
 }
 
-void session_drop(struct session *session) {
+void session_drop(struct session *session)
+{
     if (session->state != SESSION_CLOSING)
         detach(session);
     websocket_abort(session->socket);
     free_session(session);
 }
 
-static void closed(void *argument, struct websocket *socket, int code, const char *reason) {
+static void closed(void *argument, struct websocket *socket, int code, const char *reason)
+{
     (void)socket;
     struct session *session = argument;
     struct broker *broker = session->broker;
@@ -373,7 +401,8 @@ static void closed(void *argument, struct websocket *socket, int code, const cha
         loop_timer_start(broker->stop_timer, 0);
 }
 
-static void drained(void *argument, struct websocket *socket) {
+static void drained(void *argument, struct websocket *socket)
+{
     (void)socket;
     struct session *session = argument;
     if (session->state != SESSION_OPEN)
@@ -383,14 +412,16 @@ static void drained(void *argument, struct websocket *socket) {
     session_balance(session);
 }
 
-void session_close(struct session *session, int code, const char *reason) {
+void session_close(struct session *session, int code, const char *reason)
+{
     if (session->state == SESSION_CLOSING)
         return;
     detach(session);
     websocket_close(session->socket, code, reason);
 }
 
-void session_refuse(struct session *session, int close_code, const char *code, const char *message, json_t *extra) {
+void session_refuse(struct session *session, int close_code, const char *code, const char *message, json_t *extra)
+{
     if (session->state == SESSION_CLOSING) {
         json_decref(extra);
         return;
@@ -403,7 +434,8 @@ void session_refuse(struct session *session, int close_code, const char *code, c
     session_close(session, close_code, code);
 }
 
-static void stop_one(void *argument, struct table_node *node) {
+static void stop_one(void *argument, struct table_node *node)
+{
     const struct broker *broker = argument;
     struct session *session = CONTAINER_OF(node, struct session, by_connection);
     if (broker->undecided_bytes == 0)
@@ -412,15 +444,18 @@ static void stop_one(void *argument, struct table_node *node) {
         session_balance(session);
 }
 
-void session_stop_all(struct broker *broker) {
+void session_stop_all(struct broker *broker)
+{
     table_each(&broker->sessions, stop_one, broker);
 }
 
-static void hello_overdue(void *argument) {
+static void hello_overdue(void *argument)
+{
     session_refuse(argument, CLOSE_POLICY, "hello_timeout", "no hello came in time", NULL);
 }
 
-void session_accept(struct broker *broker, struct http_request *request) {
+void session_accept(struct broker *broker, struct http_request *request)
+{
     static const struct websocket_callbacks CALLBACKS = { .message = receive, .closed = closed, .drained = drained };
     uint8_t random[BROKER_CHALLENGE_BYTES];
     struct session *session = memory_zalloc(sizeof(*session));
@@ -445,7 +480,8 @@ void session_accept(struct broker *broker, struct http_request *request) {
         session_refuse(session, CLOSE_POLICY, "capacity", "this broker has as many connections as it may", NULL);
 }
 
-void session_open(struct session *session, const struct store_hello *hello, const char *routing_key) {
+void session_open(struct session *session, const struct store_hello *hello, const char *routing_key)
+{
     struct broker *broker = session->broker;
     session->state = SESSION_OPEN;
     session->member = state_hold_member(broker, hello);

@@ -4,19 +4,23 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-static bool is_mesh(const struct table_node *node, const void *key) {
+static bool is_mesh(const struct table_node *node, const void *key)
+{
     return ((const struct mesh *)(const void *)node)->key == *(const int64_t *)key;
 }
 
-static bool is_member(const struct table_node *node, const void *key) {
+static bool is_member(const struct table_node *node, const void *key)
+{
     return ((const struct member *)(const void *)node)->key == *(const int64_t *)key;
 }
 
-struct mesh *state_find_mesh(const struct broker *broker, int64_t key) {
+struct mesh *state_find_mesh(const struct broker *broker, int64_t key)
+{
     return (struct mesh *)(void *)table_find(&broker->meshes, table_hash_number((uint64_t)key), is_mesh, &key);
 }
 
-struct member *state_find_member(const struct broker *broker, int64_t key) {
+struct member *state_find_member(const struct broker *broker, int64_t key)
+{
     return (struct member *)(void *)table_find(&broker->members, table_hash_number((uint64_t)key), is_member, &key);
 }
 
@@ -24,20 +28,23 @@ struct pubkey_search {
     const char *mesh_id, *pubkey;
 };
 
-static bool has_pubkey(const struct table_node *node, const void *key) {
+static bool has_pubkey(const struct table_node *node, const void *key)
+{
     const void *at = (const char *)node - offsetof(struct member, by_pubkey);
     const struct member *member = at;
     const struct pubkey_search *search = key;
     return string_equal(member->pubkey, search->pubkey) && string_equal(member->mesh->mesh_id, search->mesh_id);
 }
 
-struct member *state_find_member_by_pubkey(const struct broker *broker, const char *mesh_id, const char *pubkey) {
+struct member *state_find_member_by_pubkey(const struct broker *broker, const char *mesh_id, const char *pubkey)
+{
     const struct pubkey_search search = { mesh_id, pubkey };
     struct table_node *node = table_find(&broker->members_by_pubkey, table_hash_bytes(pubkey, strlen(pubkey)), has_pubkey, &search);
     return node == NULL ? NULL : CONTAINER_OF(node, struct member, by_pubkey);
 }
 
-static struct mesh *find_or_make_mesh(struct broker *broker, const struct store_hello *hello) {
+static struct mesh *find_or_make_mesh(struct broker *broker, const struct store_hello *hello)
+{
     struct mesh *mesh = state_find_mesh(broker, hello->mesh);
     if (mesh != NULL)
         return mesh;
@@ -51,7 +58,8 @@ static struct mesh *find_or_make_mesh(struct broker *broker, const struct store_
     return mesh;
 }
 
-struct member *state_hold_member(struct broker *broker, const struct store_hello *hello) {
+struct member *state_hold_member(struct broker *broker, const struct store_hello *hello)
+{
     struct member *member = state_find_member(broker, hello->member);
     if (member == NULL) {
         member = memory_zalloc(sizeof(*member));
@@ -75,7 +83,8 @@ struct member *state_hold_member(struct broker *broker, const struct store_hello
     return member;
 }
 
-void state_release_member(struct broker *broker, struct member *member) {
+void state_release_member(struct broker *broker, struct member *member)
+{
     if (--member->references > 0)
         return;
     struct mesh *mesh = member->mesh;

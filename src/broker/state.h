@@ -17,30 +17,30 @@
 #include "proto/features.h"
 
 enum broker_limit { /* bytes unless the name says otherwise; each with its reason */
-    /* Pushes stop while this much waits for a slow reader; the rest stays in the store (70-broker, Delivering). */
-    BROKER_PUSH_BACKLOG = 256 * 1024,
-    /* Above it nothing more is read from a connection that does not read its answers. */
-    BROKER_ANSWER_BACKLOG = 1024 * 1024,
-    /* Sends of one connection, and bytes of all, that the store has not decided; then reading waits. */
-    BROKER_UNDECIDED_SENDS = 512,
-    BROKER_UNDECIDED_BYTES = 24 * 1024 * 1024,
-    /* Questions of one connection that the store has not answered; then reading waits, so that nobody fills the reader's queue for the others. Count. */
-    BROKER_QUESTIONS = 16,
-    /* A page of a fetch. */
-    BROKER_FETCH_BYTES = 256 * 1024,
-    /* A list in one frame leaves room for its last entry below LIMIT_FRAME. */
-    BROKER_LIST_BYTES = 896 * 1024,
-    /* What a client says before its hello is decided. */
-    BROKER_EARLY_BYTES = 64 * 1024,
-    /* Presence, as a client sets it. */
-    BROKER_SESSION_UID = 128,
-    BROKER_SUMMARY = 4096,
-    BROKER_PROFILE = 16 * 1024,
-    BROKER_GROUPS = 64 /* count */,
-    BROKER_HOST_TEXT = 1024, /* hostname, cwd, channel */
-    BROKER_MENTIONS = 16 * 1024,
-    /* 40-wire: the fingerprint's and key's length in hex. */
-    BROKER_CHALLENGE_BYTES = 32
+                    /* Pushes stop while this much waits for a slow reader; the rest stays in the store (70-broker, Delivering). */
+                    BROKER_PUSH_BACKLOG = 256 * 1024,
+                    /* Above it nothing more is read from a connection that does not read its answers. */
+                    BROKER_ANSWER_BACKLOG = 1024 * 1024,
+                    /* Sends of one connection, and bytes of all, that the store has not decided; then reading waits. */
+                    BROKER_UNDECIDED_SENDS = 512,
+                    BROKER_UNDECIDED_BYTES = 24 * 1024 * 1024,
+                    /* Questions of one connection that the store has not answered; then reading waits, so that nobody fills the reader's queue for the others. Count. */
+                    BROKER_QUESTIONS = 16,
+                    /* A page of a fetch. */
+                    BROKER_FETCH_BYTES = 256 * 1024,
+                    /* A list in one frame leaves room for its last entry below LIMIT_FRAME. */
+                    BROKER_LIST_BYTES = 896 * 1024,
+                    /* What a client says before its hello is decided. */
+                    BROKER_EARLY_BYTES = 64 * 1024,
+                    /* Presence, as a client sets it. */
+                    BROKER_SESSION_UID = 128,
+                    BROKER_SUMMARY = 4096,
+                    BROKER_PROFILE = 16 * 1024,
+                    BROKER_GROUPS = 64 /* count */,
+                    BROKER_HOST_TEXT = 1024, /* hostname, cwd, channel */
+                    BROKER_MENTIONS = 16 * 1024,
+                    /* 40-wire: the fingerprint's and key's length in hex. */
+                    BROKER_CHALLENGE_BYTES = 32
 };
 
 enum connection_policy { POLICY_PREFER_NEWEST, POLICY_PREFER_OLDEST, POLICY_ALLOW_CONCURRENT };
@@ -90,20 +90,20 @@ struct broker {
     struct http_server *server;
     SSL_CTX *tls;
     struct broker_figures figures;
-    json_t *offer_override;        /* NULL none */
-    char **public_urls;            /* hello v2's broker_url is one of them */
+    json_t *offer_override; /* NULL none */
+    char **public_urls;     /* hello v2's broker_url is one of them */
     size_t public_url_count;
-    char **authorities;            /* their hosts and ports, for the Host check */
+    char **authorities; /* their hosts and ports, for the Host check */
     size_t authority_count;
     const char *const *allowed_origins, *const *trusted_proxies; /* the settings' */
     size_t allowed_origin_count, trusted_proxy_count;
-    char *admin_token;             /* wiped */
+    char *admin_token; /* wiped */
     uint16_t port;
 
     struct table meshes, members, members_by_pubkey, sessions /* by connection */, sessions_by_key;
     size_t connection_count;
     uint64_t last_connection;
-    LIST_HEAD(, session) leased;   /* with unacknowledged pushes */
+    LIST_HEAD(, session) leased; /* with unacknowledged pushes */
     struct loop_timer *lease_timer;
     TAILQ_HEAD(, presence) leaving; /* in grace, the first to end first */
     struct loop_timer *grace_timer;
@@ -113,13 +113,13 @@ struct broker {
 
     struct store_acknowledge *acks; /* gathered in this turn of the loop; NULL none */
     size_t ack_capacity;
-    size_t undecided_bytes;        /* of sends in the store */
-    bool reading_stopped;          /* sessions wait for undecided_bytes to fall */
+    size_t undecided_bytes; /* of sends in the store */
+    bool reading_stopped;   /* sessions wait for undecided_bytes to fall */
 
-    struct table addresses;        /* struct address_rate */
+    struct table addresses; /* struct address_rate */
     int64_t addresses_second;
     struct metrics metrics;
-    int64_t mesh_count;            /* in the store */
+    int64_t mesh_count; /* in the store */
     bool stopping;
 };
 
@@ -132,15 +132,15 @@ struct inflight { /* a push that waits for its acknowledgement */
     bool acknowledged;
 };
 
-struct outgoing { /* deliver.c's */
+struct outgoing {                     /* deliver.c's */
     int64_t cursor[STORE_PRIORITIES]; /* everything up to here was pushed */
     bool waiting[STORE_PRIORITIES];   /* the store may have more past the cursor */
     bool arrived[STORE_PRIORITIES];   /* came while a fetch was under way */
     bool fetching, leased;
-    unsigned generation;              /* changes when the cursors go back */
-    struct inflight *ring;            /* NULL while nothing is in flight: an idle connection costs nothing */
+    unsigned generation;   /* changes when the cursors go back */
+    struct inflight *ring; /* NULL while nothing is in flight: an idle connection costs nothing */
     size_t head, count, capacity, unacknowledged;
-    int64_t backlogged_at_ms;         /* monotonic: last seen with output in the buffer here */
+    int64_t backlogged_at_ms; /* monotonic: last seen with output in the buffer here */
     LIST_ENTRY(session) of_leased;
 };
 
@@ -156,27 +156,27 @@ struct session { /* one WebSocket */
     struct websocket *socket;
     uint64_t connection;
     enum session_state state;
-    char *challenge;               /* until hello */
-    struct loop_timer *timer;      /* hello, then the negotiation that was announced; NULL later */
+    char *challenge;          /* until hello */
+    struct loop_timer *timer; /* hello, then the negotiation that was announced; NULL later */
     struct early_frame *early, **early_end;
     size_t early_bytes;
 
     /* From hello on. */
     struct member *member;
     LIST_ENTRY(session) of_mesh, of_member;
-    int64_t key;                   /* 0: send-only */
+    int64_t key; /* 0: send-only */
     char *session_uid;
     char routing_key[KEY_HEX_SIZE];
-    struct presence *presence;     /* NULL: send-only */
-    bool acknowledges;             /* declared client_ack */
-    bool ready;                    /* what was announced is negotiated: pushes may come */
+    struct presence *presence; /* NULL: send-only */
+    bool acknowledges;         /* declared client_ack */
+    bool ready;                /* what was announced is negotiated: pushes may come */
     bool delivery_ack;
-    bool refused_in_passing;       /* the admission remembers this connection */
+    bool refused_in_passing; /* the admission remembers this connection */
     bool paused, saving, save_again;
-    size_t undecided;              /* sends in the store */
-    size_t questions;              /* lists, history, statements in the store */
+    size_t undecided; /* sends in the store */
+    size_t questions; /* lists, history, statements in the store */
     bool receipts_fetching, receipts_again;
-    int64_t receipts_after;        /* -1: nothing to fetch */
+    int64_t receipts_after; /* -1: nothing to fetch */
     struct outgoing out;
 };
 
@@ -184,17 +184,17 @@ struct presence { /* presence.c's */
     LIST_ENTRY(presence) of_mesh;
     TAILQ_ENTRY(presence) of_leaving;
     struct member *member;
-    struct session *session;       /* NULL: in grace */
+    struct session *session; /* NULL: in grace */
     int64_t session_key, leaves_at_ms /* monotonic */, connected_at;
     char presence_id[ULID_SIZE];
     char *session_uid;
     char routing_key[KEY_HEX_SIZE];
     char *display_name, *cwd, *hostname, *peer_type, *channel;
-    char *summary;                 /* NULL none */
-    const char *status;            /* one of the words of 20-ipc */
+    char *summary;      /* NULL none */
+    const char *status; /* one of the words of 20-ipc */
     bool visible;
-    bool announced;                /* peer_joined was told */
-    json_t *groups, *profile;      /* never NULL */
+    bool announced;           /* peer_joined was told */
+    json_t *groups, *profile; /* never NULL */
 };
 
 struct mesh *state_find_mesh(const struct broker *broker, int64_t key);

@@ -19,11 +19,13 @@ struct address_rate {
     size_t count;
 };
 
-static bool is_address(const struct table_node *node, const void *key) {
+static bool is_address(const struct table_node *node, const void *key)
+{
     return string_equal(((const struct address_rate *)(const void *)node)->address, key);
 }
 
-static void drop_address(void *argument, struct table_node *node) {
+static void drop_address(void *argument, struct table_node *node)
+{
     struct broker *broker = argument;
     struct address_rate *rate = (struct address_rate *)(void *)node;
     table_remove(&broker->addresses, node);
@@ -31,7 +33,8 @@ static void drop_address(void *argument, struct table_node *node) {
     free(rate);
 }
 
-static bool count_address(struct broker *broker, const char *address) {
+static bool count_address(struct broker *broker, const char *address)
+{
     if (broker->figures.max_new_connections_per_second == 0)
         return true;
     int64_t second = clock_monotonic_ms() / 1000;
@@ -49,20 +52,23 @@ static bool count_address(struct broker *broker, const char *address) {
     return ++rate->count <= broker->figures.max_new_connections_per_second;
 }
 
-static bool is_trusted_proxy(const struct broker *broker, const char *address) {
+static bool is_trusted_proxy(const struct broker *broker, const char *address)
+{
     for (size_t i = 0; i < broker->trusted_proxy_count; i++)
         if (string_equal(broker->trusted_proxies[i], address))
             return true;
     return false;
 }
 
-static bool admit(void *argument, const char *peer_address) {
+static bool admit(void *argument, const char *peer_address)
+{
     struct broker *broker = argument;
     return is_trusted_proxy(broker, peer_address) || count_address(broker, peer_address);
 }
 
 /* Behind a trusted proxy each request counts for whom it was forwarded: the last address, which that proxy wrote itself. */
-static bool admit_forwarded(struct broker *broker, struct http_request *request) {
+static bool admit_forwarded(struct broker *broker, struct http_request *request)
+{
     const char *forwarded = http_header(request, "X-Forwarded-For");
     if (forwarded == NULL || !is_trusted_proxy(broker, http_peer_address(request)))
         return true;
@@ -73,14 +79,16 @@ static bool admit_forwarded(struct broker *broker, struct http_request *request)
     return count_address(broker, last);
 }
 
-void web_release(struct broker *broker) {
+void web_release(struct broker *broker)
+{
     table_each(&broker->addresses, drop_address, broker);
     table_release(&broker->addresses);
 }
 
 /* ---- answers -------------------------------------------------------------------------------------------------------------------- */
 
-void web_respond_json(struct http_request *request, int status, json_t *body) {
+void web_respond_json(struct http_request *request, int status, json_t *body)
+{
     struct buffer text;
     buffer_init(&text, LIMIT_HTTP_RESPONSE);
     (void)json_print(body, &text);
@@ -89,13 +97,15 @@ void web_respond_json(struct http_request *request, int status, json_t *body) {
     json_decref(body);
 }
 
-void web_call_begin(struct web_call *call, struct broker *broker, struct http_request *request) {
+void web_call_begin(struct web_call *call, struct broker *broker, struct http_request *request)
+{
     call->broker = broker;
     call->request = request;
     http_set_user(request, call);
 }
 
-struct http_request *web_call_end(struct web_call *call) {
+struct http_request *web_call_end(struct web_call *call)
+{
     struct http_request *request = call->request;
     call->request = NULL;
     loop_timer_free(call->timer);
@@ -105,7 +115,8 @@ struct http_request *web_call_end(struct web_call *call) {
     return request;
 }
 
-static void gone(void *argument, struct http_request *request) {
+static void gone(void *argument, struct http_request *request)
+{
     (void)argument;
     struct web_call *call = http_user(request);
     if (call != NULL)
@@ -114,7 +125,8 @@ static void gone(void *argument, struct http_request *request) {
 
 /* ---- health, metrics, status ------------------------------------------------------------------------------------------------------ */
 
-static json_t *describe(const struct broker *broker, bool ok) {
+static json_t *describe(const struct broker *broker, bool ok)
+{
     json_t *body = json_new_object();
     json_put_bool(body, "ok", ok);
     json_put_string(body, "version", CLAUDEMESH_VERSION);
@@ -125,7 +137,8 @@ static json_t *describe(const struct broker *broker, bool ok) {
     return body;
 }
 
-static void handle_health(struct broker *broker, struct http_request *request, const json_t *body) {
+static void handle_health(struct broker *broker, struct http_request *request, const json_t *body)
+{
     (void)body;
     web_respond_json(request, 200, describe(broker, true));
 }
@@ -135,18 +148,21 @@ struct ready_call {
     struct web_call call;
 };
 
-static void not_ready(struct web_call *call) {
+static void not_ready(struct web_call *call)
+{
     struct broker *broker = call->broker;
     struct http_request *request = web_call_end(call);
     if (request != NULL)
         web_respond_json(request, 503, describe(broker, false));
 }
 
-static void ready_overdue(void *argument) {
+static void ready_overdue(void *argument)
+{
     not_ready(argument);
 }
 
-static void ready_counted(struct store_request *base) {
+static void ready_counted(struct store_request *base)
+{
     struct ready_call *ready = CONTAINER_OF(CONTAINER_OF(base, struct store_count, request), struct ready_call, store);
     struct broker *broker = ready->call.broker;
     if (base->status != 0) {
@@ -163,7 +179,8 @@ static void ready_counted(struct store_request *base) {
     free(ready);
 }
 
-static void handle_ready(struct broker *broker, struct http_request *request, const json_t *body) {
+static void handle_ready(struct broker *broker, struct http_request *request, const json_t *body)
+{
     (void)body;
     struct ready_call *ready = memory_zalloc(sizeof(*ready));
     web_call_begin(&ready->call, broker, request);
@@ -173,7 +190,8 @@ static void handle_ready(struct broker *broker, struct http_request *request, co
     broker->store->operations->count(broker->store, &ready->store);
 }
 
-static void handle_metrics(struct broker *broker, struct http_request *request, const json_t *body) {
+static void handle_metrics(struct broker *broker, struct http_request *request, const json_t *body)
+{
     (void)body;
     struct buffer text;
     buffer_init(&text, LIMIT_HTTP_RESPONSE);
@@ -182,7 +200,8 @@ static void handle_metrics(struct broker *broker, struct http_request *request, 
     buffer_release(&text);
 }
 
-static void handle_status(struct broker *broker, struct http_request *request, const json_t *unused) {
+static void handle_status(struct broker *broker, struct http_request *request, const json_t *unused)
+{
     (void)unused;
     json_t *body = describe(broker, true);
     json_put_integer(body, "deliveries_waiting", broker->metrics.deliveries_waiting);
@@ -190,7 +209,8 @@ static void handle_status(struct broker *broker, struct http_request *request, c
     web_respond_json(request, 200, body);
 }
 
-static void handle_websocket(struct broker *broker, struct http_request *request, const json_t *body) {
+static void handle_websocket(struct broker *broker, struct http_request *request, const json_t *body)
+{
     (void)body;
     if (broker->stopping) {
         http_respond_error(request, 503, "stopping", "The broker is stopping.");
@@ -215,14 +235,16 @@ static const struct route {
     { "POST", "/join", false, enrol_handle_join },
 };
 
-static const struct route *find_route(const struct http_request *request) {
+static const struct route *find_route(const struct http_request *request)
+{
     for (size_t i = 0; i < ARRAY_LENGTH(ROUTES); i++)
         if (string_equal(ROUTES[i].path, http_path(request)) && string_equal(ROUTES[i].method, http_method(request)))
             return &ROUTES[i];
     return NULL;
 }
 
-static void refuse_route(struct http_request *request) {
+static void refuse_route(struct http_request *request)
+{
     for (size_t i = 0; i < ARRAY_LENGTH(ROUTES); i++)
         if (string_equal(ROUTES[i].path, http_path(request))) {
             http_add_header(request, "Allow", ROUTES[i].method);
@@ -234,11 +256,14 @@ static void refuse_route(struct http_request *request) {
 
 /* ---- checks, in the order of 20-ipc ----------------------------------------------------------------------------------------------- */
 
-static void log_security(const char *event, const struct http_request *request) {
-    log_event(LOG_LEVEL_WARN, event, LOG_SECURITY, LOG_TEXT("peer", http_peer_address(request)), LOG_TEXT("path", http_path(request)), LOG_END);
+static void log_security(const char *event, const struct http_request *request)
+{
+    log_event(LOG_LEVEL_WARN, event, LOG_SECURITY, LOG_TEXT("peer", http_peer_address(request)), LOG_TEXT("path", http_path(request)),
+              LOG_END);
 }
 
-static bool check_query(struct http_request *request) {
+static bool check_query(struct http_request *request)
+{
     static const char *const NAMES[] = { "token", "access_token", "api_key" };
     for (size_t i = 0; i < ARRAY_LENGTH(NAMES); i++)
         if (http_query_has(request, NAMES[i])) {
@@ -249,7 +274,8 @@ static bool check_query(struct http_request *request) {
     return true;
 }
 
-static bool check_host(const struct broker *broker, struct http_request *request) {
+static bool check_host(const struct broker *broker, struct http_request *request)
+{
     const char *host = http_header(request, "Host");
     if (host == NULL) {
         http_respond_error(request, 400, "bad_request", "The Host header is missing.");
@@ -262,7 +288,8 @@ static bool check_host(const struct broker *broker, struct http_request *request
     return false;
 }
 
-static bool check_origin(const struct broker *broker, struct http_request *request) {
+static bool check_origin(const struct broker *broker, struct http_request *request)
+{
     bool allowlisted = false;
     const char *origin = http_header(request, "Origin");
     if (!http_origin_is_allowed(origin, http_header(request, "Sec-Fetch-Site"), broker->allowed_origins, broker->allowed_origin_count,
@@ -288,7 +315,8 @@ static bool check_origin(const struct broker *broker, struct http_request *reque
 }
 
 /* The token after "Bearer"; NULL: there is none. */
-static const char *bearer_of(struct http_request *request) {
+static const char *bearer_of(struct http_request *request)
+{
     const char *authorization = http_header(request, "Authorization");
     if (authorization == NULL || strncasecmp(authorization, "Bearer ", 7) != 0)
         return NULL;
@@ -299,14 +327,16 @@ static const char *bearer_of(struct http_request *request) {
 }
 
 /* Hashed first, so that neither the length nor the place of a difference shows in the time. */
-static bool tokens_are_equal(const char *a, const char *b) {
+static bool tokens_are_equal(const char *a, const char *b)
+{
     struct sha256 first, second;
     sha256_of(a, strlen(a), &first);
     sha256_of(b, strlen(b), &second);
     return secret_equal(first.bytes, second.bytes, sizeof first.bytes);
 }
 
-static bool check_token(const struct broker *broker, struct http_request *request) {
+static bool check_token(const struct broker *broker, struct http_request *request)
+{
     const struct route *route = find_route(request);
     if (route == NULL || !route->admin)
         return true;
@@ -321,7 +351,8 @@ static bool check_token(const struct broker *broker, struct http_request *reques
     return false;
 }
 
-static bool check_rate(struct broker *broker, struct http_request *request) {
+static bool check_rate(struct broker *broker, struct http_request *request)
+{
     if (admit_forwarded(broker, request))
         return true;
     http_add_header(request, "Retry-After", "1");
@@ -329,14 +360,16 @@ static bool check_rate(struct broker *broker, struct http_request *request) {
     return false;
 }
 
-static void check_head(void *argument, struct http_request *request) {
+static void check_head(void *argument, struct http_request *request)
+{
     struct broker *broker = argument;
     if (check_query(request) && check_host(broker, request) && check_origin(broker, request) && check_token(broker, request))
         (void)check_rate(broker, request);
 }
 
 /* False: answered. *ret_body: a new reference, NULL when there is none. */
-static bool read_body(struct http_request *request, json_t **ret_body) {
+static bool read_body(struct http_request *request, json_t **ret_body)
+{
     *ret_body = NULL;
     if (!http_has_body(request))
         return true;
@@ -355,7 +388,8 @@ static bool read_body(struct http_request *request, json_t **ret_body) {
     return true;
 }
 
-static void serve(void *argument, struct http_request *request) {
+static void serve(void *argument, struct http_request *request)
+{
     struct broker *broker = argument;
     json_t *body;
     if (!read_body(request, &body))
@@ -368,6 +402,7 @@ static void serve(void *argument, struct http_request *request) {
     json_decref(body);
 }
 
-struct http_callbacks web_callbacks(struct broker *broker) {
+struct http_callbacks web_callbacks(struct broker *broker)
+{
     return (struct http_callbacks){ .argument = broker, .head = check_head, .request = serve, .gone = gone, .admit = admit };
 }

@@ -14,18 +14,29 @@ struct sqlite_task {
 };
 
 static const char *const MEASURE_NAMES[STORE_OPS] = {
-    [STORE_OP_CREATE_MESH] = "create_mesh", [STORE_OP_JOIN] = "join",         [STORE_OP_HELLO] = "hello",
-    [STORE_OP_ACCEPT] = "accept",           [STORE_OP_FETCH] = "fetch",       [STORE_OP_ACKNOWLEDGE] = "acknowledge",
-    [STORE_OP_RECEIPTS] = "receipts",       [STORE_OP_STATEMENT] = "statement", [STORE_OP_LIST] = "list_members",
-    [STORE_OP_HISTORY] = "history",         [STORE_OP_STATUS] = "message_status", [STORE_OP_SESSION] = "session",
-    [STORE_OP_KEEP] = "keep",               [STORE_OP_COUNT] = "count",
+    [STORE_OP_CREATE_MESH] = "create_mesh",
+    [STORE_OP_JOIN] = "join",
+    [STORE_OP_HELLO] = "hello",
+    [STORE_OP_ACCEPT] = "accept",
+    [STORE_OP_FETCH] = "fetch",
+    [STORE_OP_ACKNOWLEDGE] = "acknowledge",
+    [STORE_OP_RECEIPTS] = "receipts",
+    [STORE_OP_STATEMENT] = "statement",
+    [STORE_OP_LIST] = "list_members",
+    [STORE_OP_HISTORY] = "history",
+    [STORE_OP_STATUS] = "message_status",
+    [STORE_OP_SESSION] = "session",
+    [STORE_OP_KEEP] = "keep",
+    [STORE_OP_COUNT] = "count",
 };
 
-const char *store_measure_name(enum store_measure op) {
+const char *store_measure_name(enum store_measure op)
+{
     return MEASURE_NAMES[op];
 }
 
-const char *store_ack_kind_name(enum store_ack_kind kind) {
+const char *store_ack_kind_name(enum store_ack_kind kind)
+{
     static const char *const NAMES[] = {
         [STORE_ACK_QUARANTINED] = "quarantined", [STORE_ACK_IMPLIED] = "implied", [STORE_ACK_STORED] = "stored", [STORE_ACK_SEEN] = "seen"
     };
@@ -33,23 +44,27 @@ const char *store_ack_kind_name(enum store_ack_kind kind) {
 }
 
 /* Counts and promises that stand in memory go back with a transaction that does. */
-static void rolled_back(void *argument) {
+static void rolled_back(void *argument)
+{
     struct sqlite_store *store = argument;
     waiting_clear(store);
     store->options.admission.rolled_back(store->options.admission.argument);
 }
 
-static void committed(void *argument) {
+static void committed(void *argument)
+{
     const struct sqlite_store *store = argument;
     store->options.admission.committed(store->options.admission.argument);
 }
 
-static int run_task(struct db_connection *connection, struct db_task *base) {
+static int run_task(struct db_connection *connection, struct db_task *base)
+{
     struct sqlite_task *task = CONTAINER_OF(base, struct sqlite_task, task);
     return task->run(task->store, connection, task->request, &base->error);
 }
 
-static void finish_task(struct db_task *base) {
+static void finish_task(struct db_task *base)
+{
     struct sqlite_task *task = CONTAINER_OF(base, struct sqlite_task, task);
     struct store_request *request = task->request;
     const struct store_options *options = &task->store->options;
@@ -63,7 +78,8 @@ static void finish_task(struct db_task *base) {
     free(task);
 }
 
-void sqlite_submit(struct store *store, struct store_request *request, enum store_measure op, enum sqlite_way way, sqlite_run *run) {
+void sqlite_submit(struct store *store, struct store_request *request, enum store_measure op, enum sqlite_way way, sqlite_run *run)
+{
     struct sqlite_store *sqlite = CONTAINER_OF(store, struct sqlite_store, store);
     struct sqlite_task *task = memory_zalloc(sizeof(*task));
     task->store = sqlite;
@@ -89,7 +105,9 @@ static const char INSERT_AUDIT[] = "INSERT INTO audit (mesh_id, member_id, event
 static const char COUNT_ALL[] =
     "SELECT (SELECT count(*) FROM mesh), (SELECT count(*) FROM member WHERE state = 'active'), (SELECT count(*) FROM delivery_queue)";
 
-static int run_save_session(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+static int run_save_session(struct sqlite_store *store, struct db_connection *connection, struct store_request *request,
+                            struct error *error)
+{
     (void)store;
     const struct store_save_session *save = CONTAINER_OF(request, struct store_save_session, request);
     int status = db_execute(connection, error, NULL, SEEN_MEMBER, "ii", save->now_ms, save->member);
@@ -98,23 +116,27 @@ static int run_save_session(struct sqlite_store *store, struct db_connection *co
     return status;
 }
 
-void sqlite_save_session(struct store *store, struct store_save_session *request) {
+void sqlite_save_session(struct store *store, struct store_save_session *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_SESSION, RUN_WRITING, run_save_session);
 }
 
-static int run_audit(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+static int run_audit(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error)
+{
     (void)store;
     const struct store_audit *audit = CONTAINER_OF(request, struct store_audit, request);
     return db_execute(connection, error, NULL, INSERT_AUDIT, "iitti", audit->mesh, audit->member, audit->event, audit->detail,
                       audit->now_ms);
 }
 
-void sqlite_audit(struct store *store, struct store_audit *request) {
+void sqlite_audit(struct store *store, struct store_audit *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_SESSION, RUN_WRITING, run_audit);
 }
 
 static int run_forget_connection(struct sqlite_store *store, struct db_connection *connection, struct store_request *request,
-                                 struct error *error) {
+                                 struct error *error)
+{
     (void)connection;
     (void)error;
     const struct store_forget_connection *forget = CONTAINER_OF(request, struct store_forget_connection, request);
@@ -122,11 +144,13 @@ static int run_forget_connection(struct sqlite_store *store, struct db_connectio
     return 0;
 }
 
-static void sqlite_forget_connection(struct store *store, struct store_forget_connection *request) {
+static void sqlite_forget_connection(struct store *store, struct store_forget_connection *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_SESSION, RUN_WRITING, run_forget_connection);
 }
 
-static int run_count(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+static int run_count(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error)
+{
     (void)store;
     struct store_count *count = CONTAINER_OF(request, struct store_count, request);
     sqlite3_stmt *statement = db_prepare(connection, COUNT_ALL, error);
@@ -143,18 +167,21 @@ static int run_count(struct sqlite_store *store, struct db_connection *connectio
     return status;
 }
 
-void sqlite_count(struct store *store, struct store_count *request) {
+void sqlite_count(struct store *store, struct store_count *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_COUNT, RUN_READING, run_count);
 }
 
 /* ---- opening ------------------------------------------------------------------------------------------------- */
 
-static void sqlite_close(struct store *store) {
+static void sqlite_close(struct store *store)
+{
     struct sqlite_store *sqlite = CONTAINER_OF(store, struct sqlite_store, store);
     db_stop(sqlite->db);
 }
 
-static void sqlite_free(struct store *store) {
+static void sqlite_free(struct store *store)
+{
     struct sqlite_store *sqlite = CONTAINER_OF(store, struct sqlite_store, store);
     db_close(sqlite->db);
     waiting_clear(sqlite);
@@ -188,14 +215,16 @@ static const struct store_operations OPERATIONS = {
 
 static const char SCHEME[] = "sqlite:";
 
-static int path_of(const char *where, const char **ret_path, struct error *error) {
+static int path_of(const char *where, const char **ret_path, struct error *error)
+{
     if (!string_has_prefix(where, SCHEME) || where[sizeof SCHEME - 1] == '\0')
         return error_set(error, ERROR_INVALID, "the store must be given as sqlite:PATH; PostgreSQL is not built in yet");
     *ret_path = where + sizeof SCHEME - 1;
     return 0;
 }
 
-int store_open(const char *where, const struct store_options *options, struct store **ret_store, struct error *error) {
+int store_open(const char *where, const struct store_options *options, struct store **ret_store, struct error *error)
+{
     const char *path = NULL;
     int status = path_of(where, &path, error);
     if (status != 0)
@@ -224,7 +253,8 @@ int store_open(const char *where, const struct store_options *options, struct st
 
 /* ---- the check of a file, with or without a broker beside it ----------------------------------------------------- */
 
-static size_t report(struct buffer *findings, void (*found)(void *argument, const char *finding), void *argument) {
+static size_t report(struct buffer *findings, void (*found)(void *argument, const char *finding), void *argument)
+{
     size_t count = 0;
     char *line = findings->data;
     while (*line != '\0') {
@@ -240,7 +270,8 @@ static size_t report(struct buffer *findings, void (*found)(void *argument, cons
     return count;
 }
 
-int64_t store_check_file(const char *where, void (*found)(void *argument, const char *finding), void *argument, struct error *error) {
+int64_t store_check_file(const char *where, void (*found)(void *argument, const char *finding), void *argument, struct error *error)
+{
     const char *path = NULL;
     int status = path_of(where, &path, error);
     if (status != 0)

@@ -42,8 +42,9 @@ int session_forget_all(struct sqlite_store *store, struct db_connection *connect
                        struct error *error) MUST_CHECK;
 
 /* sqlite_messages.c: a message's columns, in this order, into a struct store_message. */
-#define SQLITE_MESSAGE_COLUMNS \
-    "m.id, m.history_id, m.created_at, m.body_version, m.key_epoch, m.priority, m.sender_member_id, m.broker_message_id, m.client_message_id, " \
+#define SQLITE_MESSAGE_COLUMNS                                                                                             \
+    "m.id, m.history_id, m.created_at, m.body_version, m.key_epoch, m.priority, m.sender_member_id, m.broker_message_id, " \
+    "m.client_message_id, "                                                                                                \
     "m.sender_pubkey, s.pubkey, s.member_id, s.display_name, m.target_spec, m.nonce, m.reply_to_id, m.mentions, m.ciphertext"
 struct store_message *message_of_row(sqlite3_stmt *statement) MUST_CHECK;
 

@@ -9,24 +9,26 @@ static const char FIND_DEDUPE[] =
     " WHERE client_message_id = ? AND sender_member_id = ? AND mesh_id = ?";
 static const char FIND_SENDER[] = "SELECT 1 FROM member WHERE id = ? AND state = 'active'";
 static const char FIND_MEMBER[] = "SELECT id, state = 'active', state = 'revoked' FROM member WHERE mesh_id = ? AND pubkey = ?";
-static const char FIND_SESSION[] =
-    "SELECT m.id, s.id FROM session s JOIN member m ON m.id = s.member_id WHERE s.session_pubkey = ? AND m.mesh_id = ? AND m.state = 'active'"
-    " ORDER BY s.id LIMIT 1";
+static const char FIND_SESSION[] = "SELECT m.id, s.id FROM session s JOIN member m ON m.id = s.member_id WHERE s.session_pubkey = ? AND "
+                                   "m.mesh_id = ? AND m.state = 'active'"
+                                   " ORDER BY s.id LIMIT 1";
 static const char LIST_SESSIONS[] = "SELECT id FROM session WHERE member_id = ? ORDER BY id";
 static const char NEXT_HISTORY_ID[] =
     "SELECT max(history_floor, coalesce((SELECT max(history_id) FROM message WHERE mesh_id = ?1), 0)) + 1 FROM mesh WHERE id = ?1";
 static const char INSERT_DEDUPE[] =
-    "INSERT INTO client_message_dedupe (mesh_id, client_message_id, broker_message_id, request_fingerprint, destination_kind, destination_ref,"
+    "INSERT INTO client_message_dedupe (mesh_id, client_message_id, broker_message_id, request_fingerprint, destination_kind, "
+    "destination_ref,"
     " first_seen_at, expires_at, history_id, sender_member_id) VALUES (?, ?, ?, ?, ?, ?, ?, nullif(?, -1), ?, ?)";
-static const char INSERT_MESSAGE[] =
-    "INSERT INTO message (mesh_id, history_id, broker_message_id, client_message_id, sender_member_id, recipient_member_id, sender_pubkey, target_spec,"
-    " priority, body_version, key_epoch, reply_to_id, mentions, created_at, nonce, ciphertext)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, -1), ?, ?, ?, ?, ?)";
+static const char INSERT_MESSAGE[] = "INSERT INTO message (mesh_id, history_id, broker_message_id, client_message_id, sender_member_id, "
+                                     "recipient_member_id, sender_pubkey, target_spec,"
+                                     " priority, body_version, key_epoch, reply_to_id, mentions, created_at, nonce, ciphertext)"
+                                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, -1), ?, ?, ?, ?, ?)";
 static const char INSERT_DELIVERY[] =
     "INSERT INTO delivery_queue (member_id, session_id, priority, history_id, message_id) VALUES (?, ?, ?, ?, ?)";
 
 /* B0. 1: found, *accept answered. */
-static int look_up_dedupe(struct db_connection *connection, struct store_accept *accept, struct error *error) {
+static int look_up_dedupe(struct db_connection *connection, struct store_accept *accept, struct error *error)
+{
     static const char DIGITS[] = "0123456789abcdef";
     sqlite3_stmt *statement = db_prepare(connection, FIND_DEDUPE, error);
     if (statement == NULL)
@@ -58,7 +60,8 @@ out:
     return status;
 }
 
-static int sender_is_member(struct db_connection *connection, const struct store_accept *accept, struct error *error) {
+static int sender_is_member(struct db_connection *connection, const struct store_accept *accept, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, FIND_SENDER, error);
     if (statement == NULL)
         return -(int)error->code;
@@ -70,7 +73,8 @@ static int sender_is_member(struct db_connection *connection, const struct store
 }
 
 /* 1: *accept has the recipient; *ret_session its one session when a session's key was named, else 0. 0: answered. */
-static int find_recipient(struct db_connection *connection, struct store_accept *accept, int64_t *ret_session, struct error *error) {
+static int find_recipient(struct db_connection *connection, struct store_accept *accept, int64_t *ret_session, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, FIND_MEMBER, error);
     if (statement == NULL)
         return -(int)error->code;
@@ -104,7 +108,8 @@ static int find_recipient(struct db_connection *connection, struct store_accept 
 }
 
 /* The sessions that will have a row: all that are known; of a send to oneself the others, and the sending one when nobody else would see it now. */
-static int choose_sessions(struct db_connection *connection, struct store_accept *accept, int64_t named, struct error *error) {
+static int choose_sessions(struct db_connection *connection, struct store_accept *accept, int64_t named, struct error *error)
+{
     if (named != 0) {
         accept->recipient_sessions[accept->recipient_session_count++] = named;
         return 0;
@@ -132,7 +137,9 @@ static int choose_sessions(struct db_connection *connection, struct store_accept
 }
 
 /* A session that has the maximum waiting gets no more while another one of the recipient has room: a device in a drawer must not silence the others. */
-static int drop_full_sessions(struct sqlite_store *store, struct db_connection *connection, struct store_accept *accept, struct error *error) {
+static int drop_full_sessions(struct sqlite_store *store, struct db_connection *connection, struct store_accept *accept,
+                              struct error *error)
+{
     size_t kept = 0;
     for (size_t i = 0; i < accept->recipient_session_count; i++) {
         int64_t count;
@@ -149,7 +156,8 @@ static int drop_full_sessions(struct sqlite_store *store, struct db_connection *
 }
 
 /* B3. */
-static int insert_all(struct db_connection *connection, struct store_accept *accept, struct error *error) {
+static int insert_all(struct db_connection *connection, struct store_accept *accept, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, NEXT_HISTORY_ID, error);
     if (statement == NULL)
         return -(int)error->code;
@@ -171,8 +179,7 @@ static int insert_all(struct db_connection *connection, struct store_accept *acc
     status = db_execute(connection, error, NULL, INSERT_MESSAGE, "iittiittiiittitx", accept->mesh, accept->history_id,
                         accept->claimed_message_id, accept->client_message_id, accept->sender, accept->recipient, accept->sender_pubkey,
                         accept->target_spec, (int64_t)accept->priority, accept->body_version, accept->key_epoch, accept->reply_to_id,
-                        accept->mentions, accept->now_ms, accept->nonce,
-                        (struct text){ accept->ciphertext, accept->ciphertext_length });
+                        accept->mentions, accept->now_ms, accept->nonce, (struct text){ accept->ciphertext, accept->ciphertext_length });
     if (status != 0)
         return status;
     accept->message = sqlite3_last_insert_rowid(db_handle(connection));
@@ -185,7 +192,8 @@ static int insert_all(struct db_connection *connection, struct store_accept *acc
     return 0;
 }
 
-static int decide(struct sqlite_store *store, struct db_connection *connection, struct store_accept *accept, struct error *error) {
+static int decide(struct sqlite_store *store, struct db_connection *connection, struct store_accept *accept, struct error *error)
+{
     int status = look_up_dedupe(connection, accept, error);
     if (status != 0)
         return status < 0 ? status : 0;
@@ -232,7 +240,8 @@ static int decide(struct sqlite_store *store, struct db_connection *connection, 
  * was submitted behind them, before anybody knew, must not be accepted ahead of them: a hole in the numbers shows that there were such, and everything that was under way with
  * them is refused too. Their own destinations are held from then on by a task that follows. */
 
-static bool was_under_way_with_the_lost(struct sqlite_store *store, const struct store_accept *accept) {
+static bool was_under_way_with_the_lost(struct sqlite_store *store, const struct store_accept *accept)
+{
     if (accept->number > store->newest_run + 1)
         store->gap_end = accept->number - 1;
     if (accept->number > store->newest_run)
@@ -245,7 +254,8 @@ struct hold_lost {
     struct store_accept accept; /* with its strings after it */
 };
 
-static int run_hold_lost(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+static int run_hold_lost(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error)
+{
     (void)connection;
     (void)error;
     const struct hold_lost *hold = CONTAINER_OF(request, struct hold_lost, request);
@@ -253,11 +263,13 @@ static int run_hold_lost(struct sqlite_store *store, struct db_connection *conne
     return 0;
 }
 
-static void forget_hold(struct store_request *request) {
+static void forget_hold(struct store_request *request)
+{
     free(CONTAINER_OF(request, struct hold_lost, request));
 }
 
-static void hold_lost(struct sqlite_store *store, const struct store_accept *accept) {
+static void hold_lost(struct sqlite_store *store, const struct store_accept *accept)
+{
     size_t id = strlen(accept->client_message_id) + 1, ref = strlen(accept->destination_ref) + 1;
     struct hold_lost *hold = memory_zalloc(sizeof(*hold) + id + ref);
     char *text = (char *)(hold + 1);
@@ -271,28 +283,30 @@ static void hold_lost(struct sqlite_store *store, const struct store_accept *acc
     sqlite_submit(&store->store, &hold->request, STORE_OP_ACCEPT, RUN_WRITING, run_hold_lost);
 }
 
-void sqlite_accept_finished(struct sqlite_store *store, const struct store_accept *accept) {
+void sqlite_accept_finished(struct sqlite_store *store, const struct store_accept *accept)
+{
     store->finished = accept->number;
     if (!accept->ran)
         hold_lost(store, accept);
 }
 
-int sqlite_run_accept(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+int sqlite_run_accept(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error)
+{
     struct store_accept *accept = CONTAINER_OF(request, struct store_accept, request);
     accept->ran = true;
     accept->recipient_session_count = 0;
     accept->broker_message_id[0] = '\0';
     accept->retry_after_ms = -1;
-    int status = was_under_way_with_the_lost(store, accept)
-        ? error_set(error, ERROR_BUSY, "an earlier message could not be decided")
-        : decide(store, connection, accept, error);
-    bool refused_in_passing = status < 0 || accept->outcome == STORE_RATE_LIMITED || accept->outcome == STORE_HELD ||
-                              accept->outcome == STORE_RECIPIENT_FULL;
+    int status = was_under_way_with_the_lost(store, accept) ? error_set(error, ERROR_BUSY, "an earlier message could not be decided")
+                                                            : decide(store, connection, accept, error);
+    bool refused_in_passing =
+        status < 0 || accept->outcome == STORE_RATE_LIMITED || accept->outcome == STORE_HELD || accept->outcome == STORE_RECIPIENT_FULL;
     store->options.admission.decided(store->options.admission.argument, accept, refused_in_passing);
     return status;
 }
 
-void sqlite_accept(struct store *base, struct store_accept *accept) {
+void sqlite_accept(struct store *base, struct store_accept *accept)
+{
     struct sqlite_store *store = CONTAINER_OF(base, struct sqlite_store, store);
     accept->number = ++store->submitted;
     accept->finished_before = store->finished;

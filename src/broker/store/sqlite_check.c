@@ -5,7 +5,8 @@
 static const char CHUNK_END_DEDUPE[] =
     "SELECT max(rowid) FROM (SELECT rowid FROM client_message_dedupe WHERE rowid > ?1 ORDER BY rowid LIMIT 5000)";
 static const char ORPHANED_DEDUPE[] =
-    "SELECT 'dedupe record ' || d.client_message_id || ' of member ' || d.sender_member_id || ' says that message ' || d.broker_message_id ||"
+    "SELECT 'dedupe record ' || d.client_message_id || ' of member ' || d.sender_member_id || ' says that message ' || d.broker_message_id "
+    "||"
     " ' is there, and it is not' FROM client_message_dedupe d LEFT JOIN message m ON m.broker_message_id = d.broker_message_id"
     " WHERE d.rowid > ?1 AND d.rowid <= ?2 AND d.history_available = 1 AND m.id IS NULL";
 static const char CHUNK_END_DELIVERY[] = "SELECT min(member_id) FROM delivery_queue WHERE member_id > ?1";
@@ -27,12 +28,14 @@ static const struct {
     { CHUNK_END_MESSAGE, DISORDERED_MESSAGE },
 };
 
-static int fail(sqlite3 *handle, struct error *error) {
+static int fail(sqlite3 *handle, struct error *error)
+{
     return error_set(error, ERROR_SYSTEM, "the consistency check failed: %s", sqlite3_errmsg(handle));
 }
 
 /* 0: *ret_end is where this step ends; *ret_more false when there is nothing past `position`. */
-static int find_end(sqlite3 *handle, int stage, int64_t position, int64_t *ret_end, bool *ret_more, struct error *error) {
+static int find_end(sqlite3 *handle, int stage, int64_t position, int64_t *ret_end, bool *ret_more, struct error *error)
+{
     sqlite3_stmt *statement = NULL;
     if (sqlite3_prepare_v2(handle, STAGES[stage].chunk_end, -1, &statement, NULL) != SQLITE_OK ||
         sqlite3_bind_int64(statement, 1, position) != SQLITE_OK || sqlite3_step(statement) != SQLITE_ROW) {
@@ -45,7 +48,8 @@ static int find_end(sqlite3 *handle, int stage, int64_t position, int64_t *ret_e
 }
 
 int check_step(sqlite3 *handle, int stage, int64_t position, int64_t *ret_position, bool *ret_more, struct buffer *findings, size_t *found,
-               struct error *error) {
+               struct error *error)
+{
     int64_t end = 0;
     int status = find_end(handle, stage, position, &end, ret_more, error);
     if (status != 0 || !*ret_more)
@@ -71,20 +75,22 @@ int check_step(sqlite3 *handle, int stage, int64_t position, int64_t *ret_positi
     return status;
 }
 
-static int run_check(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+static int run_check(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error)
+{
     (void)store;
     struct store_check *check = CONTAINER_OF(request, struct store_check, request);
     buffer_reset(&check->findings);
     check->found = 0;
     bool more = false;
     check->next_position = 0;
-    int status = check_step(db_handle(connection), check->stage, check->position, &check->next_position, &more, &check->findings, &check->found,
-                            error);
+    int status = check_step(db_handle(connection), check->stage, check->position, &check->next_position, &more, &check->findings,
+                            &check->found, error);
     check->next_stage = more ? check->stage : check->stage + 1;
     check->more = check->next_stage < CHECK_STAGES;
     return status;
 }
 
-void sqlite_check(struct store *store, struct store_check *request) {
+void sqlite_check(struct store *store, struct store_check *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_KEEP, RUN_READING, run_check);
 }

@@ -6,8 +6,8 @@
 static const char DELETE_DEDUPE[] =
     "DELETE FROM client_message_dedupe WHERE rowid IN"
     " (SELECT rowid FROM client_message_dedupe WHERE expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at LIMIT 500)";
-static const char OLD_MESSAGES[] =
-    "SELECT id, mesh_id, history_id, client_message_id, sender_member_id, created_at, recipient_member_id, priority FROM message ORDER BY id LIMIT 200";
+static const char OLD_MESSAGES[] = "SELECT id, mesh_id, history_id, client_message_id, sender_member_id, created_at, recipient_member_id, "
+                                   "priority FROM message ORDER BY id LIMIT 200";
 static const char RAISE_FLOOR[] = "UPDATE mesh SET history_floor = max(history_floor, ?) WHERE id = ?";
 static const char MARK_DEDUPE[] =
     "UPDATE client_message_dedupe SET history_available = 0 WHERE client_message_id = ? AND sender_member_id = ? AND mesh_id = ?";
@@ -18,10 +18,10 @@ static const char DELETE_RECEIPTS[] = "DELETE FROM receipt WHERE message_id = ?"
 static const char DELETE_MESSAGE[] = "DELETE FROM message WHERE id = ?";
 static const char DELETE_HELLOS[] = "DELETE FROM hello_seen WHERE seen_at < ?";
 static const char DELETE_INVITES[] = "DELETE FROM invite WHERE expires_at <= ?";
-static const char OLD_SESSIONS[] =
-    "SELECT s.id, s.member_id, (SELECT o.id FROM session o WHERE o.member_id = s.member_id AND o.last_seen_at >= ?1 ORDER BY o.last_seen_at DESC LIMIT 1)"
-    " FROM session s WHERE s.last_seen_at < ?1"
-    " AND EXISTS (SELECT 1 FROM session o WHERE o.member_id = s.member_id AND o.last_seen_at >= ?1) LIMIT 8";
+static const char OLD_SESSIONS[] = "SELECT s.id, s.member_id, (SELECT o.id FROM session o WHERE o.member_id = s.member_id AND "
+                                   "o.last_seen_at >= ?1 ORDER BY o.last_seen_at DESC LIMIT 1)"
+                                   " FROM session s WHERE s.last_seen_at < ?1"
+                                   " AND EXISTS (SELECT 1 FROM session o WHERE o.member_id = s.member_id AND o.last_seen_at >= ?1) LIMIT 8";
 static const char DELETE_AUDIT[] = "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < ? ORDER BY id LIMIT 500)";
 
 enum { REPLAY_WINDOW_MS = 150000 }; /* 45-trust, Hello */
@@ -31,15 +31,15 @@ struct old_message {
     char client_message_id[LIMIT_CLIENT_MESSAGE_ID + 1];
 };
 
-static int delete_message(struct sqlite_store *store, struct db_connection *connection, struct store_keep *keep, const struct old_message *old,
-                          struct error *error) {
+static int delete_message(struct sqlite_store *store, struct db_connection *connection, struct store_keep *keep,
+                          const struct old_message *old, struct error *error)
+{
     int64_t deliveries = 0;
     int status = db_execute(connection, error, NULL, RAISE_FLOOR, "ii", old->history_id, old->mesh);
     if (status == 0)
         status = db_execute(connection, error, NULL, MARK_DEDUPE, "tii", old->client_message_id, old->sender, old->mesh);
     if (status == 0)
-        status = db_execute(connection, error, &deliveries, DELETE_DELIVERY, "iii", old->recipient, old->priority,
-                            old->history_id);
+        status = db_execute(connection, error, &deliveries, DELETE_DELIVERY, "iii", old->recipient, old->priority, old->history_id);
     if (status == 0)
         status = db_execute(connection, error, NULL, DELETE_RECEIPTS, "i", old->id);
     if (status == 0)
@@ -50,7 +50,8 @@ static int delete_message(struct sqlite_store *store, struct db_connection *conn
     return status;
 }
 
-static void read_old_message(sqlite3_stmt *statement, struct old_message *ret_old) {
+static void read_old_message(sqlite3_stmt *statement, struct old_message *ret_old)
+{
     ret_old->id = db_column_integer(statement, 0, 0);
     ret_old->mesh = db_column_integer(statement, 1, 0);
     ret_old->history_id = db_column_integer(statement, 2, 0);
@@ -64,7 +65,8 @@ static void read_old_message(sqlite3_stmt *statement, struct old_message *ret_ol
 }
 
 /* Messages were inserted in the order of their times, so the oldest stand first. */
-static int prune_messages(struct sqlite_store *store, struct db_connection *connection, struct store_keep *keep, struct error *error) {
+static int prune_messages(struct sqlite_store *store, struct db_connection *connection, struct store_keep *keep, struct error *error)
+{
     enum { STEP = 200 };
     size_t count = 0;
     sqlite3_stmt *statement = db_prepare(connection, OLD_MESSAGES, error);
@@ -90,7 +92,8 @@ static int prune_messages(struct sqlite_store *store, struct db_connection *conn
     return status < 0 ? status : 0;
 }
 
-static int forget_sessions(struct sqlite_store *store, struct db_connection *connection, struct store_keep *keep, struct error *error) {
+static int forget_sessions(struct sqlite_store *store, struct db_connection *connection, struct store_keep *keep, struct error *error)
+{
     enum { STEP = 8 };
     int64_t sessions[STEP][3];
     size_t count = 0;
@@ -118,7 +121,8 @@ static int forget_sessions(struct sqlite_store *store, struct db_connection *con
 }
 
 static int delete_rows(struct db_connection *connection, struct store_keep *keep, const char *sql, int64_t before_ms, int64_t step,
-                       struct error *error) {
+                       struct error *error)
+{
     int status = db_execute(connection, error, &keep->removed, sql, "i", before_ms);
     keep->more = step > 0 && keep->removed >= step;
     return status;
@@ -126,7 +130,8 @@ static int delete_rows(struct db_connection *connection, struct store_keep *keep
 
 enum keep_stage { KEEP_DEDUPE, KEEP_MESSAGES, KEEP_HELLOS, KEEP_INVITES, KEEP_SESSIONS, KEEP_AUDIT, KEEP_STAGES };
 
-static int run_stage(struct sqlite_store *store, struct db_connection *connection, struct store_keep *keep, struct error *error) {
+static int run_stage(struct sqlite_store *store, struct db_connection *connection, struct store_keep *keep, struct error *error)
+{
     keep->removed = keep->deliveries_change = 0;
     keep->moved_count = 0;
     keep->more = false; /* in this stage, until the end */
@@ -150,7 +155,8 @@ static int run_stage(struct sqlite_store *store, struct db_connection *connectio
 }
 
 /* A stage with more to do comes again, else the next one, until the last has nothing left. */
-static int run_keep(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+static int run_keep(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error)
+{
     struct store_keep *keep = CONTAINER_OF(request, struct store_keep, request);
     int status = run_stage(store, connection, keep, error);
     keep->next_stage = keep->more ? keep->stage : keep->stage + 1;
@@ -158,6 +164,7 @@ static int run_keep(struct sqlite_store *store, struct db_connection *connection
     return status;
 }
 
-void sqlite_keep(struct store *store, struct store_keep *request) {
+void sqlite_keep(struct store *store, struct store_keep *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_KEEP, RUN_WRITING, run_keep);
 }

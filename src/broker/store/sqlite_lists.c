@@ -3,10 +3,12 @@
 #include "broker/store/sqlite.h"
 #include "util/text.h"
 
-#define MEMBER_COLUMNS \
-    "m.id, m.member_id, m.pubkey, m.display_name, m.role, m.joined_at, m.last_seen_at, m.state = 'revoked', m.certificate," \
-    " (SELECT n.document FROM statement n WHERE n.mesh_id = m.mesh_id AND n.kind = 'name' AND n.subject = m.pubkey ORDER BY n.seq DESC LIMIT 1)," \
-    " (SELECT g.document FROM statement g WHERE g.mesh_id = m.mesh_id AND g.kind = 'grant' AND g.subject = m.pubkey ORDER BY g.seq DESC LIMIT 1)"
+#define MEMBER_COLUMNS                                                                                                                    \
+    "m.id, m.member_id, m.pubkey, m.display_name, m.role, m.joined_at, m.last_seen_at, m.state = 'revoked', m.certificate,"               \
+    " (SELECT n.document FROM statement n WHERE n.mesh_id = m.mesh_id AND n.kind = 'name' AND n.subject = m.pubkey ORDER BY n.seq DESC "  \
+    "LIMIT 1),"                                                                                                                           \
+    " (SELECT g.document FROM statement g WHERE g.mesh_id = m.mesh_id AND g.kind = 'grant' AND g.subject = m.pubkey ORDER BY g.seq DESC " \
+    "LIMIT 1)"
 static const char LIST_MEMBERS[] =
     "SELECT " MEMBER_COLUMNS " FROM member m WHERE m.mesh_id = ? AND m.id > ? AND m.state <> 'left' ORDER BY m.id";
 static const char FIND_MEMBER[] = "SELECT " MEMBER_COLUMNS " FROM member m WHERE m.mesh_id = ? AND m.pubkey = ?";
@@ -15,7 +17,8 @@ static const char LIST_STATEMENTS[] = "SELECT id, kind, document FROM statement 
 /* `after` of a page that begins among the members is this much higher than the member's number. */
 static const int64_t MEMBERS_FROM = INT64_C(1) << 52;
 
-static void put_string(struct buffer *text, const char *name, const char *value) {
+static void put_string(struct buffer *text, const char *name, const char *value)
+{
     buffer_printf(text, ",\"%s\":", name);
     if (value == NULL)
         buffer_append_text(text, "null");
@@ -23,14 +26,16 @@ static void put_string(struct buffer *text, const char *name, const char *value)
         buffer_append_json_string(text, value, strlen(value));
 }
 
-static void put_document(struct buffer *text, const char *name, const char *document) {
+static void put_document(struct buffer *text, const char *name, const char *document)
+{
     if (document == NULL)
         return;
     buffer_printf(text, ",\"%s\":", name);
     buffer_append_text(text, document);
 }
 
-static void put_member(struct buffer *text, sqlite3_stmt *statement) {
+static void put_member(struct buffer *text, sqlite3_stmt *statement)
+{
     const char *id = db_column_string(statement, 1);
     buffer_append_text(text, "{\"id\":");
     buffer_append_json_string(text, id, strlen(id));
@@ -55,7 +60,8 @@ struct statement_list {
     struct buffer documents;
 };
 
-static size_t add_document(struct statement_list *lists, size_t count, const char *kind, const char *document) {
+static size_t add_document(struct statement_list *lists, size_t count, const char *kind, const char *document)
+{
     for (size_t i = 0; i < count; i++)
         if (string_equal(lists[i].kind, kind)) {
             if (lists[i].documents.length > 0)
@@ -68,10 +74,13 @@ static size_t add_document(struct statement_list *lists, size_t count, const cha
 
 /* 1: the page is full, and the next one begins after *ret_after. */
 static int list_statements(struct db_connection *connection, const struct store_list_members *list, struct buffer *text, int64_t *ret_after,
-                           struct error *error) {
+                           struct error *error)
+{
     struct statement_list lists[] = {
-        { "revocation", "revocations", { 0 } }, { "leave", "leaves", { 0 } },
-        { "name", "names", { 0 } },             { "grant", "grants", { 0 } },
+        { "revocation", "revocations", { 0 } },
+        { "leave", "leaves", { 0 } },
+        { "name", "names", { 0 } },
+        { "grant", "grants", { 0 } },
         { "invite_revocation", "invite_revocations", { 0 } },
     };
     sqlite3_stmt *statement = db_prepare(connection, LIST_STATEMENTS, error);
@@ -99,7 +108,8 @@ static int list_statements(struct db_connection *connection, const struct store_
 }
 
 static int list_members(struct db_connection *connection, const struct store_list_members *list, int64_t after, struct buffer *text,
-                        int64_t *ret_next, struct error *error) {
+                        int64_t *ret_next, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, LIST_MEMBERS, error);
     if (statement == NULL)
         return -(int)error->code;
@@ -125,7 +135,8 @@ static int list_members(struct db_connection *connection, const struct store_lis
 }
 
 static int run_list_members(struct sqlite_store *store, struct db_connection *connection, struct store_request *request,
-                            struct error *error) {
+                            struct error *error)
+{
     (void)store;
     struct store_list_members *list = CONTAINER_OF(request, struct store_list_members, request);
     struct buffer statements;
@@ -155,11 +166,13 @@ static int run_list_members(struct sqlite_store *store, struct db_connection *co
     return status < 0 ? status : 0;
 }
 
-void sqlite_list_members(struct store *store, struct store_list_members *request) {
+void sqlite_list_members(struct store *store, struct store_list_members *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_LIST, RUN_READING, run_list_members);
 }
 
-static int run_find_member(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+static int run_find_member(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error)
+{
     (void)store;
     struct store_find_member *find = CONTAINER_OF(request, struct store_find_member, request);
     buffer_reset(&find->text);
@@ -175,6 +188,7 @@ static int run_find_member(struct sqlite_store *store, struct db_connection *con
     return status < 0 ? status : 0;
 }
 
-void sqlite_find_member(struct store *store, struct store_find_member *request) {
+void sqlite_find_member(struct store *store, struct store_find_member *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_LIST, RUN_READING, run_find_member);
 }

@@ -6,20 +6,22 @@
 static const char FIND_MESH[] = "SELECT id, slug, owner_pubkey FROM mesh WHERE mesh_id = ?";
 static const char SLUG_IS_TAKEN[] = "SELECT 1 FROM mesh WHERE slug = ?";
 static const char INSERT_MESH[] = "INSERT INTO mesh (mesh_id, slug, name, owner_pubkey, created_at) VALUES (?, ?, ?, ?, ?)";
-static const char INSERT_MEMBER[] =
-    "INSERT INTO member (mesh_id, member_id, pubkey, display_name, role, state, certificate, joined_at) VALUES (?, ?, ?, ?, ?, 'active', ?, ?)";
-static const char RETURN_MEMBER[] = "UPDATE member SET state = 'active', display_name = ?, role = ?, certificate = ?, joined_at = ? WHERE id = ?";
-static const char FIND_MEMBER[] = "SELECT id, member_id, role = 'admin', state = 'active', state = 'revoked' FROM member WHERE mesh_id = ? AND pubkey = ?";
-static const char SIGNER_IS_VOID[] = "SELECT 1 FROM member WHERE mesh_id = ? AND pubkey = ? AND (state = 'revoked' OR (role <> 'admin' AND"
+static const char INSERT_MEMBER[] = "INSERT INTO member (mesh_id, member_id, pubkey, display_name, role, state, certificate, joined_at) "
+                                    "VALUES (?, ?, ?, ?, ?, 'active', ?, ?)";
+static const char RETURN_MEMBER[] =
+    "UPDATE member SET state = 'active', display_name = ?, role = ?, certificate = ?, joined_at = ? WHERE id = ?";
+static const char FIND_MEMBER[] =
+    "SELECT id, member_id, role = 'admin', state = 'active', state = 'revoked' FROM member WHERE mesh_id = ? AND pubkey = ?";
+static const char SIGNER_IS_VOID[] =
+    "SELECT 1 FROM member WHERE mesh_id = ? AND pubkey = ? AND (state = 'revoked' OR (role <> 'admin' AND"
     " EXISTS (SELECT 1 FROM statement g WHERE g.mesh_id = member.mesh_id AND g.kind = 'grant' AND g.subject = member.pubkey)))";
 static const char FIND_INVITE[] = "SELECT uses, revoked_at FROM invite WHERE mesh_id = ? AND invite_id = ?";
-static const char USE_INVITE[] =
-    "INSERT INTO invite (mesh_id, invite_id, expires_at, uses) VALUES (?, ?, ?, 1)"
-    " ON CONFLICT DO UPDATE SET uses = uses + 1, expires_at = excluded.expires_at";
+static const char USE_INVITE[] = "INSERT INTO invite (mesh_id, invite_id, expires_at, uses) VALUES (?, ?, ?, 1)"
+                                 " ON CONFLICT DO UPDATE SET uses = uses + 1, expires_at = excluded.expires_at";
 static const char REVOKE_INVITE[] =
     "INSERT INTO invite (mesh_id, invite_id, revoked_at) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET revoked_at = excluded.revoked_at";
-static const char INSERT_STATEMENT[] =
-    "INSERT INTO statement (mesh_id, kind, subject, seq, by_pubkey, document, stored_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+static const char INSERT_STATEMENT[] = "INSERT INTO statement (mesh_id, kind, subject, seq, by_pubkey, document, stored_at) VALUES (?, ?, "
+                                       "?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
 static const char NEWEST_SEQ[] = "SELECT max(seq) FROM statement WHERE mesh_id = ? AND kind = ? AND subject = ?";
 static const char DELETE_OLDER[] = "DELETE FROM statement WHERE mesh_id = ? AND kind = ? AND subject = ? AND seq < ?";
 static const char SET_STATE[] = "UPDATE member SET state = ? WHERE id = ?";
@@ -41,7 +43,9 @@ struct found_member {
     bool admin, active, revoked;
 };
 
-static int find_member(struct db_connection *connection, int64_t mesh, const char *pubkey, struct found_member *ret_member, struct error *error) {
+static int find_member(struct db_connection *connection, int64_t mesh, const char *pubkey, struct found_member *ret_member,
+                       struct error *error)
+{
     *ret_member = (struct found_member){ 0 };
     sqlite3_stmt *statement = db_prepare(connection, FIND_MEMBER, error);
     if (statement == NULL)
@@ -67,8 +71,9 @@ struct found_mesh {
     bool same_slug, same_owner;
 };
 
-static int find_mesh(struct db_connection *connection, const char *mesh_id, const char *slug, const char *owner, struct found_mesh *ret_mesh,
-                     struct error *error) {
+static int find_mesh(struct db_connection *connection, const char *mesh_id, const char *slug, const char *owner,
+                     struct found_mesh *ret_mesh, struct error *error)
+{
     *ret_mesh = (struct found_mesh){ 0 };
     sqlite3_stmt *statement = db_prepare(connection, FIND_MESH, error);
     if (statement == NULL)
@@ -86,15 +91,17 @@ static int find_mesh(struct db_connection *connection, const char *mesh_id, cons
     return status;
 }
 
-static int insert_statement(struct db_connection *connection, int64_t mesh, enum store_statement_kind kind, const char *subject, int64_t seq,
-                            const char *by, const char *document, int64_t now_ms, int64_t *ret_inserted, struct error *error) {
+static int insert_statement(struct db_connection *connection, int64_t mesh, enum store_statement_kind kind, const char *subject,
+                            int64_t seq, const char *by, const char *document, int64_t now_ms, int64_t *ret_inserted, struct error *error)
+{
     return db_execute(connection, error, ret_inserted, INSERT_STATEMENT, "ittitti", mesh, STATEMENT_NAMES[kind], subject, seq, by, document,
                       now_ms);
 }
 
 /* ---- POST /mesh ----------------------------------------------------------------------------------------------------- */
 
-static int slug_is_taken(struct db_connection *connection, struct store_create_mesh *create, struct error *error) {
+static int slug_is_taken(struct db_connection *connection, struct store_create_mesh *create, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, SLUG_IS_TAKEN, error);
     if (statement == NULL)
         return -(int)error->code;
@@ -107,7 +114,9 @@ static int slug_is_taken(struct db_connection *connection, struct store_create_m
 }
 
 /* The same request again finds its mesh; an owner who had left is back. */
-static int find_again(struct db_connection *connection, struct store_create_mesh *create, const struct found_mesh *mesh, struct error *error) {
+static int find_again(struct db_connection *connection, struct store_create_mesh *create, const struct found_mesh *mesh,
+                      struct error *error)
+{
     if (!mesh->same_owner || !mesh->same_slug) {
         create->id_taken = true;
         return 0;
@@ -122,7 +131,8 @@ static int find_again(struct db_connection *connection, struct store_create_mesh
     return owner.active ? 0 : db_execute(connection, error, NULL, SET_STATE, "ti", "active", owner.key);
 }
 
-static int run_create_mesh(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+static int run_create_mesh(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error)
+{
     (void)store;
     struct store_create_mesh *create = CONTAINER_OF(request, struct store_create_mesh, request);
     create->created = create->slug_taken = create->id_taken = false;
@@ -149,14 +159,16 @@ static int run_create_mesh(struct sqlite_store *store, struct db_connection *con
     return status;
 }
 
-void sqlite_create_mesh(struct store *store, struct store_create_mesh *request) {
+void sqlite_create_mesh(struct store *store, struct store_create_mesh *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_CREATE_MESH, RUN_WRITING_DURABLY, run_create_mesh);
 }
 
 /* ---- POST /join ------------------------------------------------------------------------------------------------------- */
 
 /* STORE_JOINED: the invite has a place left. */
-static int judge_invite(struct db_connection *connection, struct store_join *join, struct error *error) {
+static int judge_invite(struct db_connection *connection, struct store_join *join, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, FIND_INVITE, error);
     if (statement == NULL)
         return -(int)error->code;
@@ -176,7 +188,8 @@ static int judge_invite(struct db_connection *connection, struct store_join *joi
 }
 
 /* An admin's invites are void with the admin (45-trust, Members). 1: they are. */
-static int signer_is_void(struct db_connection *connection, const struct store_join *join, struct error *error) {
+static int signer_is_void(struct db_connection *connection, const struct store_join *join, struct error *error)
+{
     if (join->signer_pubkey == NULL)
         return 0;
     sqlite3_stmt *statement = db_prepare(connection, SIGNER_IS_VOID, error);
@@ -189,7 +202,8 @@ static int signer_is_void(struct db_connection *connection, const struct store_j
     return status;
 }
 
-static int run_join(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+static int run_join(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error)
+{
     (void)store;
     struct store_join *join = CONTAINER_OF(request, struct store_join, request);
     struct found_mesh mesh;
@@ -234,13 +248,15 @@ static int run_join(struct sqlite_store *store, struct db_connection *connection
     return status;
 }
 
-void sqlite_join(struct store *store, struct store_join *request) {
+void sqlite_join(struct store *store, struct store_join *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_JOIN, RUN_WRITING_DURABLY, run_join);
 }
 
 /* ---- statements ---------------------------------------------------------------------------------------------------------- */
 
-static int find_owner_key(struct db_connection *connection, int64_t mesh, char ret_owner[STORE_KEY_SIZE], struct error *error) {
+static int find_owner_key(struct db_connection *connection, int64_t mesh, char ret_owner[STORE_KEY_SIZE], struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, FIND_OWNER, error);
     if (statement == NULL)
         return -(int)error->code;
@@ -257,7 +273,8 @@ static int find_owner_key(struct db_connection *connection, int64_t mesh, char r
 
 /* Who may say it (45-trust): only the owner revokes an admin or makes one, nobody revokes the owner; a member speaks for its own name and its own leaving. */
 static bool may_state(const struct store_statement *statement, const char *owner, const struct found_member *subject,
-                      const struct found_member *by) {
+                      const struct found_member *by)
+{
     bool by_owner = string_equal(statement->by, owner);
     bool by_admin = by_owner || (by->active && by->admin);
     switch (statement->kind) {
@@ -278,7 +295,8 @@ static bool may_state(const struct store_statement *statement, const char *owner
 }
 
 /* A name or a grant with a lower or the same number changes nothing any more. 1: stale. */
-static int is_stale(struct db_connection *connection, const struct store_statement *statement, struct error *error) {
+static int is_stale(struct db_connection *connection, const struct store_statement *statement, struct error *error)
+{
     if (statement->kind != STORE_NAME && statement->kind != STORE_GRANT)
         return 0;
     sqlite3_stmt *newest = db_prepare(connection, NEWEST_SEQ, error);
@@ -294,13 +312,14 @@ static int is_stale(struct db_connection *connection, const struct store_stateme
 }
 
 static int apply_statement(struct sqlite_store *store, struct db_connection *connection, struct store_statement *statement,
-                           struct error *error) {
+                           struct error *error)
+{
     int status = 0;
     switch (statement->kind) {
     case STORE_REVOCATION:
     case STORE_LEAVE:
-        status = db_execute(connection, error, NULL, SET_STATE, "ti", statement->kind == STORE_LEAVE ? "left" : "revoked",
-                            statement->member);
+        status =
+            db_execute(connection, error, NULL, SET_STATE, "ti", statement->kind == STORE_LEAVE ? "left" : "revoked", statement->member);
         return status != 0 ? status : session_forget_all(store, connection, statement->member, &statement->deliveries_change, error);
     case STORE_NAME:
         status = db_execute(connection, error, NULL, DELETE_OLDER, "itti", statement->mesh, STATEMENT_NAMES[STORE_NAME], statement->subject,
@@ -316,7 +335,8 @@ static int apply_statement(struct sqlite_store *store, struct db_connection *con
     return error_set(error, ERROR_INTERNAL, "a statement of no kind");
 }
 
-static int run_state(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+static int run_state(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error)
+{
     struct store_statement *statement = CONTAINER_OF(request, struct store_statement, request);
     statement->deliveries_change = 0;
     char owner[STORE_KEY_SIZE];
@@ -351,6 +371,7 @@ static int run_state(struct sqlite_store *store, struct db_connection *connectio
     return inserted > 0 ? apply_statement(store, connection, statement, error) : 0;
 }
 
-void sqlite_state(struct store *store, struct store_statement *request) {
+void sqlite_state(struct store *store, struct store_statement *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_STATEMENT, RUN_WRITING_DURABLY, run_state);
 }

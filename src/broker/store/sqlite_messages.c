@@ -8,9 +8,8 @@ static const char FETCH[] =
     "SELECT " SQLITE_MESSAGE_COLUMNS
     " FROM delivery_queue d JOIN message m ON m.id = d.message_id JOIN member s ON s.id = m.sender_member_id"
     " WHERE d.member_id = ? AND d.session_id = ? AND d.priority = ? AND d.history_id > ? ORDER BY d.history_id LIMIT ?";
-static const char FIND_ACKNOWLEDGED[] =
-    "SELECT id, history_id, priority, sender_member_id, client_message_id FROM message"
-    " WHERE broker_message_id = ? AND mesh_id = ? AND recipient_member_id = ?";
+static const char FIND_ACKNOWLEDGED[] = "SELECT id, history_id, priority, sender_member_id, client_message_id FROM message"
+                                        " WHERE broker_message_id = ? AND mesh_id = ? AND recipient_member_id = ?";
 static const char DELETE_DELIVERY[] =
     "DELETE FROM delivery_queue WHERE member_id = ? AND session_id = ? AND priority = ? AND history_id = ?";
 static const char INSERT_RECEIPT[] =
@@ -22,7 +21,8 @@ static const char FETCH_RECEIPTS[] =
     " WHERE r.sender_member_id = ? AND r.pending = 1 AND r.message_id > ? ORDER BY r.message_id, r.state LIMIT ?";
 static const char SETTLE_RECEIPT[] =
     "UPDATE receipt SET pending = 0 WHERE message_id = (SELECT id FROM message WHERE broker_message_id = ?1 AND mesh_id = ?2)"
-    " AND by_member_id = (SELECT id FROM member WHERE mesh_id = ?2 AND pubkey = ?3) AND state = ?4 AND sender_member_id = ?5 AND pending = 1";
+    " AND by_member_id = (SELECT id FROM member WHERE mesh_id = ?2 AND pubkey = ?3) AND state = ?4 AND sender_member_id = ?5 AND pending = "
+    "1";
 static const char HISTORY[] =
     "SELECT " SQLITE_MESSAGE_COLUMNS " FROM message m JOIN member s ON s.id = m.sender_member_id"
     " WHERE m.mesh_id = ?1 AND m.history_id > ?2 AND m.history_id <= ?3 AND (m.sender_member_id = ?4 OR m.recipient_member_id = ?4)"
@@ -34,7 +34,8 @@ static const char FIND_STATUS[] =
     " FROM message m JOIN member r ON r.id = m.recipient_member_id"
     " WHERE m.broker_message_id = ? AND m.mesh_id = ? AND ? IN (m.sender_member_id, m.recipient_member_id)";
 
-void store_messages_free(struct store_message *first) {
+void store_messages_free(struct store_message *first)
+{
     while (first != NULL) {
         struct store_message *next = first->next;
         free(first);
@@ -42,7 +43,8 @@ void store_messages_free(struct store_message *first) {
     }
 }
 
-struct store_message *message_of_row(sqlite3_stmt *statement) {
+struct store_message *message_of_row(sqlite3_stmt *statement)
+{
     enum { INTEGERS = 7, TEXTS = 11 };
     struct text texts[TEXTS];
     size_t size = sizeof(struct store_message);
@@ -86,7 +88,8 @@ struct store_message *message_of_row(sqlite3_stmt *statement) {
 
 /* Appends rows of a bound statement to a list until one of the maxima; *ret_more: it stopped early. */
 static int collect(sqlite3_stmt *statement, struct store_message ***end, size_t *count, size_t limit, size_t *bytes, size_t byte_limit,
-                   bool *ret_more, struct error *error) {
+                   bool *ret_more, struct error *error)
+{
     for (;;) {
         if (*count >= limit || *bytes >= byte_limit) {
             *ret_more = true;
@@ -105,7 +108,8 @@ static int collect(sqlite3_stmt *statement, struct store_message ***end, size_t 
     }
 }
 
-static int run_fetch(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+static int run_fetch(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error)
+{
     (void)store;
     struct store_fetch *fetch = CONTAINER_OF(request, struct store_fetch, request);
     store_messages_free(fetch->first);
@@ -130,13 +134,15 @@ static int run_fetch(struct sqlite_store *store, struct db_connection *connectio
     return 0;
 }
 
-void sqlite_fetch(struct store *store, struct store_fetch *request) {
+void sqlite_fetch(struct store *store, struct store_fetch *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_FETCH, RUN_READING, run_fetch);
 }
 
 /* ---- acknowledgements and receipts ------------------------------------------------------------------------------- */
 
-static int acknowledge_one(struct sqlite_store *store, struct db_connection *connection, struct store_ack *ack, struct error *error) {
+static int acknowledge_one(struct sqlite_store *store, struct db_connection *connection, struct store_ack *ack, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, FIND_ACKNOWLEDGED, error);
     if (statement == NULL)
         return -(int)error->code;
@@ -174,8 +180,8 @@ static int acknowledge_one(struct sqlite_store *store, struct db_connection *con
     return 0;
 }
 
-static int run_acknowledge(struct sqlite_store *store, struct db_connection *connection, struct store_request *request,
-                           struct error *error) {
+static int run_acknowledge(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error)
+{
     struct store_acknowledge *acknowledge = CONTAINER_OF(request, struct store_acknowledge, request);
     for (size_t i = 0; i < acknowledge->count; i++) {
         struct store_ack *ack = &acknowledge->acks[i];
@@ -190,11 +196,13 @@ static int run_acknowledge(struct sqlite_store *store, struct db_connection *con
     return 0;
 }
 
-void sqlite_acknowledge(struct store *store, struct store_acknowledge *request) {
+void sqlite_acknowledge(struct store *store, struct store_acknowledge *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_ACKNOWLEDGE, RUN_WRITING, run_acknowledge);
 }
 
-static int receipt_of_row(sqlite3_stmt *statement, struct store_receipt *receipt, struct error *error) {
+static int receipt_of_row(sqlite3_stmt *statement, struct store_receipt *receipt, struct error *error)
+{
     const char *rsig = db_column_string(statement, 4);
     receipt->message = db_column_integer(statement, 0, 0);
     if (string_copy(receipt->broker_message_id, sizeof receipt->broker_message_id, db_column_string(statement, 1)) != 0 ||
@@ -208,7 +216,8 @@ static int receipt_of_row(sqlite3_stmt *statement, struct store_receipt *receipt
 }
 
 static int run_fetch_receipts(struct sqlite_store *store, struct db_connection *connection, struct store_request *request,
-                              struct error *error) {
+                              struct error *error)
+{
     (void)store;
     struct store_fetch_receipts *fetch = CONTAINER_OF(request, struct store_fetch_receipts, request);
     fetch->count = 0;
@@ -234,12 +243,14 @@ static int run_fetch_receipts(struct sqlite_store *store, struct db_connection *
     return 0;
 }
 
-void sqlite_fetch_receipts(struct store *store, struct store_fetch_receipts *request) {
+void sqlite_fetch_receipts(struct store *store, struct store_fetch_receipts *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_RECEIPTS, RUN_READING, run_fetch_receipts);
 }
 
 static int run_settle_receipts(struct sqlite_store *store, struct db_connection *connection, struct store_request *request,
-                               struct error *error) {
+                               struct error *error)
+{
     (void)store;
     const struct store_settle_receipts *settle = CONTAINER_OF(request, struct store_settle_receipts, request);
     for (size_t i = 0; i < settle->count; i++) {
@@ -252,13 +263,15 @@ static int run_settle_receipts(struct sqlite_store *store, struct db_connection 
     return 0;
 }
 
-void sqlite_settle_receipts(struct store *store, struct store_settle_receipts *request) {
+void sqlite_settle_receipts(struct store *store, struct store_settle_receipts *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_RECEIPTS, RUN_WRITING, run_settle_receipts);
 }
 
 /* ---- history and status -------------------------------------------------------------------------------------------- */
 
-static int newest_history_id(struct db_connection *connection, int64_t mesh, int64_t *ret_history_id, struct error *error) {
+static int newest_history_id(struct db_connection *connection, int64_t mesh, int64_t *ret_history_id, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, NEWEST_HISTORY_ID, error);
     if (statement == NULL)
         return -(int)error->code;
@@ -274,7 +287,8 @@ static int newest_history_id(struct db_connection *connection, int64_t mesh, int
 }
 
 /* A member's messages are found by looking through the mesh's, a bounded stretch at a time: an index a member would cost every accept for what `recover` alone needs. */
-static int run_history(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+static int run_history(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error)
+{
     (void)store;
     struct store_history *history = CONTAINER_OF(request, struct store_history, request);
     store_messages_free(history->first);
@@ -304,12 +318,14 @@ static int run_history(struct sqlite_store *store, struct db_connection *connect
     return 0;
 }
 
-void sqlite_history(struct store *store, struct store_history *request) {
+void sqlite_history(struct store *store, struct store_history *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_HISTORY, RUN_READING, run_history);
 }
 
 static int run_message_status(struct sqlite_store *store, struct db_connection *connection, struct store_request *request,
-                              struct error *error) {
+                              struct error *error)
+{
     (void)store;
     struct store_message_status *asked = CONTAINER_OF(request, struct store_message_status, request);
     asked->found = false;
@@ -334,6 +350,7 @@ static int run_message_status(struct sqlite_store *store, struct db_connection *
     return status;
 }
 
-void sqlite_message_status(struct store *store, struct store_message_status *request) {
+void sqlite_message_status(struct store *store, struct store_message_status *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_STATUS, RUN_READING, run_message_status);
 }

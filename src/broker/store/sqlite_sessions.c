@@ -2,9 +2,9 @@
  * seen for long. */
 #include "broker/store/sqlite.h"
 
-static const char FIND_CALLER[] =
-    "SELECT mesh.id, mesh.slug, m.id, m.member_id, m.state = 'active', m.state = 'revoked', m.display_name, m.role, m.certificate, m.hello_v2"
-    " FROM mesh JOIN member m ON m.mesh_id = mesh.id WHERE mesh.mesh_id = ? AND m.pubkey = ?";
+static const char FIND_CALLER[] = "SELECT mesh.id, mesh.slug, m.id, m.member_id, m.state = 'active', m.state = 'revoked', m.display_name, "
+                                  "m.role, m.certificate, m.hello_v2"
+                                  " FROM mesh JOIN member m ON m.mesh_id = mesh.id WHERE mesh.mesh_id = ? AND m.pubkey = ?";
 static const char CLAIM_HELLO[] = "INSERT INTO hello_seen (member_id, timestamp, seen_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
 static const char SEE_CALLER[] = "UPDATE member SET last_seen_at = ?, hello_v2 = max(hello_v2, ?) WHERE id = ?";
 static const char KEY_IS_TAKEN[] =
@@ -20,7 +20,8 @@ static const char COPY_UNACKNOWLEDGED[] =
     " WHERE d.member_id = ?2 AND d.session_id <> ?1"
     " AND NOT EXISTS (SELECT 1 FROM receipt r WHERE r.message_id = d.message_id AND r.by_member_id = d.member_id)"
     " ON CONFLICT DO NOTHING";
-static const char OLDEST_SESSIONS[] = "SELECT id FROM session WHERE member_id = ? AND id <> ? ORDER BY last_seen_at DESC, id DESC LIMIT -1 OFFSET ?";
+static const char OLDEST_SESSIONS[] =
+    "SELECT id FROM session WHERE member_id = ? AND id <> ? ORDER BY last_seen_at DESC, id DESC LIMIT -1 OFFSET ?";
 static const char MOVE_UNACKNOWLEDGED[] =
     "UPDATE OR IGNORE delivery_queue SET session_id = ?1 WHERE member_id = ?2 AND session_id = ?3"
     " AND NOT EXISTS (SELECT 1 FROM receipt r WHERE r.message_id = delivery_queue.message_id AND r.by_member_id = ?2)";
@@ -31,7 +32,8 @@ static const char DELETE_ALL_DELIVERIES[] = "DELETE FROM delivery_queue WHERE me
 static const char DELETE_ALL_SESSIONS[] = "DELETE FROM session WHERE member_id = ?";
 
 int session_forget(struct sqlite_store *store, struct db_connection *connection, int64_t member, int64_t session, int64_t heir,
-                   int64_t *deliveries_change, struct error *error) {
+                   int64_t *deliveries_change, struct error *error)
+{
     int64_t deleted = 0;
     int status = db_execute(connection, error, NULL, MOVE_UNACKNOWLEDGED, "iii", heir, member, session);
     if (status == 0)
@@ -46,7 +48,8 @@ int session_forget(struct sqlite_store *store, struct db_connection *connection,
 }
 
 int session_forget_all(struct sqlite_store *store, struct db_connection *connection, int64_t member, int64_t *deliveries_change,
-                       struct error *error) {
+                       struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, LIST_SESSIONS, error);
     if (statement == NULL)
         return -(int)error->code;
@@ -68,7 +71,8 @@ int session_forget_all(struct sqlite_store *store, struct db_connection *connect
 }
 
 /* A new session of a member that already has the most it may: the ones unseen for longest go. */
-static int forget_surplus(struct sqlite_store *store, struct db_connection *connection, struct store_hello *hello, struct error *error) {
+static int forget_surplus(struct sqlite_store *store, struct db_connection *connection, struct store_hello *hello, struct error *error)
+{
     int64_t surplus[STORE_SESSIONS_MAXIMUM];
     size_t count = 0;
     sqlite3_stmt *statement = db_prepare(connection, OLDEST_SESSIONS, error);
@@ -88,7 +92,8 @@ static int forget_surplus(struct sqlite_store *store, struct db_connection *conn
     return status;
 }
 
-static int make_session(struct sqlite_store *store, struct db_connection *connection, struct store_hello *hello, struct error *error) {
+static int make_session(struct sqlite_store *store, struct db_connection *connection, struct store_hello *hello, struct error *error)
+{
     int64_t copied = 0;
     int status = db_execute(connection, error, NULL, INSERT_SESSION, "itti", hello->member, hello->session_uid, hello->session_pubkey,
                             hello->now_ms);
@@ -107,7 +112,8 @@ static int make_session(struct sqlite_store *store, struct db_connection *connec
 }
 
 /* 1: taken. */
-static int key_is_taken(struct db_connection *connection, const struct store_hello *hello, struct error *error) {
+static int key_is_taken(struct db_connection *connection, const struct store_hello *hello, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, KEY_IS_TAKEN, error);
     if (statement == NULL)
         return -(int)error->code;
@@ -119,7 +125,8 @@ static int key_is_taken(struct db_connection *connection, const struct store_hel
 }
 
 static int find_or_make_session(struct sqlite_store *store, struct db_connection *connection, struct store_hello *hello,
-                                struct error *error) {
+                                struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, FIND_SESSION, error);
     if (statement == NULL)
         return -(int)error->code;
@@ -138,7 +145,8 @@ static int find_or_make_session(struct sqlite_store *store, struct db_connection
     return db_execute(connection, error, NULL, SEE_SESSION, "iti", hello->now_ms, hello->session_pubkey, hello->session);
 }
 
-static void release_answer(struct store_hello *hello) {
+static void release_answer(struct store_hello *hello)
+{
     free(hello->mesh_slug);
     free(hello->display_name);
     free(hello->role);
@@ -149,7 +157,8 @@ static void release_answer(struct store_hello *hello) {
 }
 
 /* 1: the caller is a member, *hello filled, *ret_uses_v2 whether it has ever used signature2. 0: answered. */
-static int find_caller(struct db_connection *connection, struct store_hello *hello, bool *ret_uses_v2, struct error *error) {
+static int find_caller(struct db_connection *connection, struct store_hello *hello, bool *ret_uses_v2, struct error *error)
+{
     sqlite3_stmt *statement = db_prepare(connection, FIND_CALLER, error);
     if (statement == NULL)
         return -(int)error->code;
@@ -177,7 +186,8 @@ out:
     return status;
 }
 
-static int run_hello(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error) {
+static int run_hello(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error)
+{
     struct store_hello *hello = CONTAINER_OF(request, struct store_hello, request);
     release_answer(hello);
     bool uses_v2 = false;
@@ -211,6 +221,7 @@ static int run_hello(struct sqlite_store *store, struct db_connection *connectio
     return status;
 }
 
-void sqlite_hello(struct store *store, struct store_hello *request) {
+void sqlite_hello(struct store *store, struct store_hello *request)
+{
     sqlite_submit(store, &request->request, STORE_OP_HELLO, RUN_WRITING_DURABLY, run_hello);
 }

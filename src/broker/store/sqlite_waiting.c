@@ -12,24 +12,28 @@ struct waiting {
     int64_t member, session, count;
 };
 
-static bool matches(const struct table_node *node, const void *key) {
+static bool matches(const struct table_node *node, const void *key)
+{
     const struct waiting *waiting = (const struct waiting *)(const void *)node;
     const struct waiting *wanted = key;
     return waiting->member == wanted->member && waiting->session == wanted->session;
 }
 
-static uint64_t hash_of(int64_t member, int64_t session) {
+static uint64_t hash_of(int64_t member, int64_t session)
+{
     int64_t pair[2] = { member, session };
     return table_hash_bytes(pair, sizeof pair);
 }
 
-static struct waiting *find(struct sqlite_store *store, int64_t member, int64_t session) {
+static struct waiting *find(struct sqlite_store *store, int64_t member, int64_t session)
+{
     struct waiting key = { .member = member, .session = session };
     return (struct waiting *)(void *)table_find(&store->waiting, hash_of(member, session), matches, &key);
 }
 
 int waiting_count(struct sqlite_store *store, struct db_connection *connection, int64_t member, int64_t session, int64_t *ret_count,
-                  struct error *error) {
+                  struct error *error)
+{
     struct waiting *waiting = find(store, member, session);
     if (waiting == NULL) {
         sqlite3_stmt *statement = db_prepare(connection, COUNT_WAITING, error);
@@ -54,24 +58,28 @@ int waiting_count(struct sqlite_store *store, struct db_connection *connection, 
     return 0;
 }
 
-void waiting_add(struct sqlite_store *store, int64_t member, int64_t session, int64_t change) {
+void waiting_add(struct sqlite_store *store, int64_t member, int64_t session, int64_t change)
+{
     struct waiting *waiting = find(store, member, session);
     if (waiting != NULL)
         waiting->count += change;
 }
 
-static void drop(void *argument, struct table_node *node) {
+static void drop(void *argument, struct table_node *node)
+{
     struct sqlite_store *store = argument;
     table_remove(&store->waiting, node);
     free(node);
 }
 
-void waiting_forget(struct sqlite_store *store, int64_t member, int64_t session) {
+void waiting_forget(struct sqlite_store *store, int64_t member, int64_t session)
+{
     struct waiting *waiting = find(store, member, session);
     if (waiting != NULL)
         drop(store, &waiting->node);
 }
 
-void waiting_clear(struct sqlite_store *store) {
+void waiting_clear(struct sqlite_store *store)
+{
     table_each(&store->waiting, drop, store);
 }

@@ -21,10 +21,11 @@
 #include "util/mailbox.h"
 
 enum {
-    STORE_KEY_SIZE = 65,     /* 64 hex digits and the NUL */
+    STORE_KEY_SIZE = 65, /* 64 hex digits and the NUL */
     STORE_SIGNATURE_SIZE = 129,
-    STORE_PRIORITIES = 3,    /* 0 now, 1 next, 2 low: the order of delivery */
-    STORE_SESSIONS_MAXIMUM = 16 /* known sessions of one member; past it the one unseen for longest is forgotten. Each costs a row for every message */
+    STORE_PRIORITIES = 3, /* 0 now, 1 next, 2 low: the order of delivery */
+    STORE_SESSIONS_MAXIMUM =
+        16 /* known sessions of one member; past it the one unseen for longest is forgotten. Each costs a row for every message */
 };
 
 struct store;
@@ -56,35 +57,35 @@ enum store_outcome {
 struct store_accept {
     struct store_request request;
     /* given */
-    int64_t mesh, sender;       /* keys */
+    int64_t mesh, sender; /* keys */
     uint64_t connection;
-    int64_t session;            /* the sender's session key; 0: a send-only connection */
-    bool other_connection;      /* the sender has another connection that receives, open now */
-    bool refused;               /* B1, as far as it needs no store, was decided: after B0, no more */
+    int64_t session;       /* the sender's session key; 0: a send-only connection */
+    bool other_connection; /* the sender has another connection that receives, open now */
+    bool refused;          /* B1, as far as it needs no store, was decided: after B0, no more */
     const char *client_message_id;
     uint8_t fingerprint[32];
     const char *destination_kind, *destination_ref, *target_spec; /* kind "dm": ref is a member's or session's key */
     int priority;
-    const char *sender_pubkey;  /* the connection's routing key */
+    const char *sender_pubkey; /* the connection's routing key */
     const char *nonce, *ciphertext;
     size_t ciphertext_length;
     int64_t body_version, key_epoch /* -1 none */;
     const char *reply_to_id, *mentions; /* NULL none; mentions as JSON */
     int64_t now_ms;
-    int64_t dedupe_expires_at;  /* -1: never */
-    int64_t number;             /* the store's, in the order of submission */
-    int64_t finished_before;    /* the store's: the newest number that was done by then */
-    bool ran;                   /* the store's: false when its transaction could not even begin */
+    int64_t dedupe_expires_at;          /* -1: never */
+    int64_t number;                     /* the store's, in the order of submission */
+    int64_t finished_before;            /* the store's: the newest number that was done by then */
+    bool ran;                           /* the store's: false when its transaction could not even begin */
     char claimed_message_id[ULID_SIZE]; /* the new message's id, if there will be one */
     /* returned */
     enum store_outcome outcome;
     char broker_message_id[ULID_SIZE]; /* the claimed one, or that of the first time; "" refused */
-    int64_t message;            /* key of the new message */
+    int64_t message;                   /* key of the new message */
     int64_t history_id, first_seen_at;
     bool history_available;
-    int64_t retry_after_ms;     /* rate-limited */
-    char fingerprint_prefix[17]; /* conflict: of what was accepted */
-    int64_t recipient;          /* member key */
+    int64_t retry_after_ms;                             /* rate-limited */
+    char fingerprint_prefix[17];                        /* conflict: of what was accepted */
+    int64_t recipient;                                  /* member key */
     int64_t recipient_sessions[STORE_SESSIONS_MAXIMUM]; /* session keys; 0: none is known yet */
     size_t recipient_session_count;
 };
@@ -134,14 +135,14 @@ const char *store_ack_kind_name(enum store_ack_kind kind); /* "stored", "seen", 
 struct store_ack {
     /* given */
     enum store_ack_kind kind;
-    int64_t mesh, member, session;      /* who acknowledges; SEEN: session is not used */
+    int64_t mesh, member, session; /* who acknowledges; SEEN: session is not used */
     char broker_message_id[ULID_SIZE];
-    int64_t at;                         /* ms */
-    char rsig[STORE_SIGNATURE_SIZE];    /* "" none */
+    int64_t at;                      /* ms */
+    char rsig[STORE_SIGNATURE_SIZE]; /* "" none */
     /* returned */
-    bool receipt;                       /* a new receipt for the sender came of it */
-    size_t delivered;                   /* deliveries that ended with it */
-    int64_t sender;                     /* member key */
+    bool receipt;     /* a new receipt for the sender came of it */
+    size_t delivered; /* deliveries that ended with it */
+    int64_t sender;   /* member key */
     char client_message_id[LIMIT_CLIENT_MESSAGE_ID + 1];
 };
 struct store_acknowledge { /* not durable: after a power failure the delivery is due again */
@@ -183,9 +184,9 @@ enum store_join_outcome {
     STORE_JOINED,
     STORE_JOINED_BEFORE,
     STORE_JOIN_UNKNOWN_MESH,
-    STORE_JOIN_OTHER_OWNER,  /* the invite names another owner than the mesh has */
+    STORE_JOIN_OTHER_OWNER, /* the invite names another owner than the mesh has */
     STORE_JOIN_EXPIRED,
-    STORE_JOIN_REVOKED,      /* the invite, or the member */
+    STORE_JOIN_REVOKED, /* the invite, or the member */
     STORE_JOIN_EXHAUSTED
 };
 struct store_create_mesh {
@@ -193,7 +194,7 @@ struct store_create_mesh {
     const char *mesh_id, *slug, *name, *owner_pubkey, *display_name;
     const char *name_statement; /* as JSON; NULL none */
     int64_t name_seq;
-    char member_id[ULID_SIZE];  /* for the owner; returned: the one it has */
+    char member_id[ULID_SIZE]; /* for the owner; returned: the one it has */
     int64_t now_ms;
     /* returned */
     bool created, slug_taken, id_taken;
@@ -210,7 +211,7 @@ struct store_join {
 
 enum store_hello_outcome {
     STORE_WELCOME,
-    STORE_HELLO_UNKNOWN,     /* mesh or member, or a memberId that is another's */
+    STORE_HELLO_UNKNOWN, /* mesh or member, or a memberId that is another's */
     STORE_HELLO_REVOKED,
     STORE_HELLO_REPLAYED,
     STORE_HELLO_V2_REQUIRED, /* this member has used signature2 before */
@@ -251,7 +252,7 @@ struct store_statement { /* a verified statement */
     int64_t now_ms;
     /* returned */
     enum store_statement_outcome outcome;
-    int64_t member;            /* of the subject; 0 for invites */
+    int64_t member; /* of the subject; 0 for invites */
     int64_t deliveries_change;
 };
 
@@ -260,8 +261,8 @@ struct store_list_members { /* reads */
     uint64_t connection;
     int64_t mesh, after;
     size_t byte_limit;
-    struct buffer text;  /* appended: "members":[…],"revocations":[…],… without braces; the statements come with the first page */
-    int64_t next;        /* `after` of the next page; -1: this was the last */
+    struct buffer text; /* appended: "members":[…],"revocations":[…],… without braces; the statements come with the first page */
+    int64_t next;       /* `after` of the next page; -1: this was the last */
 };
 struct store_find_member { /* reads: by key */
     struct store_request request;
@@ -277,8 +278,8 @@ struct store_history { /* reads: what a member sent or was sent */
     size_t limit, byte_limit, scan_limit;
     struct store_message *first; /* given */
     size_t count;
-    int64_t scanned_to;          /* the history_id up to which was looked */
-    bool end;                    /* nothing after it */
+    int64_t scanned_to; /* the history_id up to which was looked */
+    bool end;           /* nothing after it */
 };
 struct store_message_status { /* reads; asked by its sender or recipient */
     struct store_request request;
@@ -313,9 +314,9 @@ struct store_keep { /* one small step; repeat with stage = next_stage while `mor
     /* returned */
     int next_stage;
     bool more;
-    int64_t removed;           /* rows */
+    int64_t removed; /* rows */
     int64_t deliveries_change;
-    int64_t moved_to[32];      /* sessions that got the deliveries of one that was forgotten */
+    int64_t moved_to[32]; /* sessions that got the deliveries of one that was forgotten */
     size_t moved_count;
 };
 struct store_check { /* reads: one step of the consistency check; repeat with what next_… say while `more` */
@@ -363,8 +364,21 @@ struct store {
 };
 
 enum store_measure {
-    STORE_OP_CREATE_MESH, STORE_OP_JOIN, STORE_OP_HELLO, STORE_OP_ACCEPT, STORE_OP_FETCH, STORE_OP_ACKNOWLEDGE, STORE_OP_RECEIPTS, STORE_OP_STATEMENT,
-    STORE_OP_LIST, STORE_OP_HISTORY, STORE_OP_STATUS, STORE_OP_SESSION, STORE_OP_KEEP, STORE_OP_COUNT, STORE_OPS
+    STORE_OP_CREATE_MESH,
+    STORE_OP_JOIN,
+    STORE_OP_HELLO,
+    STORE_OP_ACCEPT,
+    STORE_OP_FETCH,
+    STORE_OP_ACKNOWLEDGE,
+    STORE_OP_RECEIPTS,
+    STORE_OP_STATEMENT,
+    STORE_OP_LIST,
+    STORE_OP_HISTORY,
+    STORE_OP_STATUS,
+    STORE_OP_SESSION,
+    STORE_OP_KEEP,
+    STORE_OP_COUNT,
+    STORE_OPS
 };
 const char *store_measure_name(enum store_measure op); /* the label of cm_broker_store_seconds */
 
@@ -379,6 +393,7 @@ struct store_options {
 /* "sqlite:PATH". Another scheme is ERROR_INVALID. */
 int store_open(const char *where, const struct store_options *options, struct store **ret_store, struct error *error) MUST_CHECK;
 /* The whole consistency check, reading only, beside a broker or without one. Returns the number of findings, or a negative error. */
-int64_t store_check_file(const char *where, void (*found)(void *argument, const char *finding), void *argument, struct error *error) MUST_CHECK;
+int64_t store_check_file(const char *where, void (*found)(void *argument, const char *finding), void *argument,
+                         struct error *error) MUST_CHECK;
 
 #endif

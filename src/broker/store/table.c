@@ -9,11 +9,13 @@
 static uint64_t hash_key[2];
 static pthread_once_t hash_key_made = PTHREAD_ONCE_INIT;
 
-static void make_hash_key(void) {
+static void make_hash_key(void)
+{
     random_bytes(hash_key, sizeof hash_key);
 }
 
-static uint64_t rotate(uint64_t value, unsigned bits) {
+static uint64_t rotate(uint64_t value, unsigned bits)
+{
     return value << bits | value >> (64 - bits);
 }
 
@@ -21,7 +23,8 @@ struct sip {
     uint64_t a, b, c, d;
 };
 
-static void sip_round(struct sip *sip) {
+static void sip_round(struct sip *sip)
+{
     sip->a += sip->b;
     sip->b = rotate(sip->b, 13) ^ sip->a;
     sip->a = rotate(sip->a, 32);
@@ -34,14 +37,16 @@ static void sip_round(struct sip *sip) {
     sip->c = rotate(sip->c, 32);
 }
 
-static void sip_word(struct sip *sip, uint64_t word) {
+static void sip_word(struct sip *sip, uint64_t word)
+{
     sip->d ^= word;
     sip_round(sip);
     sip_round(sip);
     sip->a ^= word;
 }
 
-uint64_t table_hash_bytes(const void *data, size_t size) {
+uint64_t table_hash_bytes(const void *data, size_t size)
+{
     (void)pthread_once(&hash_key_made, make_hash_key);
     struct sip sip = { hash_key[0] ^ UINT64_C(0x736f6d6570736575), hash_key[1] ^ UINT64_C(0x646f72616e646f6d),
                        hash_key[0] ^ UINT64_C(0x6c7967656e657261), hash_key[1] ^ UINT64_C(0x7465646279746573) };
@@ -62,18 +67,21 @@ uint64_t table_hash_bytes(const void *data, size_t size) {
     return sip.a ^ sip.b ^ sip.c ^ sip.d;
 }
 
-uint64_t table_hash_number(uint64_t number) {
+uint64_t table_hash_number(uint64_t number)
+{
     return table_hash_bytes(&number, sizeof number);
 }
 
-void table_release(struct table *table) {
+void table_release(struct table *table)
+{
     if (table == NULL)
         return;
     free(table->buckets);
     *table = (struct table){ 0 };
 }
 
-static void grow(struct table *table) {
+static void grow(struct table *table)
+{
     size_t bucket_count = table->bucket_count == 0 ? 16 : table->bucket_count * 2;
     struct table_node **buckets = memory_calloc(bucket_count, sizeof(*buckets));
     for (size_t i = 0; i < table->bucket_count; i++) {
@@ -91,7 +99,8 @@ static void grow(struct table *table) {
     table->bucket_count = bucket_count;
 }
 
-void table_insert(struct table *table, struct table_node *node, uint64_t hash) {
+void table_insert(struct table *table, struct table_node *node, uint64_t hash)
+{
     if (table->count >= table->bucket_count)
         grow(table);
     struct table_node **bucket = &table->buckets[hash & (table->bucket_count - 1)];
@@ -101,7 +110,8 @@ void table_insert(struct table *table, struct table_node *node, uint64_t hash) {
     table->count++;
 }
 
-void table_remove(struct table *table, struct table_node *node) {
+void table_remove(struct table *table, struct table_node *node)
+{
     struct table_node **at = &table->buckets[node->hash & (table->bucket_count - 1)];
     while (*at != node)
         at = &(*at)->next;
@@ -109,8 +119,9 @@ void table_remove(struct table *table, struct table_node *node) {
     table->count--;
 }
 
-struct table_node *table_find(const struct table *table, uint64_t hash,
-                              bool (*matches)(const struct table_node *node, const void *key), const void *key) {
+struct table_node *table_find(const struct table *table, uint64_t hash, bool (*matches)(const struct table_node *node, const void *key),
+                              const void *key)
+{
     if (table->bucket_count == 0)
         return NULL;
     for (struct table_node *node = table->buckets[hash & (table->bucket_count - 1)]; node != NULL; node = node->next)
@@ -119,7 +130,8 @@ struct table_node *table_find(const struct table *table, uint64_t hash,
     return NULL;
 }
 
-void table_each(struct table *table, void (*visit)(void *argument, struct table_node *node), void *argument) {
+void table_each(struct table *table, void (*visit)(void *argument, struct table_node *node), void *argument)
+{
     for (size_t i = 0; i < table->bucket_count; i++) {
         struct table_node *node = table->buckets[i];
         while (node != NULL) {

@@ -23,8 +23,8 @@ void table_release(struct table *table);
 void table_insert(struct table *table, struct table_node *node, uint64_t hash);
 void table_remove(struct table *table, struct table_node *node); /* it must be in */
 /* NULL when none matches. */
-struct table_node *table_find(const struct table *table, uint64_t hash,
-                              bool (*matches)(const struct table_node *node, const void *key), const void *key);
+struct table_node *table_find(const struct table *table, uint64_t hash, bool (*matches)(const struct table_node *node, const void *key),
+                              const void *key);
 /* Calls back for each node; the callback may remove that node (from the table) and free it, and must not insert. */
 void table_each(struct table *table, void (*visit)(void *argument, struct table_node *node), void *argument);
 

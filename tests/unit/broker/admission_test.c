@@ -11,7 +11,8 @@
 static int64_t now_ms;
 static int64_t numbers;
 
-static int64_t read_clock(void) {
+static int64_t read_clock(void)
+{
     return now_ms;
 }
 
@@ -20,7 +21,8 @@ struct world {
     struct store_admission calls;
 };
 
-static struct world begin(int64_t rate_per_minute, int64_t burst) {
+static struct world begin(int64_t rate_per_minute, int64_t burst)
+{
     const struct admission_options options = { .rate_per_minute = rate_per_minute, .burst = burst, .now_ms = read_clock };
     now_ms = 1000000;
     numbers = 0;
@@ -29,22 +31,28 @@ static struct world begin(int64_t rate_per_minute, int64_t burst) {
     return world;
 }
 
-static struct store_accept message(const char *id, const char *to, uint64_t connection) {
-    return (struct store_accept){ .client_message_id = id, .destination_ref = to, .connection = connection, .sender = 1, .priority = 1, .number = ++numbers };
+static struct store_accept message(const char *id, const char *to, uint64_t connection)
+{
+    return (struct store_accept){
+        .client_message_id = id, .destination_ref = to, .connection = connection, .sender = 1, .priority = 1, .number = ++numbers
+    };
 }
 
-static int ask(struct world *world, const struct store_accept *accept) {
+static int ask(struct world *world, const struct store_accept *accept)
+{
     int64_t retry_after_ms = -1;
     return world->calls.admit(world->calls.argument, accept, &retry_after_ms);
 }
 
-static void decide(struct world *world, struct store_accept *accept, bool refused_in_passing) {
+static void decide(struct world *world, struct store_accept *accept, bool refused_in_passing)
+{
     accept->outcome = refused_in_passing ? STORE_RECIPIENT_FULL : STORE_ACCEPTED;
     world->calls.decided(world->calls.argument, accept, refused_in_passing);
 }
 
 /* What a store would do with it when nothing else is in the way. */
-static int pass(struct world *world, const char *id, const char *to, uint64_t connection) {
+static int pass(struct world *world, const char *id, const char *to, uint64_t connection)
+{
     struct store_accept accept = message(id, to, connection);
     int answer = ask(world, &accept);
     if (answer == 0)
@@ -57,7 +65,8 @@ static int pass(struct world *world, const char *id, const char *to, uint64_t co
     return answer;
 }
 
-static void the_bucket_holds_its_burst_and_fills_at_its_rate(void **state) {
+static void the_bucket_holds_its_burst_and_fills_at_its_rate(void **state)
+{
     (void)state;
     struct world world = begin(60, 3);
     char id[8] = "a";
@@ -79,7 +88,8 @@ static void the_bucket_holds_its_burst_and_fills_at_its_rate(void **state) {
     admission_free(world.admission);
 }
 
-static void no_rate_is_no_limit(void **state) {
+static void no_rate_is_no_limit(void **state)
+{
     (void)state;
     struct world world = begin(0, 0);
     char id[16];
@@ -90,7 +100,8 @@ static void no_rate_is_no_limit(void **state) {
     admission_free(world.admission);
 }
 
-static void an_id_that_is_asked_about_again_is_not_charged_again_in_its_window(void **state) {
+static void an_id_that_is_asked_about_again_is_not_charged_again_in_its_window(void **state)
+{
     (void)state;
     struct world world = begin(1, 1);
     struct store_accept accept = message("a", "x", 1);
@@ -106,7 +117,8 @@ static void an_id_that_is_asked_about_again_is_not_charged_again_in_its_window(v
     admission_free(world.admission);
 }
 
-static void a_destination_is_held_for_its_connection_and_priority_alone(void **state) {
+static void a_destination_is_held_for_its_connection_and_priority_alone(void **state)
+{
     (void)state;
     struct world world = begin(0, 0);
     struct store_accept refused = message("a", "x", 1);
@@ -122,7 +134,8 @@ static void a_destination_is_held_for_its_connection_and_priority_alone(void **s
     admission_free(world.admission);
 }
 
-static void what_a_rollback_undid_holds_those_behind_it(void **state) {
+static void what_a_rollback_undid_holds_those_behind_it(void **state)
+{
     (void)state;
     struct world world = begin(0, 0);
     struct store_accept first = message("a", "x", 1), second = message("b", "x", 1);
@@ -137,7 +150,8 @@ static void what_a_rollback_undid_holds_those_behind_it(void **state) {
     admission_free(world.admission);
 }
 
-static void what_was_committed_holds_nobody_when_a_later_transaction_goes_back(void **state) {
+static void what_was_committed_holds_nobody_when_a_later_transaction_goes_back(void **state)
+{
     (void)state;
     struct world world = begin(0, 0);
     assert_int_equal(pass(&world, "a", "x", 1), 0);
@@ -146,7 +160,8 @@ static void what_was_committed_holds_nobody_when_a_later_transaction_goes_back(v
     admission_free(world.admission);
 }
 
-static void a_held_destination_is_let_go_when_its_sender_gave_up_or_went(void **state) {
+static void a_held_destination_is_let_go_when_its_sender_gave_up_or_went(void **state)
+{
     (void)state;
     struct world world = begin(0, 0);
     struct store_accept refused = message("a", "x", 1);
@@ -161,7 +176,8 @@ static void a_held_destination_is_let_go_when_its_sender_gave_up_or_went(void **
     admission_free(world.admission);
 }
 
-static void a_connection_with_too_many_held_destinations_is_held_as_a_whole(void **state) {
+static void a_connection_with_too_many_held_destinations_is_held_as_a_whole(void **state)
+{
     (void)state;
     struct world world = begin(0, 0);
     char ids[1100][8];
@@ -178,7 +194,8 @@ static void a_connection_with_too_many_held_destinations_is_held_as_a_whole(void
     admission_free(world.admission);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_bucket_holds_its_burst_and_fills_at_its_rate),
         cmocka_unit_test(no_rate_is_no_limit),

@@ -12,7 +12,8 @@
 #include "util/memory.h"
 #include "world.h"
 
-static void what_was_sent_to_somebody_offline_comes_in_order_of_priority(void **state) {
+static void what_was_sent_to_somebody_offline_comes_in_order_of_priority(void **state)
+{
     (void)state;
     static const char *const ORDER[] = { "now-1", "now-2", "next-1", "next-2", "low-1" };
     struct world world;
@@ -34,7 +35,8 @@ static void what_was_sent_to_somebody_offline_comes_in_order_of_priority(void **
     world_end(&world);
 }
 
-static void a_push_without_acknowledgement_comes_again_and_with_one_never(void **state) {
+static void a_push_without_acknowledgement_comes_again_and_with_one_never(void **state)
+{
     (void)state;
     static const char *const OVERRIDES[] = { "broker.lease_s", "1", NULL };
     struct world world;
@@ -64,7 +66,8 @@ static void a_push_without_acknowledgement_comes_again_and_with_one_never(void *
     world_end(&world);
 }
 
-static void only_a_window_full_is_under_way(void **state) {
+static void only_a_window_full_is_under_way(void **state)
+{
     (void)state;
     static const char *const OVERRIDES[] = { "broker.window", "4", NULL };
     struct world world;
@@ -101,7 +104,8 @@ static void only_a_window_full_is_under_way(void **state) {
     world_end(&world);
 }
 
-static void who_does_not_want_to_be_disturbed_gets_only_what_is_urgent(void **state) {
+static void who_does_not_want_to_be_disturbed_gets_only_what_is_urgent(void **state)
+{
     (void)state;
     struct world world;
     struct client sender, recipient;
@@ -124,7 +128,8 @@ static void who_does_not_want_to_be_disturbed_gets_only_what_is_urgent(void **st
     world_end(&world);
 }
 
-static void nothing_accepted_is_lost_when_the_broker_is_killed_or_stopped(void **state) {
+static void nothing_accepted_is_lost_when_the_broker_is_killed_or_stopped(void **state)
+{
     (void)state;
     struct world world;
     struct client sender, recipient;
@@ -153,7 +158,8 @@ static void nothing_accepted_is_lost_when_the_broker_is_killed_or_stopped(void *
     world_end(&world);
 }
 
-static void an_existing_client_needs_neither_acknowledgement_nor_negotiation(void **state) {
+static void an_existing_client_needs_neither_acknowledgement_nor_negotiation(void **state)
+{
     (void)state;
     struct world world;
     struct client sender, recipient;
@@ -176,7 +182,8 @@ static void an_existing_client_needs_neither_acknowledgement_nor_negotiation(voi
     world_end(&world);
 }
 
-static void a_send_only_connection_is_never_pushed_to_and_shows_nobody(void **state) {
+static void a_send_only_connection_is_never_pushed_to_and_shows_nobody(void **state)
+{
     (void)state;
     struct world world;
     struct client sender, recipient;
@@ -204,7 +211,8 @@ static void a_send_only_connection_is_never_pushed_to_and_shows_nobody(void **st
 
 /* ---- receipts -------------------------------------------------------------------------------------------------------------- */
 
-static void a_receipt_waits_for_its_sender_until_it_is_acknowledged(void **state) {
+static void a_receipt_waits_for_its_sender_until_it_is_acknowledged(void **state)
+{
     (void)state;
     struct world world;
     struct client sender, recipient;
@@ -219,7 +227,8 @@ static void a_receipt_waits_for_its_sender_until_it_is_acknowledged(void **state
         push = client_expect(&recipient, "push", NULL);
     }
     char *id = memory_strdup(json_string_value(json_object_get(push, "messageId")));
-    char *ack = memory_printf("{\"type\":\"client_ack\",\"acks\":[{\"clientMessageId\":\"a\",\"brokerMessageId\":\"%s\",\"at\":123,\"rsig\":\"%s\"}]}", id, "5a");
+    char *ack = memory_printf(
+        "{\"type\":\"client_ack\",\"acks\":[{\"clientMessageId\":\"a\",\"brokerMessageId\":\"%s\",\"at\":123,\"rsig\":\"%s\"}]}", id, "5a");
     char *seen = memory_printf("{\"type\":\"seen\",\"ids\":[\"%s\"]}", id);
     client_send_text(&recipient, ack);
     client_send_text(&recipient, seen);
@@ -258,7 +267,8 @@ static void a_receipt_waits_for_its_sender_until_it_is_acknowledged(void **state
     world_end(&world);
 }
 
-static void history_and_status_answer_the_parties_alone(void **state) {
+static void history_and_status_answer_the_parties_alone(void **state)
+{
     (void)state;
     struct world world;
     struct client sender, stranger;
@@ -267,7 +277,8 @@ static void history_and_status_answer_the_parties_alone(void **state) {
     client_connect(&stranger, &world, 2, NULL);
     client_message(&sender, &world, 1, "a", "next");
     json_t *ack = client_expect(&sender, "ack", NULL);
-    char *ask = memory_printf("{\"type\":\"message_status\",\"messageId\":\"%s\",\"_reqId\":1}", json_string_value(json_object_get(ack, "messageId")));
+    char *ask = memory_printf("{\"type\":\"message_status\",\"messageId\":\"%s\",\"_reqId\":1}",
+                              json_string_value(json_object_get(ack, "messageId")));
     json_decref(ack);
     client_send_text(&sender, ask);
     json_t *answer = client_expect(&sender, "message_status_result", NULL);
@@ -294,7 +305,8 @@ static void history_and_status_answer_the_parties_alone(void **state) {
     world_end(&world);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_sent_to_somebody_offline_comes_in_order_of_priority),
         cmocka_unit_test(a_push_without_acknowledgement_comes_again_and_with_one_never),

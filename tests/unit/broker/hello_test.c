@@ -11,7 +11,8 @@
 #include "util/clock.h"
 #include "world.h"
 
-static void refused(struct world *world, int member, const struct hello_options *options, int code, const char *reason) {
+static void refused(struct world *world, int member, const struct hello_options *options, int code, const char *reason)
+{
     struct client client;
     client_open(&client, world);
     client_hello(&client, world, member, options);
@@ -19,7 +20,8 @@ static void refused(struct world *world, int member, const struct hello_options 
     client_close(&client);
 }
 
-static void a_hello_is_refused_with_its_reason(void **state) {
+static void a_hello_is_refused_with_its_reason(void **state)
+{
     (void)state;
     struct world world;
     world_begin(&world, NULL);
@@ -51,7 +53,8 @@ static void a_hello_is_refused_with_its_reason(void **state) {
     world_end(&world);
 }
 
-static void a_skewed_hello_is_told_the_brokers_time(void **state) {
+static void a_skewed_hello_is_told_the_brokers_time(void **state)
+{
     (void)state;
     struct world world;
     struct client client;
@@ -67,7 +70,8 @@ static void a_skewed_hello_is_told_the_brokers_time(void **state) {
     world_end(&world);
 }
 
-static void who_signs_the_challenge_must_go_on_signing_it(void **state) {
+static void who_signs_the_challenge_must_go_on_signing_it(void **state)
+{
     (void)state;
     struct world world;
     struct client client;
@@ -93,7 +97,8 @@ static void who_signs_the_challenge_must_go_on_signing_it(void **state) {
     world_end(&world);
 }
 
-static void anything_before_the_hello_is_refused_and_silence_too(void **state) {
+static void anything_before_the_hello_is_refused_and_silence_too(void **state)
+{
     (void)state;
     static const char *const OVERRIDES[] = { "broker.hello_timeout_s", "1", NULL };
     static const char *const FIRST[] = { "{\"type\":\"list_peers\"}", "nonsense", "[]", "{}", "{\"type\":5}", "\"hello\"" };
@@ -112,7 +117,8 @@ static void anything_before_the_hello_is_refused_and_silence_too(void **state) {
     world_end(&world);
 }
 
-static void what_follows_a_hello_at_once_is_served_after_it(void **state) {
+static void what_follows_a_hello_at_once_is_served_after_it(void **state)
+{
     (void)state;
     struct world world;
     struct client client;
@@ -134,7 +140,8 @@ static void what_follows_a_hello_at_once_is_served_after_it(void **state) {
 
 /* ---- one member, two connections ---------------------------------------------------------------------------------------------- */
 
-static void the_newer_connection_wins_by_default(void **state) {
+static void the_newer_connection_wins_by_default(void **state)
+{
     (void)state;
     struct world world;
     struct client owner, older, newer;
@@ -151,7 +158,8 @@ static void the_newer_connection_wins_by_default(void **state) {
     world_end(&world);
 }
 
-static void the_older_connection_stays_where_that_is_the_policy(void **state) {
+static void the_older_connection_stays_where_that_is_the_policy(void **state)
+{
     (void)state;
     static const char *const OVERRIDES[] = { "broker.connection_policy", "prefer_oldest", NULL };
     struct world world;
@@ -169,7 +177,8 @@ static void the_older_connection_stays_where_that_is_the_policy(void **state) {
     world_end(&world);
 }
 
-static void both_stay_where_that_is_the_policy_and_each_gets_its_copy(void **state) {
+static void both_stay_where_that_is_the_policy_and_each_gets_its_copy(void **state)
+{
     (void)state;
     static const char *const OVERRIDES[] = { "broker.connection_policy", "allow_concurrent", NULL };
     struct world world;
@@ -191,7 +200,8 @@ static void both_stay_where_that_is_the_policy_and_each_gets_its_copy(void **sta
 
 /* ---- limits and revocation ------------------------------------------------------------------------------------------------------ */
 
-static void a_mesh_and_the_broker_have_room_for_so_many(void **state) {
+static void a_mesh_and_the_broker_have_room_for_so_many(void **state)
+{
     (void)state;
     static const char *const OVERRIDES[] = { "broker.max_connections_per_mesh", "2", "broker.max_connections", "3", NULL };
     struct world world;
@@ -213,7 +223,8 @@ static void a_mesh_and_the_broker_have_room_for_so_many(void **state) {
     world_end(&world);
 }
 
-static json_t *revocation(const struct world *world, int by, int subject) {
+static json_t *revocation(const struct world *world, int by, int subject)
+{
     char at[24], signature[SIGNATURE_HEX_SIZE];
     int64_t now = clock_wall_ms();
     (void)snprintf(at, sizeof at, "%" PRId64, now);
@@ -229,7 +240,8 @@ static json_t *revocation(const struct world *world, int by, int subject) {
     return frame;
 }
 
-static void a_revoked_member_is_closed_and_stays_out(void **state) {
+static void a_revoked_member_is_closed_and_stays_out(void **state)
+{
     (void)state;
     struct world world;
     struct client owner, one, two;
@@ -261,7 +273,8 @@ static void a_revoked_member_is_closed_and_stays_out(void **state) {
     world_end(&world);
 }
 
-static void a_member_that_leaves_is_gone(void **state) {
+static void a_member_that_leaves_is_gone(void **state)
+{
     (void)state;
     struct world world;
     struct client owner, one;
@@ -271,7 +284,8 @@ static void a_member_that_leaves_is_gone(void **state) {
     client_connect(&owner, &world, 0, NULL);
     client_connect(&one, &world, 1, NULL);
     (void)snprintf(at, sizeof at, "%" PRId64, now);
-    const char *const fields[] = { "claudemesh-leave-v1", world.mesh_id, world.members[1].member_id, keypair_public_hex(world.members[1].keys), at };
+    const char *const fields[] = { "claudemesh-leave-v1", world.mesh_id, world.members[1].member_id,
+                                   keypair_public_hex(world.members[1].keys), at };
     world_sign(&world, 1, fields, ARRAY_LENGTH(fields), signature);
     json_t *frame = json_new_object();
     json_put_string(frame, "type", "member_leave");
@@ -288,7 +302,8 @@ static void a_member_that_leaves_is_gone(void **state) {
     world_end(&world);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_hello_is_refused_with_its_reason),
         cmocka_unit_test(a_skewed_hello_is_told_the_brokers_time),

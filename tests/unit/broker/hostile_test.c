@@ -14,8 +14,9 @@
 
 /* Each field of each frame; the tests put every wrong thing into each. */
 static const char *const FRAMES[] = {
-    "{\"type\":\"send\",\"id\":\"x\",\"client_message_id\":\"x\",\"request_fingerprint\":\"\",\"targetSpec\":\"\",\"priority\":\"next\",\"nonce\":\"\",\"ciphertext\":\"\",\"bodyVersion\":3,"
-    "\"keyEpoch\":1,\"replyToId\":\"\",\"mentions\":[],\"destination_kind\":\"dm\",\"destination_ref\":\"\"}",
+    ("{\"type\":\"send\",\"id\":\"x\",\"client_message_id\":\"x\",\"request_fingerprint\":\"\",\"targetSpec\":\"\",\"priority\":\"next\","
+     "\"nonce\":\"\",\"ciphertext\":\"\",\"bodyVersion\":3,"
+     "\"keyEpoch\":1,\"replyToId\":\"\",\"mentions\":[],\"destination_kind\":\"dm\",\"destination_ref\":\"\"}"),
     "{\"type\":\"client_ack\",\"clientMessageId\":\"\",\"brokerMessageId\":\"\",\"acks\":[],\"state\":\"\",\"at\":1,\"rsig\":\"\"}",
     "{\"type\":\"seen\",\"ids\":[],\"acks\":[]}",
     "{\"type\":\"receipt_ack\",\"receipts\":[{\"messageId\":\"\",\"by\":\"\",\"state\":\"\"}]}",
@@ -39,9 +40,21 @@ static const char *const FRAMES[] = {
     "{\"type\":\"member_rotate\"}",
     "{\"type\":\"no_such_frame\",\"x\":1}",
 };
-static const char *const WRONG[] = { "null", "true", "5", "-1.5", "1e308", "\"\"", "\"a\\u0000b\"", "\"\\uFFFF\"", "[]", "[null,5,\"x\",[[]],{}]", "{}", "{\"type\":\"send\"}" };
+static const char *const WRONG[] = { "null",
+                                     "true",
+                                     "5",
+                                     "-1.5",
+                                     "1e308",
+                                     "\"\"",
+                                     "\"a\\u0000b\"",
+                                     "\"\\uFFFF\"",
+                                     "[]",
+                                     "[null,5,\"x\",[[]],{}]",
+                                     "{}",
+                                     "{\"type\":\"send\"}" };
 
-static void wrong_types_anywhere_are_survived(void **state) {
+static void wrong_types_anywhere_are_survived(void **state)
+{
     (void)state;
     struct world world;
     struct client client;
@@ -52,7 +65,8 @@ static void wrong_types_anywhere_are_survived(void **state) {
         assert_non_null(frame);
         const char *name;
         json_t *value;
-        json_object_foreach(frame, name, value) {
+        json_object_foreach(frame, name, value)
+        {
             for (size_t j = 0; j < ARRAY_LENGTH(WRONG); j++) {
                 json_t *broken = json_copy(frame);
                 json_t *wrong = json_loads(WRONG[j], JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
@@ -68,17 +82,21 @@ static void wrong_types_anywhere_are_survived(void **state) {
     world_end(&world);
 }
 
-static void a_wrong_hello_of_any_kind_is_refused(void **state) {
+static void a_wrong_hello_of_any_kind_is_refused(void **state)
+{
     (void)state;
-    static const char HELLO[] = "{\"type\":\"hello\",\"protocolVersion\":1,\"meshId\":\"m\",\"memberId\":\"m\",\"pubkey\":\"p\",\"sessionId\":\"s\",\"sessionPubkey\":\"s\",\"pid\":1,\"cwd\":\"\","
-                                "\"hostname\":\"\",\"displayName\":\"\",\"peerType\":\"ai\",\"channel\":\"c\",\"groups\":[],\"capabilities\":[],\"hostFingerprint\":\"\",\"timestamp\":1,"
+    static const char HELLO[] = "{\"type\":\"hello\",\"protocolVersion\":1,\"meshId\":\"m\",\"memberId\":\"m\",\"pubkey\":\"p\","
+                                "\"sessionId\":\"s\",\"sessionPubkey\":\"s\",\"pid\":1,\"cwd\":\"\","
+                                "\"hostname\":\"\",\"displayName\":\"\",\"peerType\":\"ai\",\"channel\":\"c\",\"groups\":[],"
+                                "\"capabilities\":[],\"hostFingerprint\":\"\",\"timestamp\":1,"
                                 "\"signature\":\"\",\"signature2\":\"\",\"receive\":true}";
     struct world world;
     world_begin(&world, NULL);
     json_t *frame = json_loads(HELLO, 0, NULL);
     const char *name;
     json_t *value;
-    json_object_foreach(frame, name, value) {
+    json_object_foreach(frame, name, value)
+    {
         for (size_t j = 0; j < ARRAY_LENGTH(WRONG); j += 3) {
             struct client client;
             json_t *broken = json_copy(frame);
@@ -93,9 +111,12 @@ static void a_wrong_hello_of_any_kind_is_refused(void **state) {
     world_end(&world);
 }
 
-static void junk_closes_at_most_its_own_connection(void **state) {
+static void junk_closes_at_most_its_own_connection(void **state)
+{
     (void)state;
-    static const char *const JUNK[] = { "", "{", "nonsense", "\"hello\"", "[1,2,3]", "{\"type\":5}", "{\"type\":\"send\",\"type\":\"send\"}" };
+    static const char *const JUNK[] = {
+        "", "{", "nonsense", "\"hello\"", "[1,2,3]", "{\"type\":5}", "{\"type\":\"send\",\"type\":\"send\"}"
+    };
     struct world world;
     struct client client, other;
     world_begin(&world, NULL);
@@ -118,7 +139,8 @@ static void junk_closes_at_most_its_own_connection(void **state) {
     world_end(&world);
 }
 
-static void a_flood_of_questions_is_answered_in_turn(void **state) {
+static void a_flood_of_questions_is_answered_in_turn(void **state)
+{
     (void)state;
     enum { QUESTIONS = 500 };
     struct world world;
@@ -133,7 +155,8 @@ static void a_flood_of_questions_is_answered_in_turn(void **state) {
     world_end(&world);
 }
 
-static void a_send_says_what_is_wrong_with_it_for_good(void **state) {
+static void a_send_says_what_is_wrong_with_it_for_good(void **state)
+{
     (void)state;
     static const struct {
         const char *field, *value;
@@ -158,8 +181,10 @@ static void a_send_says_what_is_wrong_with_it_for_good(void **state) {
     client_connect(&client, &world, 0, NULL);
     const char *key = keypair_public_hex(world.members[1].keys);
     for (size_t i = 0; i < ARRAY_LENGTH(CASES); i++) {
-        char *text = memory_printf("{\"type\":\"send\",\"id\":\"case\",\"targetSpec\":\"%s\",\"destination_kind\":\"dm\",\"destination_ref\":\"%s\",\"priority\":\"next\","
-                                   "\"nonce\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\",\"ciphertext\":\"AAAA\"}", key, key);
+        char *text = memory_printf("{\"type\":\"send\",\"id\":\"case\",\"targetSpec\":\"%s\",\"destination_kind\":\"dm\",\"destination_"
+                                   "ref\":\"%s\",\"priority\":\"next\","
+                                   "\"nonce\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\",\"ciphertext\":\"AAAA\"}",
+                                   key, key);
         json_t *frame = json_loads(text, 0, NULL);
         json_put(frame, CASES[i].field, json_loads(CASES[i].value, JSON_DECODE_ANY, NULL));
         client_send(&client, frame);
@@ -174,7 +199,8 @@ static void a_send_says_what_is_wrong_with_it_for_good(void **state) {
     world_end(&world);
 }
 
-static void the_largest_message_passes_and_one_byte_more_does_not(void **state) {
+static void the_largest_message_passes_and_one_byte_more_does_not(void **state)
+{
     (void)state;
     static const char *const OVERRIDES[] = { "broker.inline_bytes", "1024", NULL };
     enum { LARGEST = 6 * 1024 + 131072 }; /* decoded */
@@ -189,7 +215,9 @@ static void the_largest_message_passes_and_one_byte_more_does_not(void **state) 
         char *ciphertext = memory_zalloc(digits + 1);
         memset(ciphertext, 'A', digits - padding);
         memset(ciphertext + digits - padding, '=', padding);
-        char *text = memory_printf("{\"type\":\"send\",\"id\":\"large\",\"targetSpec\":\"%s\",\"nonce\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\",\"ciphertext\":\"%s\"}", key, ciphertext);
+        char *text = memory_printf("{\"type\":\"send\",\"id\":\"large\",\"targetSpec\":\"%s\",\"nonce\":"
+                                   "\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\",\"ciphertext\":\"%s\"}",
+                                   key, ciphertext);
         client_send_text(&sender, text);
         json_t *ack = client_expect(&sender, "ack", NULL);
         assert_int_equal((int)json_number_value(json_object_get(ack, "status")), extra == 1 ? 413 : 201);
@@ -205,7 +233,9 @@ static void the_largest_message_passes_and_one_byte_more_does_not(void **state) 
 
 /* ---- HTTP -------------------------------------------------------------------------------------------------------------------- */
 
-static void ask(const struct world *world, const char *method, const char *path, const char *headers, const char *body, int status, const char *error) {
+static void ask(const struct world *world, const char *method, const char *path, const char *headers, const char *body, int status,
+                const char *error)
+{
     struct buffer answer;
     buffer_init(&answer, BUFFER_UNLIMITED);
     int got = http_ask(world->port, method, path, headers, body, &answer);
@@ -214,7 +244,8 @@ static void ask(const struct world *world, const char *method, const char *path,
     buffer_release(&answer);
 }
 
-static void every_route_applies_the_checks_in_their_order(void **state) {
+static void every_route_applies_the_checks_in_their_order(void **state)
+{
     (void)state;
     struct world world;
     char admin[160];
@@ -244,7 +275,8 @@ static void every_route_applies_the_checks_in_their_order(void **state) {
     world_end(&world);
 }
 
-static void new_connections_of_an_address_are_limited(void **state) {
+static void new_connections_of_an_address_are_limited(void **state)
+{
     (void)state;
     static const char *const OVERRIDES[] = { "broker.max_new_connections_per_second", "10", NULL };
     enum { ATTEMPTS = 120 }; /* more than two seconds may take */
@@ -257,7 +289,8 @@ static void new_connections_of_an_address_are_limited(void **state) {
     world_end(&world);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(wrong_types_anywhere_are_survived),
         cmocka_unit_test(a_wrong_hello_of_any_kind_is_refused),

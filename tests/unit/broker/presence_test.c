@@ -12,7 +12,8 @@
 #include "util/text.h"
 #include "world.h"
 
-static size_t count_events(const json_t *frames, const char *event) {
+static size_t count_events(const json_t *frames, const char *event)
+{
     size_t count = 0;
     for (size_t i = 0; i < json_array_size(frames); i++)
         count += json_has(json_array_get(frames, i), "event", event) ? 1 : 0;
@@ -20,7 +21,8 @@ static size_t count_events(const json_t *frames, const char *event) {
 }
 
 /* The peers that are told, as an array (a new reference). */
-static json_t *list(struct client *client) {
+static json_t *list(struct client *client)
+{
     client_send_text(client, "{\"type\":\"list_peers\",\"_reqId\":\"p\"}");
     json_t *answer = client_expect(client, "peers_list", NULL);
     json_t *peers = json_incref(json_object_get(answer, "peers"));
@@ -28,7 +30,8 @@ static json_t *list(struct client *client) {
     return peers;
 }
 
-static json_t *find_peer(struct client *client, const struct world *world, int member) {
+static json_t *find_peer(struct client *client, const struct world *world, int member)
+{
     json_t *peers = list(client), *found = NULL;
     for (size_t i = 0; i < json_array_size(peers); i++)
         if (json_has(json_array_get(peers, i), "memberPubkey", keypair_public_hex(world->members[member].keys)))
@@ -37,7 +40,8 @@ static json_t *find_peer(struct client *client, const struct world *world, int m
     return found;
 }
 
-static void who_comes_is_told_once_and_who_is_gone_after_the_grace(void **state) {
+static void who_comes_is_told_once_and_who_is_gone_after_the_grace(void **state)
+{
     (void)state;
     static const char *const OVERRIDES[] = { "broker.presence_grace_s", "1", NULL };
     struct world world;
@@ -72,7 +76,8 @@ static void who_comes_is_told_once_and_who_is_gone_after_the_grace(void **state)
     world_end(&world);
 }
 
-static void a_newer_connection_takes_the_presence_over(void **state) {
+static void a_newer_connection_takes_the_presence_over(void **state)
+{
     (void)state;
     static const char *const OVERRIDES[] = { "broker.presence_grace_s", "1", NULL };
     struct world world;
@@ -101,7 +106,8 @@ static void a_newer_connection_takes_the_presence_over(void **state) {
     world_end(&world);
 }
 
-static void what_was_set_survives_a_reconnect_and_a_restart(void **state) {
+static void what_was_set_survives_a_reconnect_and_a_restart(void **state)
+{
     (void)state;
     static const char *const SET[] = {
         "{\"type\":\"set_status\",\"status\":\"working\"}",
@@ -141,7 +147,8 @@ static void what_was_set_survives_a_reconnect_and_a_restart(void **state) {
     world_end(&world);
 }
 
-static void who_hides_is_in_no_list_and_gets_direct_messages(void **state) {
+static void who_hides_is_in_no_list_and_gets_direct_messages(void **state)
+{
     (void)state;
     struct world world;
     struct client watcher, peer;
@@ -167,7 +174,8 @@ static void who_hides_is_in_no_list_and_gets_direct_messages(void **state) {
     world_end(&world);
 }
 
-static void a_new_name_is_told_and_listed_with_its_statement(void **state) {
+static void a_new_name_is_told_and_listed_with_its_statement(void **state)
+{
     (void)state;
     struct world world;
     struct client watcher, peer;
@@ -204,7 +212,8 @@ static void a_new_name_is_told_and_listed_with_its_statement(void **state) {
     world_end(&world);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_comes_is_told_once_and_who_is_gone_after_the_grace),
         cmocka_unit_test(a_newer_connection_takes_the_presence_over),

@@ -11,18 +11,23 @@
 #include "util/attributes.h"
 #include "util/text.h"
 
-static struct fixture *begin(void **state) {
+static struct fixture *begin(void **state)
+{
     struct fixture *fixture = *state;
     fixture_open(fixture);
     fixture_make_mesh(fixture);
     return fixture;
 }
 
-static int64_t rows(struct fixture *fixture) {
-    return fixture_number(fixture, "SELECT (SELECT count(*) FROM message) + (SELECT count(*) FROM client_message_dedupe) + (SELECT count(*) FROM delivery_queue)");
+static int64_t rows(struct fixture *fixture)
+{
+    return fixture_number(
+        fixture,
+        "SELECT (SELECT count(*) FROM message) + (SELECT count(*) FROM client_message_dedupe) + (SELECT count(*) FROM delivery_queue)");
 }
 
-static void an_accepted_send_leaves_dedupe_message_and_delivery(void **state) {
+static void an_accepted_send_leaves_dedupe_message_and_delivery(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     fixture_message(fixture, &accept, fixture->alice, BOB, "first");
@@ -33,12 +38,15 @@ static void an_accepted_send_leaves_dedupe_message_and_delivery(void **state) {
     assert_int_equal(accept.recipient, fixture->bob);
     assert_int_equal(accept.recipient_session_count, 1);
     assert_int_equal(accept.recipient_sessions[0], 0);
-    assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM message m JOIN client_message_dedupe d USING (broker_message_id) JOIN delivery_queue q ON q.message_id = m.id"), 1);
+    assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM message m JOIN client_message_dedupe d USING (broker_message_id) JOIN "
+                                             "delivery_queue q ON q.message_id = m.id"),
+                     1);
     assert_int_equal(fixture_send_simply(fixture, fixture->alice, BOB, "second"), STORE_ACCEPTED);
     assert_int_equal(fixture_number(fixture, "SELECT max(history_id) FROM message"), 2);
 }
 
-static void the_same_request_again_is_a_duplicate_with_the_first_id(void **state) {
+static void the_same_request_again_is_a_duplicate_with_the_first_id(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept first, again;
     fixture_message(fixture, &first, fixture->alice, BOB, "once");
@@ -56,7 +64,8 @@ static void the_same_request_again_is_a_duplicate_with_the_first_id(void **state
     assert_int_equal(rows(fixture), before);
 }
 
-static void another_request_under_the_same_id_is_a_conflict_with_the_prefix_of_the_first(void **state) {
+static void another_request_under_the_same_id_is_a_conflict_with_the_prefix_of_the_first(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept first, other;
     fixture_message(fixture, &first, fixture->alice, BOB, "once");
@@ -72,13 +81,15 @@ static void another_request_under_the_same_id_is_a_conflict_with_the_prefix_of_t
     assert_int_equal(rows(fixture), before);
 }
 
-static void an_id_belongs_to_its_sender_alone(void **state) {
+static void an_id_belongs_to_its_sender_alone(void **state)
+{
     struct fixture *fixture = begin(state);
     assert_int_equal(fixture_send_simply(fixture, fixture->alice, BOB, "shared"), STORE_ACCEPTED);
     assert_int_equal(fixture_send_simply(fixture, fixture->bob, ALICE, "shared"), STORE_ACCEPTED);
 }
 
-static void what_b1_refuses_stores_nothing_but_a_known_id_is_still_a_duplicate(void **state) {
+static void what_b1_refuses_stores_nothing_but_a_known_id_is_still_a_duplicate(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     fixture_message(fixture, &accept, fixture->alice, BOB, "bad");
@@ -91,7 +102,8 @@ static void what_b1_refuses_stores_nothing_but_a_known_id_is_still_a_duplicate(v
     assert_int_equal(fixture_send(fixture, &accept), STORE_DUPLICATE);
 }
 
-static void a_stranger_is_unknown_and_the_id_stays_free(void **state) {
+static void a_stranger_is_unknown_and_the_id_stays_free(void **state)
+{
     struct fixture *fixture = begin(state);
     assert_int_equal(fixture_send_simply(fixture, fixture->alice, CAROL, "to-carol"), STORE_UNKNOWN_MEMBER);
     assert_int_equal(rows(fixture), 0);
@@ -99,7 +111,8 @@ static void a_stranger_is_unknown_and_the_id_stays_free(void **state) {
     assert_int_equal(fixture_send_simply(fixture, fixture->alice, CAROL, "to-carol"), STORE_ACCEPTED);
 }
 
-static void a_revoked_member_neither_gets_nor_sends(void **state) {
+static void a_revoked_member_neither_gets_nor_sends(void **state)
+{
     struct fixture *fixture = begin(state);
     assert_int_equal(fixture_send_simply(fixture, fixture->alice, BOB, "before"), STORE_ACCEPTED);
     assert_int_equal(fixture_state(fixture, STORE_REVOCATION, BOB, ALICE, NULL, 5), STORE_STATED);
@@ -109,7 +122,8 @@ static void a_revoked_member_neither_gets_nor_sends(void **state) {
     assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM client_message_dedupe"), 1);
 }
 
-static void a_full_recipient_refuses_in_passing_until_one_is_acknowledged(void **state) {
+static void a_full_recipient_refuses_in_passing_until_one_is_acknowledged(void **state)
+{
     struct fixture *fixture = *state;
     fixture->waiting_maximum = 3;
     (void)begin(state);
@@ -130,7 +144,8 @@ static void a_full_recipient_refuses_in_passing_until_one_is_acknowledged(void *
     assert_int_equal(fixture_send(fixture, &refused), STORE_RECIPIENT_FULL);
 }
 
-static void the_waiting_count_is_taken_anew_after_a_restart(void **state) {
+static void the_waiting_count_is_taken_anew_after_a_restart(void **state)
+{
     struct fixture *fixture = *state;
     fixture->waiting_maximum = 2;
     (void)begin(state);
@@ -141,7 +156,8 @@ static void the_waiting_count_is_taken_anew_after_a_restart(void **state) {
     assert_int_equal(fixture_send_simply(fixture, fixture->alice, BOB, "c"), STORE_RECIPIENT_FULL);
 }
 
-static void a_full_session_does_not_silence_the_others(void **state) {
+static void a_full_session_does_not_silence_the_others(void **state)
+{
     struct fixture *fixture = *state;
     fixture->waiting_maximum = 2;
     (void)begin(state);
@@ -163,7 +179,8 @@ static void a_full_session_does_not_silence_the_others(void **state) {
 enum { PAIRS = 100 };
 
 /* Submitted together, so that they meet in one transaction. */
-static void send_together(struct fixture *fixture, struct store_accept *accepts, size_t count) {
+static void send_together(struct fixture *fixture, struct store_accept *accepts, size_t count)
+{
     bool *done = test_calloc(count, sizeof(bool));
     for (size_t i = 0; i < count; i++) {
         accepts[i].request.done = fixture_done;
@@ -175,7 +192,8 @@ static void send_together(struct fixture *fixture, struct store_accept *accepts,
     test_free(done);
 }
 
-static void racing_requests_with_one_id_agree(void **state) {
+static void racing_requests_with_one_id_agree(void **state)
+{
     struct fixture *fixture = begin(state);
     static struct store_accept accepts[2 * PAIRS];
     static char ids[PAIRS][16];
@@ -196,10 +214,12 @@ static void racing_requests_with_one_id_agree(void **state) {
     assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM message"), PAIRS);
 }
 
-static void a_failure_in_the_middle_leaves_nothing_of_that_send_and_all_of_the_others(void **state) {
+static void a_failure_in_the_middle_leaves_nothing_of_that_send_and_all_of_the_others(void **state)
+{
     struct fixture *fixture = begin(state);
     fixture_close(fixture);
-    fixture_execute(fixture, "CREATE TRIGGER break BEFORE INSERT ON delivery_queue WHEN NEW.priority = 2 BEGIN SELECT RAISE(ABORT, 'broken'); END");
+    fixture_execute(fixture,
+                    "CREATE TRIGGER break BEFORE INSERT ON delivery_queue WHEN NEW.priority = 2 BEGIN SELECT RAISE(ABORT, 'broken'); END");
     fixture_open(fixture);
     struct store_accept accepts[3];
     fixture_message(fixture, &accepts[0], fixture->alice, BOB, "good");
@@ -223,7 +243,8 @@ static void a_failure_in_the_middle_leaves_nothing_of_that_send_and_all_of_the_o
 }
 
 /* An operator's tool holds the lock for longer than the writer waits: what it could not begin is refused in passing, and nothing behind it on its way gets ahead. */
-static void what_could_not_even_begin_is_not_overtaken(void **state) {
+static void what_could_not_even_begin_is_not_overtaken(void **state)
+{
     struct fixture *fixture = begin(state);
     enum { FILLERS = 1023 };
     static struct store_accept fillers[FILLERS];
@@ -264,7 +285,8 @@ static void what_could_not_even_begin_is_not_overtaken(void **state) {
 
 /* ---- rate and held destinations ------------------------------------------------------------------------------------------------ */
 
-static void the_rate_is_charged_once_for_an_id_and_a_duplicate_is_free(void **state) {
+static void the_rate_is_charged_once_for_an_id_and_a_duplicate_is_free(void **state)
+{
     struct fixture *fixture = *state;
     fixture->limits.rate_per_minute = 60;
     fixture->limits.burst = 2;
@@ -284,7 +306,8 @@ static void the_rate_is_charged_once_for_an_id_and_a_duplicate_is_free(void **st
     assert_int_equal(fixture_send_simply(fixture, fixture->alice, BOB, "b"), STORE_ACCEPTED);
 }
 
-static void what_follows_a_refusal_on_its_way_is_held_until_that_id_is_decided(void **state) {
+static void what_follows_a_refusal_on_its_way_is_held_until_that_id_is_decided(void **state)
+{
     struct fixture *fixture = *state;
     fixture->limits.rate_per_minute = 60;
     fixture->limits.burst = 1;
@@ -305,7 +328,8 @@ static void what_follows_a_refusal_on_its_way_is_held_until_that_id_is_decided(v
 
 /* ---- to oneself ---------------------------------------------------------------------------------------------------------------------- */
 
-static void a_message_to_oneself_goes_to_the_other_sessions_or_back(void **state) {
+static void a_message_to_oneself_goes_to_the_other_sessions_or_back(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     int64_t first = fixture_hello(fixture, ALICE, "first", true);
@@ -329,7 +353,8 @@ static void a_message_to_oneself_goes_to_the_other_sessions_or_back(void **state
     assert_int_equal(accept.recipient_session_count, 2);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
         TEST(an_accepted_send_leaves_dedupe_message_and_delivery),

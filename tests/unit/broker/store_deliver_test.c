@@ -13,20 +13,23 @@
 
 static const int64_t DAY_MS = INT64_C(24) * 3600 * 1000;
 
-static struct fixture *begin(void **state) {
+static struct fixture *begin(void **state)
+{
     struct fixture *fixture = *state;
     fixture_open(fixture);
     fixture_make_mesh(fixture);
     return fixture;
 }
 
-static void send_to_bob(struct fixture *fixture, struct store_accept *accept, const char *id, int priority) {
+static void send_to_bob(struct fixture *fixture, struct store_accept *accept, const char *id, int priority)
+{
     fixture_message(fixture, accept, fixture->alice, BOB, id);
     accept->priority = priority;
     assert_int_equal(fixture_send(fixture, accept), STORE_ACCEPTED);
 }
 
-static void what_waited_for_nobody_in_particular_goes_to_the_first_session(void **state) {
+static void what_waited_for_nobody_in_particular_goes_to_the_first_session(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     char ids[4][32];
@@ -41,7 +44,8 @@ static void what_waited_for_nobody_in_particular_goes_to_the_first_session(void 
     assert_int_equal(accept.recipient_sessions[0], session);
 }
 
-static void now_comes_before_next_before_low_and_each_in_order(void **state) {
+static void now_comes_before_next_before_low_and_each_in_order(void **state)
+{
     struct fixture *fixture = begin(state);
     static const struct {
         const char *id;
@@ -60,7 +64,8 @@ static void now_comes_before_next_before_low_and_each_in_order(void **state) {
     assert_string_equal(ids[2], "next-1");
 }
 
-static void a_fetch_ends_at_its_byte_limit_and_says_that_there_is_more(void **state) {
+static void a_fetch_ends_at_its_byte_limit_and_says_that_there_is_more(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     bool done = false;
@@ -68,8 +73,12 @@ static void a_fetch_ends_at_its_byte_limit_and_says_that_there_is_more(void **st
     send_to_bob(fixture, &accept, "a", 1);
     send_to_bob(fixture, &accept, "b", 1);
     struct store_fetch fetch = {
-        .request = { .done = fixture_done, .argument = &done }, .session = session, .member = fixture->bob, .wanted = { false, true, false },
-        .limit = 10, .byte_limit = 1,
+        .request = { .done = fixture_done, .argument = &done },
+        .session = session,
+        .member = fixture->bob,
+        .wanted = { false, true, false },
+        .limit = 10,
+        .byte_limit = 1,
     };
     fixture->store->operations->fetch(fixture->store, &fetch);
     fixture_wait(fixture, &done);
@@ -82,7 +91,8 @@ static void a_fetch_ends_at_its_byte_limit_and_says_that_there_is_more(void **st
     store_messages_free(fetch.first);
 }
 
-static void each_session_has_a_queue_of_its_own(void **state) {
+static void each_session_has_a_queue_of_its_own(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     char ids[4][32];
@@ -94,7 +104,8 @@ static void each_session_has_a_queue_of_its_own(void **state) {
     assert_int_equal(fixture_fetch(fixture, fixture->bob, laptop, ids, 4), 1);
 }
 
-static void a_new_session_alone_also_gets_what_nobody_acknowledged(void **state) {
+static void a_new_session_alone_also_gets_what_nobody_acknowledged(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept read, unread;
     char ids[4][32];
@@ -111,7 +122,8 @@ static void a_new_session_alone_also_gets_what_nobody_acknowledged(void **state)
     assert_int_equal(fixture_fetch(fixture, fixture->bob, new, ids, 4), 1);
 }
 
-static void the_session_unseen_for_longest_is_forgotten_when_there_are_too_many(void **state) {
+static void the_session_unseen_for_longest_is_forgotten_when_there_are_too_many(void **state)
+{
     struct fixture *fixture = begin(state);
     char uid[16];
     int64_t first = fixture_hello(fixture, BOB, "s0", true);
@@ -132,7 +144,8 @@ static void the_session_unseen_for_longest_is_forgotten_when_there_are_too_many(
 
 /* ---- acknowledgements ----------------------------------------------------------------------------------------------------------- */
 
-static void an_acknowledgement_makes_one_receipt_for_the_sender(void **state) {
+static void an_acknowledgement_makes_one_receipt_for_the_sender(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     int64_t desk = fixture_hello(fixture, BOB, "desk", true), laptop = fixture_hello(fixture, BOB, "laptop", false);
@@ -147,7 +160,8 @@ static void an_acknowledgement_makes_one_receipt_for_the_sender(void **state) {
     assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM receipt WHERE pending = 1"), 2);
 }
 
-static void quarantine_makes_no_receipt_until_an_acknowledgement_without_it(void **state) {
+static void quarantine_makes_no_receipt_until_an_acknowledgement_without_it(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     int64_t session = fixture_hello(fixture, BOB, "desk", true);
@@ -158,7 +172,8 @@ static void quarantine_makes_no_receipt_until_an_acknowledgement_without_it(void
     assert_true(fixture_acknowledge(fixture, fixture->bob, session, accept.broker_message_id, STORE_ACK_STORED).receipt);
 }
 
-static void an_implied_acknowledgement_makes_no_receipt(void **state) {
+static void an_implied_acknowledgement_makes_no_receipt(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     int64_t session = fixture_hello(fixture, BOB, "desk", true);
@@ -169,7 +184,8 @@ static void an_implied_acknowledgement_makes_no_receipt(void **state) {
     assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM receipt WHERE pending = 1"), 0);
 }
 
-static void who_was_not_sent_a_message_cannot_acknowledge_it(void **state) {
+static void who_was_not_sent_a_message_cannot_acknowledge_it(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     int64_t carol;
@@ -183,7 +199,8 @@ static void who_was_not_sent_a_message_cannot_acknowledge_it(void **state) {
     assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM delivery_queue"), 1);
 }
 
-static size_t pending_receipts(struct fixture *fixture, struct store_fetch_receipts *fetch) {
+static size_t pending_receipts(struct fixture *fixture, struct store_fetch_receipts *fetch)
+{
     bool done = false;
     fetch->request.done = fixture_done;
     fetch->request.argument = &done;
@@ -194,7 +211,8 @@ static size_t pending_receipts(struct fixture *fixture, struct store_fetch_recei
     return fetch->count;
 }
 
-static void receipts_are_kept_until_they_are_acknowledged(void **state) {
+static void receipts_are_kept_until_they_are_acknowledged(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     struct store_fetch_receipts *fetch = memory_zalloc(sizeof(*fetch));
@@ -229,7 +247,8 @@ static void receipts_are_kept_until_they_are_acknowledged(void **state) {
     free(fetch);
 }
 
-static void all_receipts_come_page_by_page(void **state) {
+static void all_receipts_come_page_by_page(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_fetch_receipts *fetch = memory_zalloc(sizeof(*fetch));
     int64_t session = fixture_hello(fixture, BOB, "desk", true);
@@ -253,7 +272,8 @@ static void all_receipts_come_page_by_page(void **state) {
 
 /* ---- history and status ------------------------------------------------------------------------------------------------------------ */
 
-static void history_is_what_a_member_sent_or_was_sent(void **state) {
+static void history_is_what_a_member_sent_or_was_sent(void **state)
+{
     struct fixture *fixture = begin(state);
     int64_t carol;
     bool done = false;
@@ -262,7 +282,11 @@ static void history_is_what_a_member_sent_or_was_sent(void **state) {
     assert_int_equal(fixture_send_simply(fixture, fixture->alice, CAROL, "alice to carol"), STORE_ACCEPTED);
     assert_int_equal(fixture_send_simply(fixture, fixture->bob, ALICE, "bob to alice"), STORE_ACCEPTED);
     struct store_history history = {
-        .request = { .done = fixture_done, .argument = &done }, .mesh = fixture->mesh, .member = fixture->bob, .limit = 10, .byte_limit = 1 << 20,
+        .request = { .done = fixture_done, .argument = &done },
+        .mesh = fixture->mesh,
+        .member = fixture->bob,
+        .limit = 10,
+        .byte_limit = 1 << 20,
         .scan_limit = 100,
     };
     fixture->store->operations->history(fixture->store, &history);
@@ -283,14 +307,17 @@ static void history_is_what_a_member_sent_or_was_sent(void **state) {
     store_messages_free(history.first);
 }
 
-static void a_messages_status_is_for_its_sender_and_recipient(void **state) {
+static void a_messages_status_is_for_its_sender_and_recipient(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     bool done = false;
     int64_t session = fixture_hello(fixture, BOB, "desk", true), carol;
     assert_int_equal(fixture_join(fixture, CAROL, "kinvite", 10, &carol), STORE_JOINED);
     send_to_bob(fixture, &accept, "a", 1);
-    struct store_message_status asked = { .request = { .done = fixture_done, .argument = &done }, .mesh = fixture->mesh, .member = fixture->alice };
+    struct store_message_status asked = { .request = { .done = fixture_done, .argument = &done },
+                                          .mesh = fixture->mesh,
+                                          .member = fixture->alice };
     memcpy(asked.broker_message_id, accept.broker_message_id, ULID_SIZE);
     fixture->store->operations->message_status(fixture->store, &asked);
     fixture_wait(fixture, &done);
@@ -312,8 +339,11 @@ static void a_messages_status_is_for_its_sender_and_recipient(void **state) {
 
 /* ---- keeping house, checking --------------------------------------------------------------------------------------------------------- */
 
-static int64_t keep(struct fixture *fixture) {
-    struct store_keep step = { .message_retention_ms = 365 * DAY_MS, .session_retention_ms = 30 * DAY_MS, .audit_retention_ms = 90 * DAY_MS };
+static int64_t keep(struct fixture *fixture)
+{
+    struct store_keep step = { .message_retention_ms = 365 * DAY_MS,
+                               .session_retention_ms = 30 * DAY_MS,
+                               .audit_retention_ms = 90 * DAY_MS };
     int64_t removed = 0;
     for (step.more = true; step.more; step.stage = step.next_stage) {
         bool done = false;
@@ -328,7 +358,8 @@ static int64_t keep(struct fixture *fixture) {
     return removed;
 }
 
-static void pruned_messages_leave_their_dedupe_record_and_their_place_in_history(void **state) {
+static void pruned_messages_leave_their_dedupe_record_and_their_place_in_history(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     send_to_bob(fixture, &accept, "old", 1);
@@ -343,7 +374,8 @@ static void pruned_messages_leave_their_dedupe_record_and_their_place_in_history
     fixture_open(fixture);
     fixture_set_now_ms(fixture_now_ms() + 1);
     assert_int_equal(keep(fixture), 1);
-    assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM message") + fixture_number(fixture, "SELECT count(*) FROM delivery_queue"), 0);
+    assert_int_equal(
+        fixture_number(fixture, "SELECT count(*) FROM message") + fixture_number(fixture, "SELECT count(*) FROM delivery_queue"), 0);
     assert_int_equal(fixture_number(fixture, "SELECT history_available FROM client_message_dedupe"), 0);
     fixture_message(fixture, &accept, fixture->alice, BOB, "old");
     assert_int_equal(fixture_send(fixture, &accept), STORE_DUPLICATE);
@@ -353,7 +385,8 @@ static void pruned_messages_leave_their_dedupe_record_and_their_place_in_history
     assert_int_equal(accept.history_id, 2);
 }
 
-static void an_expired_dedupe_record_goes_and_its_id_is_free(void **state) {
+static void an_expired_dedupe_record_goes_and_its_id_is_free(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     fixture_message(fixture, &accept, fixture->alice, BOB, "short");
@@ -365,7 +398,8 @@ static void an_expired_dedupe_record_goes_and_its_id_is_free(void **state) {
     assert_int_equal(fixture_send_simply(fixture, fixture->alice, BOB, "short"), STORE_ACCEPTED);
 }
 
-static void a_session_unseen_for_long_gives_what_nobody_read_to_one_that_is_there(void **state) {
+static void a_session_unseen_for_long_gives_what_nobody_read_to_one_that_is_there(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     char ids[4][32];
@@ -381,12 +415,14 @@ static void a_session_unseen_for_long_gives_what_nobody_read_to_one_that_is_ther
     assert_int_equal(fixture_fetch(fixture, fixture->bob, here, ids, 4), 1);
 }
 
-static void note_finding(void *argument, const char *finding) {
+static void note_finding(void *argument, const char *finding)
+{
     (void)finding;
     (*(int *)argument)++;
 }
 
-static void the_check_finds_what_is_wrong_and_nothing_else(void **state) {
+static void the_check_finds_what_is_wrong_and_nothing_else(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_accept accept;
     struct error error;
@@ -400,10 +436,12 @@ static void the_check_finds_what_is_wrong_and_nothing_else(void **state) {
     fixture_close(fixture);
     assert_int_equal(store_check_file(fixture->where, note_finding, &found, &error), 0);
     assert_int_equal(found, 0);
-    static const char *const DAMAGE[] = {
-        "DELETE FROM message WHERE client_message_id = 'm2'",                                        /* dedupe and delivery without it: two */
-        "UPDATE message SET history_id = history_id + 100 WHERE client_message_id = 'm0'; DELETE FROM delivery_queue WHERE history_id = 1", /* one */
-    };
+    static const char
+        *const DAMAGE[] = {
+            "DELETE FROM message WHERE client_message_id = 'm2'", /* dedupe and delivery without it: two */
+            "UPDATE message SET history_id = history_id + 100 WHERE client_message_id = 'm0'; DELETE FROM delivery_queue WHERE history_id "
+            "= 1", /* one */
+        };
     fixture_execute(fixture, DAMAGE[0]);
     assert_int_equal(store_check_file(fixture->where, note_finding, &found, &error), 2);
     assert_int_equal(found, 2);
@@ -415,7 +453,8 @@ static void the_check_finds_what_is_wrong_and_nothing_else(void **state) {
     assert_true(store_check_file("sqlite:/nowhere/broker.db", note_finding, &found, &error) < 0);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
         TEST(what_waited_for_nobody_in_particular_goes_to_the_first_session),

@@ -21,19 +21,23 @@ const char CAROL[] = "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccc
 
 static int64_t now_ms = INT64_C(1800000000000);
 
-int64_t fixture_now_ms(void) {
+int64_t fixture_now_ms(void)
+{
     return now_ms;
 }
 
-void fixture_set_now_ms(int64_t now) {
+void fixture_set_now_ms(int64_t now)
+{
     now_ms = now;
 }
 
-void fixture_done(struct store_request *request) {
+void fixture_done(struct store_request *request)
+{
     *(bool *)request->argument = true;
 }
 
-void fixture_wait(struct fixture *fixture, const bool *done) {
+void fixture_wait(struct fixture *fixture, const bool *done)
+{
     while (!*done) {
         bool closed;
         struct message *message = mailbox_wait_all(&fixture->completions, 10000, &closed);
@@ -46,7 +50,8 @@ void fixture_wait(struct fixture *fixture, const bool *done) {
     }
 }
 
-void fixture_open(struct fixture *fixture) {
+void fixture_open(struct fixture *fixture)
+{
     struct error error;
     fixture->admission = admission_new(&fixture->limits);
     const struct store_options options = {
@@ -58,7 +63,8 @@ void fixture_open(struct fixture *fixture) {
         fail_msg("%s", error.message);
 }
 
-void fixture_close(struct fixture *fixture) {
+void fixture_close(struct fixture *fixture)
+{
     if (fixture->store == NULL)
         return;
     fixture->store->operations->close(fixture->store);
@@ -72,7 +78,8 @@ void fixture_close(struct fixture *fixture) {
     fixture->admission = NULL;
 }
 
-int fixture_setup(void **state) {
+int fixture_setup(void **state)
+{
     struct error error;
     struct fixture *fixture = memory_zalloc(sizeof(*fixture));
     if (crypto_start(&error) != 0)
@@ -90,7 +97,8 @@ int fixture_setup(void **state) {
     return 0;
 }
 
-int fixture_teardown(void **state) {
+int fixture_teardown(void **state)
+{
     struct fixture *fixture = *state;
     fixture_close(fixture);
     mailbox_release(&fixture->completions);
@@ -108,7 +116,8 @@ int fixture_teardown(void **state) {
     return 0;
 }
 
-int64_t fixture_number(struct fixture *fixture, const char *sql) {
+int64_t fixture_number(struct fixture *fixture, const char *sql)
+{
     sqlite3 *handle = NULL;
     sqlite3_stmt *statement = NULL;
     assert_int_equal(sqlite3_open_v2(fixture->path, &handle, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
@@ -121,7 +130,8 @@ int64_t fixture_number(struct fixture *fixture, const char *sql) {
     return number;
 }
 
-void fixture_execute(struct fixture *fixture, const char *sql) {
+void fixture_execute(struct fixture *fixture, const char *sql)
+{
     sqlite3 *handle = NULL;
     assert_null(fixture->store);
     assert_int_equal(sqlite3_open_v2(fixture->path, &handle, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
@@ -130,7 +140,8 @@ void fixture_execute(struct fixture *fixture, const char *sql) {
     assert_int_equal(sqlite3_close(handle), SQLITE_OK);
 }
 
-enum store_join_outcome fixture_join(struct fixture *fixture, const char *pubkey, const char *invite, int64_t max_uses, int64_t *ret_member) {
+enum store_join_outcome fixture_join(struct fixture *fixture, const char *pubkey, const char *invite, int64_t max_uses, int64_t *ret_member)
+{
     bool done = false;
     struct store_join join = {
         .request = { .done = fixture_done, .argument = &done },
@@ -154,7 +165,8 @@ enum store_join_outcome fixture_join(struct fixture *fixture, const char *pubkey
     return join.outcome;
 }
 
-void fixture_make_mesh(struct fixture *fixture) {
+void fixture_make_mesh(struct fixture *fixture)
+{
     bool done = false;
     struct store_create_mesh create = {
         .request = { .done = fixture_done, .argument = &done },
@@ -175,7 +187,8 @@ void fixture_make_mesh(struct fixture *fixture) {
     fixture->alice = fixture_number(fixture, "SELECT id FROM member WHERE role = 'admin'");
 }
 
-static char *member_id_of(struct fixture *fixture, const char *pubkey) {
+static char *member_id_of(struct fixture *fixture, const char *pubkey)
+{
     sqlite3 *handle = NULL;
     sqlite3_stmt *statement = NULL;
     assert_int_equal(sqlite3_open_v2(fixture->path, &handle, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
@@ -188,7 +201,8 @@ static char *member_id_of(struct fixture *fixture, const char *pubkey) {
     return id;
 }
 
-int64_t fixture_hello(struct fixture *fixture, const char *pubkey, const char *session_uid, bool alone) {
+int64_t fixture_hello(struct fixture *fixture, const char *pubkey, const char *session_uid, bool alone)
+{
     bool done = false;
     char *member_id = member_id_of(fixture, pubkey);
     struct store_hello hello = {
@@ -215,7 +229,8 @@ int64_t fixture_hello(struct fixture *fixture, const char *pubkey, const char *s
     return hello.session;
 }
 
-void fixture_message(struct fixture *fixture, struct store_accept *accept, int64_t sender, const char *to, const char *id) {
+void fixture_message(struct fixture *fixture, struct store_accept *accept, int64_t sender, const char *to, const char *id)
+{
     struct sha256 digest;
     sha256_of(id, strlen(id), &digest);
     *accept = (struct store_accept){
@@ -240,7 +255,8 @@ void fixture_message(struct fixture *fixture, struct store_accept *accept, int64
     ulid_generate(accept->claimed_message_id);
 }
 
-enum store_outcome fixture_send(struct fixture *fixture, struct store_accept *accept) {
+enum store_outcome fixture_send(struct fixture *fixture, struct store_accept *accept)
+{
     bool done = false;
     accept->request.done = fixture_done;
     accept->request.argument = &done;
@@ -250,13 +266,15 @@ enum store_outcome fixture_send(struct fixture *fixture, struct store_accept *ac
     return accept->outcome;
 }
 
-enum store_outcome fixture_send_simply(struct fixture *fixture, int64_t sender, const char *to, const char *id) {
+enum store_outcome fixture_send_simply(struct fixture *fixture, int64_t sender, const char *to, const char *id)
+{
     struct store_accept accept;
     fixture_message(fixture, &accept, sender, to, id);
     return fixture_send(fixture, &accept);
 }
 
-size_t fixture_fetch(struct fixture *fixture, int64_t member, int64_t session, char ids[][32], size_t limit) {
+size_t fixture_fetch(struct fixture *fixture, int64_t member, int64_t session, char ids[][32], size_t limit)
+{
     bool done = false;
     struct store_fetch fetch = {
         .request = { .done = fixture_done, .argument = &done },
@@ -276,7 +294,9 @@ size_t fixture_fetch(struct fixture *fixture, int64_t member, int64_t session, c
     return count;
 }
 
-struct store_ack fixture_acknowledge(struct fixture *fixture, int64_t member, int64_t session, const char *broker_message_id, enum store_ack_kind kind) {
+struct store_ack fixture_acknowledge(struct fixture *fixture, int64_t member, int64_t session, const char *broker_message_id,
+                                     enum store_ack_kind kind)
+{
     bool done = false;
     struct store_acknowledge *acks = memory_zalloc(sizeof(*acks) + sizeof(struct store_ack));
     acks->request.done = fixture_done;
@@ -292,8 +312,9 @@ struct store_ack fixture_acknowledge(struct fixture *fixture, int64_t member, in
     return ack;
 }
 
-enum store_statement_outcome fixture_state(struct fixture *fixture, enum store_statement_kind kind, const char *subject, const char *by, const char *value,
-                                           int64_t seq) {
+enum store_statement_outcome fixture_state(struct fixture *fixture, enum store_statement_kind kind, const char *subject, const char *by,
+                                           const char *value, int64_t seq)
+{
     bool done = false;
     struct store_statement statement = {
         .request = { .done = fixture_done, .argument = &done },

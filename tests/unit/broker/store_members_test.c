@@ -12,7 +12,8 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-static struct fixture *begin(void **state) {
+static struct fixture *begin(void **state)
+{
     struct fixture *fixture = *state;
     fixture_open(fixture);
     fixture_make_mesh(fixture);
@@ -21,7 +22,8 @@ static struct fixture *begin(void **state) {
 
 /* ---- POST /mesh ----------------------------------------------------------------------------------------------------------- */
 
-static void create(struct fixture *fixture, struct store_create_mesh *create, const char *mesh_id, const char *slug, const char *owner) {
+static void create(struct fixture *fixture, struct store_create_mesh *create, const char *mesh_id, const char *slug, const char *owner)
+{
     bool done = false;
     *create = (struct store_create_mesh){
         .request = { .done = fixture_done, .argument = &done },
@@ -38,7 +40,8 @@ static void create(struct fixture *fixture, struct store_create_mesh *create, co
     assert_int_equal(create->request.status, 0);
 }
 
-static void making_the_same_mesh_again_answers_the_same(void **state) {
+static void making_the_same_mesh_again_answers_the_same(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_create_mesh first, again;
     create(fixture, &first, "00000000-0000-4000-8000-000000000001", "other", CAROL);
@@ -49,7 +52,8 @@ static void making_the_same_mesh_again_answers_the_same(void **state) {
     assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM mesh"), 2);
 }
 
-static void an_id_or_slug_that_is_another_ones_is_refused(void **state) {
+static void an_id_or_slug_that_is_another_ones_is_refused(void **state)
+{
     struct fixture *fixture = begin(state);
     struct store_create_mesh refused;
     create(fixture, &refused, MESH_ID, "acme", CAROL);
@@ -63,7 +67,8 @@ static void an_id_or_slug_that_is_another_ones_is_refused(void **state) {
 
 /* ---- POST /join ------------------------------------------------------------------------------------------------------------ */
 
-static void an_invite_serves_as_often_as_it_says_and_once_for_each_key(void **state) {
+static void an_invite_serves_as_often_as_it_says_and_once_for_each_key(void **state)
+{
     struct fixture *fixture = begin(state);
     int64_t first, again;
     assert_int_equal(fixture_join(fixture, CAROL, "kone", 1, &first), STORE_JOINED);
@@ -74,12 +79,22 @@ static void an_invite_serves_as_often_as_it_says_and_once_for_each_key(void **st
     assert_int_equal(fixture_join(fixture, CAROL, "kone", 1, NULL), STORE_JOINED_BEFORE);
 }
 
-static void an_expired_or_revoked_invite_is_refused(void **state) {
+static void an_expired_or_revoked_invite_is_refused(void **state)
+{
     struct fixture *fixture = begin(state);
     bool done = false;
     struct store_join late = {
-        .request = { .done = fixture_done, .argument = &done }, .mesh_id = MESH_ID, .invite_id = "klate", .owner_pubkey = ALICE, .pubkey = CAROL,
-        .name = "carol", .role = "member", .certificate = "{}", .invite_expires_at = fixture_now_ms(), .max_uses = 1, .now_ms = fixture_now_ms(),
+        .request = { .done = fixture_done, .argument = &done },
+        .mesh_id = MESH_ID,
+        .invite_id = "klate",
+        .owner_pubkey = ALICE,
+        .pubkey = CAROL,
+        .name = "carol",
+        .role = "member",
+        .certificate = "{}",
+        .invite_expires_at = fixture_now_ms(),
+        .max_uses = 1,
+        .now_ms = fixture_now_ms(),
     };
     fixture->store->operations->join(fixture->store, &late);
     fixture_wait(fixture, &done);
@@ -99,7 +114,8 @@ static void an_expired_or_revoked_invite_is_refused(void **state) {
     assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM member"), 2);
 }
 
-static void racing_joins_for_the_last_place_give_it_to_one(void **state) {
+static void racing_joins_for_the_last_place_give_it_to_one(void **state)
+{
     struct fixture *fixture = begin(state);
     enum { RACERS = 20 };
     static struct store_join joins[RACERS];
@@ -109,8 +125,17 @@ static void racing_joins_for_the_last_place_give_it_to_one(void **state) {
     for (int i = 0; i < RACERS; i++) {
         (void)snprintf(keys[i], sizeof keys[i], "key%d", i);
         joins[i] = (struct store_join){
-            .request = { .done = fixture_done, .argument = &done[i] }, .mesh_id = MESH_ID, .invite_id = "krace", .owner_pubkey = ALICE, .pubkey = keys[i],
-            .name = "racer", .role = "member", .certificate = "{}", .invite_expires_at = fixture_now_ms() + 1000, .max_uses = 3, .now_ms = fixture_now_ms(),
+            .request = { .done = fixture_done, .argument = &done[i] },
+            .mesh_id = MESH_ID,
+            .invite_id = "krace",
+            .owner_pubkey = ALICE,
+            .pubkey = keys[i],
+            .name = "racer",
+            .role = "member",
+            .certificate = "{}",
+            .invite_expires_at = fixture_now_ms() + 1000,
+            .max_uses = 3,
+            .now_ms = fixture_now_ms(),
         };
         ulid_generate(joins[i].member_id);
         fixture->store->operations->join(fixture->store, &joins[i]);
@@ -125,8 +150,9 @@ static void racing_joins_for_the_last_place_give_it_to_one(void **state) {
 
 /* ---- hello ------------------------------------------------------------------------------------------------------------------- */
 
-
-static enum store_hello_outcome hello(struct fixture *fixture, const char *mesh, const char *pubkey, int64_t timestamp, bool v2, const char *session_pubkey) {
+static enum store_hello_outcome hello(struct fixture *fixture, const char *mesh, const char *pubkey, int64_t timestamp, bool v2,
+                                      const char *session_pubkey)
+{
     bool done = false;
     char *member_id = NULL;
     struct store_hello request = {
@@ -163,7 +189,8 @@ static enum store_hello_outcome hello(struct fixture *fixture, const char *mesh,
     return request.outcome;
 }
 
-static void a_hello_is_for_members_and_for_once(void **state) {
+static void a_hello_is_for_members_and_for_once(void **state)
+{
     struct fixture *fixture = begin(state);
     assert_int_equal(hello(fixture, MESH_ID, CAROL, 1, false, NULL), STORE_HELLO_UNKNOWN);
     assert_int_equal(hello(fixture, "00000000-0000-4000-8000-000000000009", BOB, 1, false, NULL), STORE_HELLO_UNKNOWN);
@@ -179,7 +206,8 @@ static void a_hello_is_for_members_and_for_once(void **state) {
     assert_int_equal(hello(fixture, MESH_ID, BOB, 4, false, NULL), STORE_HELLO_REVOKED);
 }
 
-static void who_signed_the_challenge_once_must_sign_it_always(void **state) {
+static void who_signed_the_challenge_once_must_sign_it_always(void **state)
+{
     struct fixture *fixture = begin(state);
     assert_int_equal(hello(fixture, MESH_ID, BOB, 1, false, NULL), STORE_WELCOME);
     assert_int_equal(hello(fixture, MESH_ID, BOB, 2, true, NULL), STORE_WELCOME);
@@ -192,7 +220,8 @@ static void who_signed_the_challenge_once_must_sign_it_always(void **state) {
 
 /* ---- statements ---------------------------------------------------------------------------------------------------------------- */
 
-static void only_the_owner_revokes_an_admin_and_nobody_the_owner(void **state) {
+static void only_the_owner_revokes_an_admin_and_nobody_the_owner(void **state)
+{
     struct fixture *fixture = begin(state);
     assert_int_equal(fixture_join(fixture, CAROL, "kinvite", 10, NULL), STORE_JOINED);
     assert_int_equal(fixture_state(fixture, STORE_REVOCATION, CAROL, BOB, NULL, 1), STORE_STATEMENT_FORBIDDEN);
@@ -213,7 +242,8 @@ static void only_the_owner_revokes_an_admin_and_nobody_the_owner(void **state) {
     assert_int_equal(fixture_join(fixture, BOB, "kinvite", 10, NULL), STORE_JOIN_REVOKED);
 }
 
-static void a_member_names_itself_and_only_forward(void **state) {
+static void a_member_names_itself_and_only_forward(void **state)
+{
     struct fixture *fixture = begin(state);
     assert_int_equal(fixture_state(fixture, STORE_NAME, BOB, ALICE, "robert", 1), STORE_STATEMENT_FORBIDDEN);
     assert_int_equal(fixture_state(fixture, STORE_NAME, BOB, BOB, "robert", 2), STORE_STATED);
@@ -223,7 +253,8 @@ static void a_member_names_itself_and_only_forward(void **state) {
     assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM member WHERE display_name = 'rob'"), 1);
 }
 
-static void who_left_is_unknown_and_may_come_back_with_an_invite(void **state) {
+static void who_left_is_unknown_and_may_come_back_with_an_invite(void **state)
+{
     struct fixture *fixture = begin(state);
     assert_int_equal(fixture_state(fixture, STORE_LEAVE, BOB, ALICE, NULL, 1), STORE_STATEMENT_FORBIDDEN);
     assert_int_equal(fixture_state(fixture, STORE_LEAVE, BOB, BOB, NULL, 1), STORE_STATED);
@@ -238,10 +269,14 @@ static void who_left_is_unknown_and_may_come_back_with_an_invite(void **state) {
 
 /* ---- lists ------------------------------------------------------------------------------------------------------------------------ */
 
-static int64_t list(struct fixture *fixture, int64_t after, size_t byte_limit, struct buffer *ret_text) {
+static int64_t list(struct fixture *fixture, int64_t after, size_t byte_limit, struct buffer *ret_text)
+{
     bool done = false;
     struct store_list_members request = {
-        .request = { .done = fixture_done, .argument = &done }, .mesh = fixture->mesh, .after = after, .byte_limit = byte_limit,
+        .request = { .done = fixture_done, .argument = &done },
+        .mesh = fixture->mesh,
+        .after = after,
+        .byte_limit = byte_limit,
     };
     buffer_init(&request.text, BUFFER_UNLIMITED);
     fixture->store->operations->list_members(fixture->store, &request);
@@ -251,14 +286,16 @@ static int64_t list(struct fixture *fixture, int64_t after, size_t byte_limit, s
     return request.next;
 }
 
-static size_t occurrences(const char *text, const char *word) {
+static size_t occurrences(const char *text, const char *word)
+{
     size_t count = 0;
     for (const char *at = text; (at = strstr(at, word)) != NULL; at += strlen(word))
         count++;
     return count;
 }
 
-static void the_list_has_members_with_certificates_and_all_statements(void **state) {
+static void the_list_has_members_with_certificates_and_all_statements(void **state)
+{
     struct fixture *fixture = begin(state);
     struct buffer text;
     assert_int_equal(fixture_join(fixture, CAROL, "kinvite", 10, NULL), STORE_JOINED);
@@ -273,7 +310,8 @@ static void the_list_has_members_with_certificates_and_all_statements(void **sta
     buffer_release(&text);
 }
 
-static void a_long_list_comes_in_pages_that_miss_nothing(void **state) {
+static void a_long_list_comes_in_pages_that_miss_nothing(void **state)
+{
     struct fixture *fixture = begin(state);
     size_t members = 0, names = 0, pages = 0;
     assert_int_equal(fixture_join(fixture, CAROL, "kinvite", 10, NULL), STORE_JOINED);
@@ -296,7 +334,8 @@ static void a_long_list_comes_in_pages_that_miss_nothing(void **state) {
     assert_int_equal(names, 3);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
         TEST(making_the_same_mesh_again_answers_the_same),

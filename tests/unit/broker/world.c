@@ -31,13 +31,15 @@ enum { PATIENCE_MS = 20000 };
 
 /* ---- the broker ----------------------------------------------------------------------------------------------------------- */
 
-static NO_RETURN void serve(const struct world *world, int ready_fd) {
+static NO_RETURN void serve(const struct world *world, int ready_fd)
+{
     struct settings *settings = NULL;
     struct error error;
     char store[96], listen[32];
     (void)snprintf(store, sizeof store, "sqlite:%s/broker.db", world->directory);
     (void)snprintf(listen, sizeof listen, "127.0.0.1:%u", (unsigned)world->port);
-    if (dup2(ready_fd, STDOUT_FILENO) < 0 || settings_load(BROKER_SETTINGS, BROKER_SETTING_COUNT, "CLAUDEMESH_BROKER_", "/nonexistent", &settings, &error) != 0)
+    if (dup2(ready_fd, STDOUT_FILENO) < 0 ||
+        settings_load(BROKER_SETTINGS, BROKER_SETTING_COUNT, "CLAUDEMESH_BROKER_", "/nonexistent", &settings, &error) != 0)
         _exit(90);
     if (settings_override(settings, "log.level", "error", &error) != 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
         _exit(92);
@@ -50,7 +52,8 @@ static NO_RETURN void serve(const struct world *world, int ready_fd) {
     exit(status); /* so that a leak is found */
 }
 
-void world_start(struct world *world) {
+void world_start(struct world *world)
+{
     int pipe_fds[2];
     char line[256];
     size_t length = 0;
@@ -77,7 +80,8 @@ void world_start(struct world *world) {
     (void)snprintf(world->url, sizeof world->url, "ws://127.0.0.1:%u/ws", (unsigned)world->port);
 }
 
-void world_stop(struct world *world, int signal_number) {
+void world_stop(struct world *world, int signal_number)
+{
     int status;
     assert_int_equal(kill(world->process, signal_number), 0);
     assert_int_equal(waitpid(world->process, &status, 0), world->process);
@@ -88,7 +92,8 @@ void world_stop(struct world *world, int signal_number) {
 
 /* ---- HTTP ------------------------------------------------------------------------------------------------------------------- */
 
-static int dial(uint16_t port) {
+static int dial(uint16_t port)
+{
     struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_true(fd >= 0);
@@ -96,7 +101,8 @@ static int dial(uint16_t port) {
     return fd;
 }
 
-static void write_all(int fd, const void *data, size_t size) {
+static void write_all(int fd, const void *data, size_t size)
+{
     const char *bytes = data;
     while (size > 0) {
         ssize_t count = send(fd, bytes, size, MSG_NOSIGNAL);
@@ -108,7 +114,8 @@ static void write_all(int fd, const void *data, size_t size) {
 }
 
 /* 0: the end. */
-static size_t read_some(int fd, struct buffer *input) {
+static size_t read_some(int fd, struct buffer *input)
+{
     struct pollfd wanted = { .fd = fd, .events = POLLIN };
     char bytes[65536];
     if (poll(&wanted, 1, PATIENCE_MS) != 1)
@@ -120,7 +127,8 @@ static size_t read_some(int fd, struct buffer *input) {
     return (size_t)count;
 }
 
-int http_ask(uint16_t port, const char *method, const char *path, const char *headers, const char *body, struct buffer *ret_body) {
+int http_ask(uint16_t port, const char *method, const char *path, const char *headers, const char *body, struct buffer *ret_body)
+{
     struct buffer head, answer;
     int fd = dial(port);
     buffer_init(&head, BUFFER_UNLIMITED);
@@ -145,7 +153,8 @@ int http_ask(uint16_t port, const char *method, const char *path, const char *he
     return status;
 }
 
-int64_t world_metric(const struct world *world, const char *line_start) {
+int64_t world_metric(const struct world *world, const char *line_start)
+{
     struct buffer body;
     buffer_init(&body, BUFFER_UNLIMITED);
     assert_int_equal(http_ask(world->port, "GET", "/metrics", NULL, NULL, &body), 200);
@@ -162,7 +171,8 @@ int64_t world_metric(const struct world *world, const char *line_start) {
 
 /* ---- the mesh ----------------------------------------------------------------------------------------------------------------- */
 
-static json_t *parse(const char *text) {
+static json_t *parse(const char *text)
+{
     json_t *value = NULL;
     struct error error;
     if (json_parse_strict(text, strlen(text), &value, &error) != 0)
@@ -170,7 +180,8 @@ static json_t *parse(const char *text) {
     return value;
 }
 
-static void keep_member_id(struct member_keys *member, const struct buffer *answer) {
+static void keep_member_id(struct member_keys *member, const struct buffer *answer)
+{
     json_t *body = parse(answer->data);
     const char *id = json_string_value(json_object_get(body, "memberId"));
     if (id == NULL)
@@ -179,13 +190,15 @@ static void keep_member_id(struct member_keys *member, const struct buffer *answ
     json_decref(body);
 }
 
-static void make_mesh(struct world *world) {
+static void make_mesh(struct world *world)
+{
     char headers[160], signature[SIGNATURE_HEX_SIZE];
     const char *owner = keypair_public_hex(world->members[0].keys);
     struct buffer answer;
     char *text = memory_printf("mesh|%s|acme|%s|1", world->mesh_id, owner);
     keypair_sign_hex(world->members[0].keys, text, strlen(text), signature);
-    char *body = memory_printf("{\"mesh_id\":\"%s\",\"slug\":\"acme\",\"name\":\"Acme\",\"owner_pubkey\":\"%s\",\"display_name\":\"m0\",\"timestamp\":1,\"signature\":\"%s\"}",
+    char *body = memory_printf("{\"mesh_id\":\"%s\",\"slug\":\"acme\",\"name\":\"Acme\",\"owner_pubkey\":\"%s\",\"display_name\":\"m0\","
+                               "\"timestamp\":1,\"signature\":\"%s\"}",
                                world->mesh_id, owner, signature);
     (void)snprintf(headers, sizeof headers, "Authorization: Bearer %s\r\n", world->admin_token);
     buffer_init(&answer, BUFFER_UNLIMITED);
@@ -196,7 +209,8 @@ static void make_mesh(struct world *world) {
     free(body);
 }
 
-static void make_invite(const struct world *world, struct invite *ret_invite) {
+static void make_invite(const struct world *world, struct invite *ret_invite)
+{
     struct error error;
     *ret_invite = (struct invite){
         .version = 3,
@@ -217,7 +231,8 @@ static void make_invite(const struct world *world, struct invite *ret_invite) {
         fail_msg("%s", error.message);
 }
 
-static void join(struct world *world, const struct invite *invite, int index) {
+static void join(struct world *world, const struct invite *invite, int index)
+{
     struct error error;
     struct buffer answer;
     json_t *certificate = NULL, *body = json_new_object();
@@ -238,7 +253,8 @@ static void join(struct world *world, const struct invite *invite, int index) {
     json_decref(body);
 }
 
-void world_begin(struct world *world, const char *const *overrides) {
+void world_begin(struct world *world, const char *const *overrides)
+{
     struct error error;
     struct buffer token;
     struct invite invite;
@@ -264,7 +280,8 @@ void world_begin(struct world *world, const char *const *overrides) {
     invite_release(&invite);
 }
 
-void world_end(struct world *world) {
+void world_end(struct world *world)
+{
     if (world->process != 0)
         world_stop(world, SIGTERM);
     for (int i = 0; i < WORLD_MEMBERS; i++)
@@ -281,7 +298,8 @@ void world_end(struct world *world) {
     (void)rmdir(world->directory);
 }
 
-void world_sign(const struct world *world, int member, const char *const *fields, size_t count, char ret_signature[SIGNATURE_HEX_SIZE]) {
+void world_sign(const struct world *world, int member, const char *const *fields, size_t count, char ret_signature[SIGNATURE_HEX_SIZE])
+{
     struct buffer text;
     buffer_init(&text, BUFFER_UNLIMITED);
     for (size_t i = 0; i < count; i++) {
@@ -295,10 +313,12 @@ void world_sign(const struct world *world, int member, const char *const *fields
 
 /* ---- the client ----------------------------------------------------------------------------------------------------------------- */
 
-void client_open(struct client *client, const struct world *world) {
+void client_open(struct client *client, const struct world *world)
+{
     *client = (struct client){ .fd = dial(world->port) };
     char *head = memory_printf("GET /ws HTTP/1.1\r\nHost: 127.0.0.1:%u\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                               "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", (unsigned)world->port);
+                               "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+                               (unsigned)world->port);
     buffer_init(&client->input, BUFFER_UNLIMITED);
     write_all(client->fd, head, strlen(head));
     free(head);
@@ -312,12 +332,14 @@ void client_open(struct client *client, const struct world *world) {
     buffer_consume(&client->input, (size_t)(end + 4 - client->input.data));
 }
 
-void client_close(struct client *client) {
+void client_close(struct client *client)
+{
     (void)close(client->fd);
     buffer_release(&client->input);
 }
 
-void client_send_text(struct client *client, const char *text) {
+void client_send_text(struct client *client, const char *text)
+{
     struct buffer frame;
     size_t size = strlen(text);
     buffer_init(&frame, BUFFER_UNLIMITED);
@@ -339,21 +361,24 @@ void client_send_text(struct client *client, const char *text) {
     buffer_release(&frame);
 }
 
-void client_send(struct client *client, json_t *frame) {
+void client_send(struct client *client, json_t *frame)
+{
     char *text = json_to_string(frame, NULL);
     client_send_text(client, text);
     free(text);
     json_decref(frame);
 }
 
-static bool need(struct client *client, size_t size) {
+static bool need(struct client *client, size_t size)
+{
     while (client->input.length < size)
         if (read_some(client->fd, &client->input) == 0)
             return false;
     return true;
 }
 
-json_t *client_receive(struct client *client) {
+json_t *client_receive(struct client *client)
+{
     while (client->close_code == 0) {
         size_t head = 2, size;
         if (!need(client, head))
@@ -374,7 +399,8 @@ json_t *client_receive(struct client *client) {
         char *payload = memory_strndup(client->input.data + head, size);
         if (opcode == 8) {
             client->close_code = size >= 2 ? (uint8_t)client->input.data[head] << 8 | (uint8_t)client->input.data[head + 1] : 1005;
-            (void)snprintf(client->close_reason, sizeof client->close_reason, "%.*s", size >= 2 ? (int)size - 2 : 0, client->input.data + head + 2);
+            (void)snprintf(client->close_reason, sizeof client->close_reason, "%.*s", size >= 2 ? (int)size - 2 : 0,
+                           client->input.data + head + 2);
         }
         buffer_consume(&client->input, head + size);
         json_t *frame = opcode == 1 ? parse(payload) : NULL;
@@ -387,11 +413,13 @@ json_t *client_receive(struct client *client) {
     return NULL;
 }
 
-bool json_has(const json_t *object, const char *name, const char *value) {
+bool json_has(const json_t *object, const char *name, const char *value)
+{
     return string_equal(json_string_value(json_object_get(object, name)), value);
 }
 
-json_t *client_expect(struct client *client, const char *type, const char *event) {
+json_t *client_expect(struct client *client, const char *type, const char *event)
+{
     for (;;) {
         json_t *frame = client_receive(client);
         if (frame == NULL)
@@ -402,7 +430,8 @@ json_t *client_expect(struct client *client, const char *type, const char *event
     }
 }
 
-json_t *client_drain(struct client *client) {
+json_t *client_drain(struct client *client)
+{
     json_t *frames = json_new_array();
     client_send_text(client, "{\"type\":\"message_status\",\"messageId\":\"none\",\"_reqId\":\"drain\"}");
     for (;;) {
@@ -417,7 +446,8 @@ json_t *client_drain(struct client *client) {
     }
 }
 
-void client_expect_close(struct client *client, int code, const char *reason) {
+void client_expect_close(struct client *client, int code, const char *reason)
+{
     json_t *frame;
     while ((frame = client_receive(client)) != NULL)
         json_decref(frame);
@@ -426,7 +456,8 @@ void client_expect_close(struct client *client, int code, const char *reason) {
         assert_string_equal(client->close_reason, reason);
 }
 
-void client_hello(struct client *client, struct world *world, int member, const struct hello_options *options) {
+void client_hello(struct client *client, struct world *world, int member, const struct hello_options *options)
+{
     static const struct hello_options NONE = { 0 };
     char session[32];
     struct buffer frame;
@@ -466,17 +497,20 @@ void client_hello(struct client *client, struct world *world, int member, const 
     buffer_release(&frame);
 }
 
-void client_connect(struct client *client, struct world *world, int member, const struct hello_options *options) {
+void client_connect(struct client *client, struct world *world, int member, const struct hello_options *options)
+{
     client_open(client, world);
     client_hello(client, world, member, options);
     json_decref(client_expect(client, "hello_ack", NULL));
     if (options != NULL && options->no_negotiation)
         return;
-    client_send_text(client, "{\"type\":\"feature_negotiation_request\",\"require\":[\"client_message_id_dedupe\"],\"optional\":[\"delivery_ack\"]}");
+    client_send_text(
+        client, "{\"type\":\"feature_negotiation_request\",\"require\":[\"client_message_id_dedupe\"],\"optional\":[\"delivery_ack\"]}");
     json_decref(client_expect(client, "feature_negotiation_response", NULL));
 }
 
-void client_message(struct client *client, const struct world *world, int to, const char *id, const char *priority) {
+void client_message(struct client *client, const struct world *world, int to, const char *id, const char *priority)
+{
     char fingerprint[SHA256_HEX_SIZE];
     struct buffer frame;
     const char *key = keypair_public_hex(world->members[to].keys);
@@ -500,7 +534,8 @@ void client_message(struct client *client, const struct world *world, int to, co
     buffer_release(&frame);
 }
 
-void client_message_ok(struct client *client, const struct world *world, int to, const char *id, int status) {
+void client_message_ok(struct client *client, const struct world *world, int to, const char *id, int status)
+{
     client_message(client, world, to, id, "next");
     json_t *ack = client_expect(client, "ack", NULL);
     assert_true(json_has(ack, "client_message_id", id));
@@ -508,7 +543,8 @@ void client_message_ok(struct client *client, const struct world *world, int to,
     json_decref(ack);
 }
 
-void client_expect_message(struct client *client, const char *id, bool acknowledge) {
+void client_expect_message(struct client *client, const char *id, bool acknowledge)
+{
     json_t *push;
     do {
         push = client_expect(client, "push", NULL);

@@ -43,7 +43,7 @@ struct client {
     char close_reason[128];
 };
 void client_open(struct client *client, const struct world *world);
-void client_close(struct client *client);       /* abruptly */
+void client_close(struct client *client); /* abruptly */
 void client_send_text(struct client *client, const char *text);
 void client_send(struct client *client, json_t *frame /* given */);
 /* The next frame (a new reference), or NULL once it is closed. Fails the test after 20 s. */
@@ -55,10 +55,10 @@ json_t *client_drain(struct client *client);
 void client_expect_close(struct client *client, int code, const char *reason);
 
 struct hello_options {
-    const char *session;        /* default "session-<member>" */
-    const char *url;            /* for signature2; NULL: none; "" the world's own */
+    const char *session; /* default "session-<member>" */
+    const char *url;     /* for signature2; NULL: none; "" the world's own */
     const char *session_pubkey;
-    int64_t timestamp;          /* 0: now */
+    int64_t timestamp; /* 0: now */
     bool send_only, no_ack, no_negotiation, bad_signature;
 };
 void client_hello(struct client *client, struct world *world, int member, const struct hello_options *options); /* only sends */
