@@ -3,7 +3,7 @@
 #include "broker/broker.h"
 
 #include <signal.h>
-#include <sys/stat.h>
+#include <sys/resource.h>
 
 #include "broker/handlers.h"
 #include "broker/keeping.h"
@@ -277,6 +277,19 @@ static int open_server(struct broker *broker, const struct broker_options *optio
     return status;
 }
 
+/* A connection is a descriptor; the usual soft limit is a tenth of the connections that are allowed. */
+static void raise_descriptor_limit(const struct broker *broker)
+{
+    enum { OTHERS = 128 }; /* the store, the loop, connections that are refused */
+    struct rlimit limit;
+    const rlim_t wanted = broker->figures.max_connections + OTHERS;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < wanted)
+        log_event(LOG_LEVEL_WARN, "descriptor_limit_low", LOG_NUMBER("descriptors", limit.rlim_cur), LOG_NUMBER("wanted", wanted), LOG_END);
+}
+
 static void make_timers(struct broker *broker)
 {
     broker->lease_timer = loop_timer_new(broker->loop, deliver_check_leases, broker);
@@ -299,6 +312,7 @@ static int start(struct broker *broker, const struct broker_options *options, st
         goto out;
     make_timers(broker);
     read_figures(broker, options->settings);
+    raise_descriptor_limit(broker);
     status = read_offer(broker, options->settings, error);
     if (status == 0)
         status = open_store(broker, options, where, error);
