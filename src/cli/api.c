@@ -9,6 +9,8 @@
 #include "util/memory.h"
 #include "util/text.h"
 
+enum { PAGE_LIMIT = 1000 }; /* the most that one page of a list holds (20-ipc) */
+
 static bool version_is_compatible(const json_t *version)
 {
     return string_equal(answer_text(version, "ipc_api"), "v1");
@@ -171,6 +173,54 @@ int api_call(struct cli *cli, const char *method, const char *target, const json
     if (status == EXIT_DONE) {
         status = api_ask(cli, &api, method, target, body, ret_answer);
         api_close(&api);
+    }
+    return status;
+}
+
+static int ask_page(struct cli *cli, struct api *api, const char *base, int64_t left, const char *cursor, json_t **ret_page)
+{
+    char number[24];
+    (void)snprintf(number, sizeof number, "%" PRId64, left < PAGE_LIMIT ? left : PAGE_LIMIT);
+    struct buffer target;
+    buffer_init(&target, LIMIT_HTTP_HEAD);
+    (void)buffer_append_text(&target, base);
+    api_target_add(&target, "limit", number);
+    api_target_add(&target, "cursor", cursor);
+    int status = api_ask(cli, api, "GET", target.data, NULL, ret_page);
+    buffer_release(&target);
+    return status;
+}
+
+int api_collect(struct cli *cli, const char *target, int64_t limit, json_t **ret_document)
+{
+    json_t *items = json_new_array(), *document = json_new_object();
+    char *cursor = NULL;
+    struct api api;
+    int status = api_need(cli, &api);
+    bool opened = status == EXIT_DONE, more = opened;
+
+    while (more) {
+        json_t *page = NULL;
+        status = ask_page(cli, &api, target, limit - (int64_t)json_array_size(items), cursor, &page);
+        if (status != EXIT_DONE) {
+            break;
+        }
+        (void)json_array_extend(items, json_object_get(page, "items"));
+        free(cursor);
+        cursor = memory_strdup(json_string_value(json_object_get(page, "next_cursor")));
+        more = cursor != NULL && (int64_t)json_array_size(items) < limit;
+        json_decref(page);
+    }
+    if (opened) {
+        api_close(&api);
+    }
+    json_put(document, "items", items);
+    json_put_string(document, "next_cursor", cursor);
+    free(cursor);
+    if (status == EXIT_DONE) {
+        *ret_document = document;
+    } else {
+        json_decref(document);
     }
     return status;
 }

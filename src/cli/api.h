@@ -37,6 +37,10 @@ int api_ask(struct cli *cli, struct api *api, const char *method, const char *ta
 /* Opens for a command that has no other way; prints. */
 int api_need(struct cli *cli, struct api *ret_api);
 
+/* Up to `limit` items of a list, over as many pages as it takes: {items, next_cursor}. `target` has the filters; limit and cursor are added. Opens, asks, closes, prints as
+ * api_call. */
+int api_collect(struct cli *cli, const char *target, int64_t limit, json_t **ret_document);
+
 /* Prints an error answer; returns its exit code. */
 int api_fail(struct cli *cli, int status, const json_t *answer);
 

@@ -9,7 +9,7 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-enum { PAGE_LIMIT = 1000, LIST_DEFAULT = 100 };
+enum { LIST_DEFAULT = 100 };
 
 static const struct cli_option OPTIONS[] = {
     { "since", 0, OPTION_VALUE, "T", "received since: RFC 3339, or 10m, 2h, 3d ago" },
@@ -44,60 +44,18 @@ static int read_filter(struct cli *cli, struct inbox_filter *ret_filter, struct 
     return cli_integer(cli, "limit", 1, 1000000, LIST_DEFAULT, &ret_filter->limit, error);
 }
 
-static void build_target(const struct inbox_filter *filter, int64_t limit, const char *cursor, struct buffer *ret_target)
-{
-    char number[24];
-    (void)snprintf(number, sizeof number, "%" PRId64, limit < PAGE_LIMIT ? limit : PAGE_LIMIT);
-    (void)buffer_append_text(ret_target, "/v1/inbox");
-    api_target_add(ret_target, "limit", number);
-    api_target_add(ret_target, "since", filter->since[0] == '\0' ? NULL : filter->since);
-    api_target_add(ret_target, "topic", filter->topic);
-    api_target_add(ret_target, "from", filter->from);
-    api_target_add(ret_target, "unread", filter->unread ? "true" : NULL);
-    api_target_add(ret_target, "cursor", cursor);
-}
-
-/* The newest `limit` messages, newest first, over as many pages as it takes. */
+/* The newest `limit` messages, newest first. */
 static int fetch(struct cli *cli, const struct inbox_filter *filter, json_t **ret_document)
 {
-    json_t *items = json_new_array();
-    json_t *document = json_new_object();
-    char *cursor = NULL;
-    struct api api;
-    int status = api_need(cli, &api);
-    bool more = status == EXIT_DONE;
-    bool opened = more;
-
-    while (more) {
-        struct buffer target;
-        json_t *page = NULL;
-        buffer_init(&target, LIMIT_HTTP_HEAD);
-        build_target(filter, filter->limit - (int64_t)json_array_size(items), cursor, &target);
-        status = api_ask(cli, &api, "GET", target.data, NULL, &page);
-        buffer_release(&target);
-        if (status != EXIT_DONE) {
-            break;
-        }
-        const json_t *page_items = json_object_get(page, "items");
-        for (size_t i = 0; i < json_array_size(page_items); i++) {
-            (void)json_array_append(items, json_array_get(page_items, i));
-        }
-        free(cursor);
-        cursor = memory_strdup(json_string_value(json_object_get(page, "next_cursor")));
-        more = cursor != NULL && (int64_t)json_array_size(items) < filter->limit;
-        json_decref(page);
-    }
-    if (opened) {
-        api_close(&api);
-    }
-    json_put(document, "items", items);
-    json_put_string(document, "next_cursor", cursor);
-    free(cursor);
-    if (status == EXIT_DONE) {
-        *ret_document = document;
-    } else {
-        json_decref(document);
-    }
+    struct buffer target;
+    buffer_init(&target, LIMIT_HTTP_HEAD);
+    (void)buffer_append_text(&target, "/v1/inbox");
+    api_target_add(&target, "since", filter->since[0] == '\0' ? NULL : filter->since);
+    api_target_add(&target, "topic", filter->topic);
+    api_target_add(&target, "from", filter->from);
+    api_target_add(&target, "unread", filter->unread ? "true" : NULL);
+    int status = api_collect(cli, target.data, filter->limit, ret_document);
+    buffer_release(&target);
     return status;
 }
 

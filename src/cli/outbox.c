@@ -7,7 +7,7 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-enum { LIST_DEFAULT = 50, LIST_LONGEST = 1000000, PAGE_LIMIT = 1000 };
+enum { LIST_DEFAULT = 50, LIST_LONGEST = 1000000 };
 
 static const struct {
     const char *option, *status;
@@ -66,45 +66,12 @@ static void print_rows(const struct cli *cli, const json_t *rows)
 
 static int list_rows(struct cli *cli, const char *status_name, int64_t limit, json_t **ret_document)
 {
-    struct api api;
-    json_t *items = json_new_array(), *document = json_new_object();
-    char *cursor = NULL;
-    int status = api_need(cli, &api);
-    bool opened = status == EXIT_DONE, more = opened;
-
-    while (more) {
-        struct buffer target;
-        json_t *page = NULL;
-        char number[24];
-        int64_t left = limit - (int64_t)json_array_size(items);
-        (void)snprintf(number, sizeof number, "%" PRId64, left < PAGE_LIMIT ? left : PAGE_LIMIT);
-        buffer_init(&target, LIMIT_HTTP_HEAD);
-        (void)buffer_append_text(&target, "/v1/outbox");
-        api_target_add(&target, "limit", number);
-        api_target_add(&target, "status", status_name);
-        api_target_add(&target, "cursor", cursor);
-        status = api_ask(cli, &api, "GET", target.data, NULL, &page);
-        buffer_release(&target);
-        if (status != EXIT_DONE) {
-            break;
-        }
-        (void)json_array_extend(items, json_object_get(page, "items"));
-        free(cursor);
-        cursor = memory_strdup(json_string_value(json_object_get(page, "next_cursor")));
-        more = cursor != NULL && (int64_t)json_array_size(items) < limit;
-        json_decref(page);
-    }
-    if (opened) {
-        api_close(&api);
-    }
-    json_put(document, "items", items);
-    json_put_string(document, "next_cursor", cursor);
-    free(cursor);
-    if (status == EXIT_DONE) {
-        *ret_document = document;
-    } else {
-        json_decref(document);
-    }
+    struct buffer target;
+    buffer_init(&target, LIMIT_HTTP_HEAD);
+    (void)buffer_append_text(&target, "/v1/outbox");
+    api_target_add(&target, "status", status_name);
+    int status = api_collect(cli, target.data, limit, ret_document);
+    buffer_release(&target);
     return status;
 }
 

@@ -5,6 +5,7 @@
 
 #include "ipc/internal.h"
 #include "json/json.h"
+#include "trust/trust.h"
 #include "util/clock.h"
 #include "util/log.h"
 #include "util/memory.h"
@@ -152,4 +153,18 @@ int exchange_mesh_slug(const struct exchange *exchange, const char **ret_slug, s
         return error_set(error, ERROR_INVALID, "Field 'mesh' and parameter 'mesh' name two meshes; give one.");
     *ret_slug = field != NULL ? field : parameter;
     return 0;
+}
+
+json_t *exchange_candidates(const struct trust_destination *destination)
+{
+    json_t *more = json_new_object(), *list = json_new_array();
+    for (size_t i = 0; i < destination->candidate_count; i++) {
+        json_t *candidate = json_new_object();
+        json_put_string(candidate, "pubkey", destination->candidates[i]);
+        json_put_string(candidate, "name", destination->candidate_names[i]);
+        if (json_array_append_new(list, candidate) != 0)
+            memory_exhausted();
+    }
+    json_put(more, "candidates", list);
+    return more;
 }

@@ -48,4 +48,8 @@ int exchange_query_bool(const struct exchange *exchange, const char *name, bool 
 /* The `mesh` field or query parameter; NULL absent. Both, and not the same: ERROR_INVALID. */
 int exchange_mesh_slug(const struct exchange *exchange, const char **ret_slug, struct error *error) MUST_CHECK;
 
+struct trust_destination;
+/* {candidates:[{pubkey, name}…]}: the further fields of an answer that says whom a name may mean. New reference. */
+json_t *exchange_candidates(const struct trust_destination *destination) MUST_CHECK;
+
 #endif

@@ -168,16 +168,8 @@ static void fail_unresolved(struct exchange *exchange, enum trust_resolution res
         exchange_fail(exchange, 404, "destination_not_found", "No member has that name or key; see `claudemesh member list`.");
         return;
     }
-    json_t *more = json_new_object(), *list = json_new_array();
-    for (size_t i = 0; i < destination->candidate_count; i++) {
-        json_t *candidate = json_new_object();
-        json_put_string(candidate, "pubkey", destination->candidates[i]);
-        json_put_string(candidate, "name", destination->candidate_names[i]);
-        if (json_array_append_new(list, candidate) != 0)
-            memory_exhausted();
-    }
-    json_put(more, "candidates", list);
-    exchange_fail_with(exchange, 409, "destination_ambiguous", more, "More than one member fits; name one of the candidates' keys.");
+    exchange_fail_with(exchange, 409, "destination_ambiguous", exchange_candidates(destination),
+                       "More than one member fits; name one of the candidates' keys.");
 }
 
 /* 0, or -1: answered. A name whose pin is another key stands for the new key: that is what there is to verify. */

@@ -20,20 +20,6 @@ void send_refuse(struct send *send, int status, const char *code, json_t *more, 
 
 /* ---- what `to` means ------------------------------------------------------------------------------------------------ */
 
-static json_t *candidates_of(const struct trust_destination *destination)
-{
-    json_t *more = json_new_object(), *list = json_new_array();
-    for (size_t i = 0; i < destination->candidate_count; i++) {
-        json_t *candidate = json_new_object();
-        json_put_string(candidate, "pubkey", destination->candidates[i]);
-        json_put_string(candidate, "name", destination->candidate_names[i]);
-        if (json_array_append_new(list, candidate) != 0)
-            memory_exhausted();
-    }
-    json_put(more, "candidates", list);
-    return more;
-}
-
 static bool is_own_key(const struct delivery *delivery, const char *ref)
 {
     return strcmp(ref, delivery_own_pubkey(delivery)) == 0;
@@ -71,11 +57,11 @@ static void resolve(struct send *send, struct delivery *delivery)
                     send->slug);
         return;
     case RESOLVE_AMBIGUOUS:
-        send_refuse(send, 409, "destination_ambiguous", candidates_of(destination),
+        send_refuse(send, 409, "destination_ambiguous", exchange_candidates(destination),
                     "More than one member fits; send to one of the candidates' keys.");
         return;
     case RESOLVE_KEY_CHANGED:
-        more = candidates_of(destination);
+        more = exchange_candidates(destination);
         json_put_string(more, "pinned_pubkey", destination->candidates[0]);
         json_put_string(more, "new_pubkey", destination->candidates[1]);
         send_refuse(send, 409, "destination_key_changed", more,
