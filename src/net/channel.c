@@ -247,12 +247,19 @@ ssize_t channel_read(struct channel *channel, void *data, size_t size)
 
 void channel_unread(struct channel *channel, const void *data, size_t size)
 {
+    const size_t left = channel->unread == NULL ? 0 : channel->unread_end - channel->unread_start;
+    char *bytes;
+
     if (size == 0)
         return;
+    bytes = memory_alloc(size + left);
+    memcpy(bytes, data, size);
+    if (left > 0) /* a reader with little room took a part only */
+        memcpy(bytes + size, channel->unread + channel->unread_start, left);
     free(channel->unread);
-    channel->unread = memory_dup(data, size);
+    channel->unread = bytes;
     channel->unread_start = 0;
-    channel->unread_end = size;
+    channel->unread_end = size + left;
     if (channel->wants_read)
         event_active(&channel->read_event, EV_READ, 0);
 }

@@ -35,7 +35,7 @@ void channel_want_read(struct channel *channel, bool wanted);
 enum { CHANNEL_END = 0, CHANNEL_AGAIN = -1, CHANNEL_FAILED = -2 };
 /* The number of bytes, or one of these. */
 ssize_t channel_read(struct channel *channel, void *data, size_t size) MUST_CHECK;
-/* Puts bytes back, to be read before all others. Once at a time. */
+/* Puts bytes back, to be read before all others, those that were put back earlier among them. */
 void channel_unread(struct channel *channel, const void *data, size_t size);
 
 /* Appends to the output without sending. */

@@ -212,7 +212,7 @@ static void begin_body(struct http_connection *connection)
         request->body_capacity = (size_t)request->head.length;
     request->body = memory_alloc(request->body_capacity);
     if (request->head.chunked) {
-        channel_unread(connection->channel, connection->input + head_end, came);
+        connection_put_back(connection, connection->input + head_end, came);
     } else {
         memcpy(request->body, connection->input + head_end, came);
         request->body_length = came;
@@ -327,7 +327,7 @@ void connection_finish_request(struct http_connection *connection)
     if (request->keeps && early) {
         /* What came of the body and is not taken yet is read again, to be dropped. */
         if (request->body == NULL)
-            channel_unread(connection->channel, connection_head_bytes(connection) + used, connection_buffered(connection) - used);
+            connection_put_back(connection, connection_head_bytes(connection) + used, connection_buffered(connection) - used);
         used = connection_buffered(connection);
         connection->state = HTTP_STATE_DROP;
         connection->discarded = 0;

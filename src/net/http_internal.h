@@ -127,6 +127,8 @@ void connection_schedule_flush(struct http_connection *connection);
 struct channel *connection_detach(struct http_connection *connection);
 /* http_reading.c: one read, as channel_read answers. The connection may be refused or dead after it. */
 ssize_t connection_read(struct http_connection *connection) MUST_CHECK;
+/* What was read too much, to be read again before the rest. */
+void connection_put_back(struct http_connection *connection, const void *data, size_t size);
 /* http_request.c */
 void request_release(struct http_request *request);
 /* http_answer.c: the server's own refusals. Calls `gone` if a request is announced; the connection closes. */

@@ -38,6 +38,13 @@ static ssize_t read_input(struct http_connection *connection)
     return count;
 }
 
+void connection_put_back(struct http_connection *connection, const void *data, size_t size)
+{
+    channel_unread(connection->channel, data, size);
+    if (size > 0)
+        connection->ended = false; /* it comes again, behind these */
+}
+
 static void reserve_body(struct http_request *request, size_t size)
 {
     while (request->body_capacity - request->body_length < size)
@@ -93,7 +100,7 @@ static ssize_t read_chunked_body(struct http_connection *connection, bool keep)
         request->body_length += produced;
     else
         connection->discarded += produced;
-    channel_unread(connection->channel, scratch + consumed, (size_t)count - consumed);
+    connection_put_back(connection, scratch + consumed, (size_t)count - consumed);
     return count;
 }
 

@@ -297,6 +297,43 @@ static void pipelined_requests_are_answered_in_order_even_when_the_first_answer_
     assert_int_equal(close(fd), 0);
 }
 
+/* Chunked bodies are read from what is put back, heads from a small input: every way from one to the other is taken. */
+static void pipelined_chunked_bodies_lose_no_byte_of_what_follows_them(void **state)
+{
+    enum { REQUESTS = 64 };
+    static const size_t sizes[] = { 1, 100, 1000, 5000 };
+    struct fixture *fixture = *state;
+    struct buffer *requests = buffer_new(), *answer = buffer_new();
+    char *body = memory_zalloc(sizes[3] + 1);
+    char expected[32];
+
+    memset(body, 'c', sizes[3]);
+    for (size_t i = 0; i < REQUESTS; i++) {
+        const size_t size = sizes[i * 7 % 4];
+        assert_int_equal(buffer_printf(requests, "POST /echo?a=n%zu HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%zx\r\n%.*s\r\n0\r\n\r\n", i,
+                                       size, (int)size, body),
+                         0);
+    }
+    for (int round = 0; round < 2; round++) {
+        const int fd = round == 0 ? connect_unix(fixture->path) : connect_tcp(fixture->port);
+        const char *at;
+        buffer_reset(answer);
+        send_bytes(fd, requests->data, requests->length);
+        assert_int_equal(shutdown(fd, SHUT_WR), 0);
+        receive_until_end(fd, answer);
+        at = answer->data;
+        for (size_t i = 0; i < REQUESTS; i++) {
+            (void)snprintf(expected, sizeof(expected), " a=n%zu ", i);
+            at = strstr(at, expected);
+            assert_non_null(at);
+        }
+        assert_int_equal(close(fd), 0);
+    }
+    free(body);
+    buffer_free(requests);
+    buffer_free(answer);
+}
+
 static void a_client_that_closes_its_side_still_gets_all_its_answers(void **state)
 {
     struct fixture *fixture = *state;
@@ -861,6 +898,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_request_is_answered_on_both_transports),
         TEST(pipelined_requests_are_answered_in_order_even_when_the_first_answer_comes_late),
+        TEST(pipelined_chunked_bodies_lose_no_byte_of_what_follows_them),
         TEST(a_client_that_closes_its_side_still_gets_all_its_answers),
         TEST(a_client_that_leaves_is_reported_gone_once),
         TEST(requests_of_a_server_that_ends_are_reported_gone),
