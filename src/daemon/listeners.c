@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "daemon/internal.h"
+#include "util/descriptors.h"
 #include "util/file.h"
 #include "util/log.h"
 
@@ -42,8 +43,18 @@ static int listen_tcp(struct daemon *daemon, struct error *error)
     return status == 0 ? write_port(daemon, port, error) : status;
 }
 
+/* Any process of this machine may connect to the port: it must not take the descriptors of the socket, the links and the databases. */
+static void limit_connections(struct daemon *daemon)
+{
+    enum { TRANSPORTS = 2, CONNECTIONS = 2048, OTHERS = 256 };
+    const size_t wanted = TRANSPORTS * CONNECTIONS + OTHERS, allowed = descriptors_allow(wanted);
+    const size_t left = allowed >= 2 * OTHERS ? allowed - OTHERS : allowed / 2;
+    ipc_set_maximum(daemon->ipc, allowed >= wanted ? CONNECTIONS : left / TRANSPORTS);
+}
+
 int daemon_listen(struct daemon *daemon, struct error *error)
 {
+    limit_connections(daemon);
     /* One that was killed left its own behind. */
     daemon_remove_port(daemon);
     int status = ipc_listen_unix(daemon->ipc, daemon->options->paths->socket, error);

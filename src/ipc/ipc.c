@@ -190,6 +190,12 @@ void ipc_free(struct ipc *ipc)
     free(ipc);
 }
 
+void ipc_set_maximum(struct ipc *ipc, size_t connections)
+{
+    http_server_set_maximum(ipc->server, HTTP_UNIX, connections);
+    http_server_set_maximum(ipc->server, HTTP_TCP, connections);
+}
+
 int ipc_listen_unix(struct ipc *ipc, const char *path, struct error *error)
 {
     return http_server_listen_unix(ipc->server, path, error);

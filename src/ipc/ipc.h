@@ -36,6 +36,8 @@ struct ipc_options { /* everything borrowed for the ipc's life, but the strings,
 int ipc_new(const struct ipc_options *options, struct ipc **ret_ipc, struct error *error) MUST_CHECK;
 void ipc_free(struct ipc *ipc);
 
+/* Connections at once on each of the two transports; more are closed as they come. */
+void ipc_set_maximum(struct ipc *ipc, size_t connections);
 int ipc_listen_unix(struct ipc *ipc, const char *path, struct error *error) MUST_CHECK;
 /* 127.0.0.1; port 0: any. ERROR_BUSY when taken. */
 int ipc_listen_tcp(struct ipc *ipc, uint16_t port, uint16_t *ret_port, struct error *error) MUST_CHECK;

@@ -161,17 +161,19 @@ void connection_refuse(struct http_connection *connection, int status, const cha
 {
     struct http_request *request = &connection->request;
     struct http_server *server = connection->server;
+    const bool was_announced = request->announced; /* then its method is known */
     struct buffer body;
 
     request->connection = connection;
     request->status = status;
     request->keeps = false;
-    if (request->announced) {
+    if (was_announced) {
         connection_retract(connection);
         server->callbacks.gone(server->callbacks.argument, request);
     }
     build_error(&body, code, detail);
-    send_answer(connection, build_head(request, status, NULL, body.length), body.data, body.length);
+    send_answer(connection, build_head(request, status, NULL, body.length), body.data,
+                was_announced && string_equal(http_method(request), "HEAD") ? 0 : body.length);
     buffer_release(&body);
     connection_finish_request(connection);
 }

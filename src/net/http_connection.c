@@ -27,6 +27,20 @@ static void set_deadline(struct http_connection *connection, int64_t delay_ms)
     connection->stalled_backlog = channel_backlog(connection->channel);
 }
 
+static void await_progress(struct http_connection *connection)
+{
+    connection->progress = 0;
+    set_deadline(connection, connection->server->body_ms);
+}
+
+/* A byte now and then is no progress: it would hold the request's place for as long as somebody likes. */
+static void count_progress(struct http_connection *connection, size_t count)
+{
+    connection->progress += count;
+    if (connection->progress >= HTTP_BODY_PROGRESS)
+        await_progress(connection);
+}
+
 /* ---- the end of a connection ----------------------------------------------------------------------------------- */
 
 static void on_scheduled(void *argument)
@@ -192,7 +206,7 @@ static bool step_head(struct http_connection *connection)
     request->announced = request->counted = true;
     server->busy_count++;
     connection->state = HTTP_STATE_BODY;
-    set_deadline(connection, server->body_ms);
+    await_progress(connection);
     server->callbacks.head(server->callbacks.argument, request);
     return true;
 }
@@ -331,7 +345,7 @@ void connection_finish_request(struct http_connection *connection)
         used = connection_buffered(connection);
         connection->state = HTTP_STATE_DROP;
         connection->discarded = 0;
-        set_deadline(connection, connection->server->body_ms);
+        await_progress(connection);
     } else if (request->keeps) {
         if (request->body == NULL)
             used += request->body_length;
@@ -466,7 +480,7 @@ static void on_readable(void *argument)
         return;
     }
     if (connection->state == before && (before == HTTP_STATE_BODY || before == HTTP_STATE_DROP))
-        set_deadline(connection, connection->server->body_ms);
+        count_progress(connection, (size_t)count);
     if (before != HTTP_STATE_STREAM && before != HTTP_STATE_LINGER)
         connection_process(connection);
 }

@@ -14,7 +14,8 @@ enum {
     HTTP_INPUT_SIZE = 4096,             /* a connection's input at first; most requests fit */
     HTTP_PIPELINE_BACKLOG = 256 * 1024, /* unsent answers at which no further pipelined request is served */
     HTTP_LINGER_MS = 2000,              /* for the peer to read a last answer */
-    HTTP_LINGER_BYTES = 1024 * 1024     /* what of an unwanted body is read meanwhile */
+    HTTP_LINGER_BYTES = 1024 * 1024,    /* what of an unwanted body is read meanwhile */
+    HTTP_BODY_PROGRESS = 16 * 1024      /* of a body that is not complete: as much must come in its time */
 };
 
 struct http_query_pair {
@@ -73,6 +74,7 @@ struct http_connection {
     int64_t deadline_ms;    /* monotonic; -1: none */
     size_t stalled_backlog; /* unsent output when deadline_ms was set */
     size_t discarded;       /* while dropping a body or lingering */
+    size_t progress;        /* bytes of a body since deadline_ms was set */
     char *input;
     size_t input_start, input_end, input_capacity, scanned; /* scanned counts from input_start */
     struct http_request request;
@@ -100,6 +102,7 @@ struct http_server {
     struct http_listener *listeners;
     struct http_connection *connections, *dead;
     size_t connection_count, busy_count;
+    size_t counts[HTTP_TRANSPORTS], maxima[HTTP_TRANSPORTS]; /* connections; 0: no maximum */
     struct loop_timer *sweep;
     bool stopping;
     bool reaping;              /* freeing the dead is deferred */

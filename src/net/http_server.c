@@ -45,6 +45,10 @@ void server_adopt(struct http_server *server, int fd, const struct http_listener
     struct http_connection *connection;
     SSL *tls = NULL;
 
+    if (server->maxima[listener->transport] > 0 && server->counts[listener->transport] >= server->maxima[listener->transport]) {
+        (void)close(fd);
+        return;
+    }
     if (server->callbacks.admit != NULL && !server->callbacks.admit(server->callbacks.argument, peer_address)) {
         (void)close(fd);
         return;
@@ -69,6 +73,7 @@ void server_adopt(struct http_server *server, int fd, const struct http_listener
         server->connections->previous = connection;
     server->connections = connection;
     server->connection_count++;
+    server->counts[listener->transport]++;
     if (!loop_timer_is_running(server->sweep))
         loop_timer_start(server->sweep, sweep_interval(server));
     channel_want_read(connection->channel, true);
@@ -98,6 +103,7 @@ void server_forget(struct http_connection *connection)
     if (connection->next != NULL)
         connection->next->previous = connection->previous;
     server->connection_count--;
+    server->counts[connection->transport]--;
     connection->previous = NULL;
     connection->next = server->dead;
     server->dead = connection;
@@ -132,6 +138,11 @@ void http_server_set_timeouts(struct http_server *server, int64_t head_ms, int64
     server->head_ms = head_ms;
     server->body_ms = body_ms;
     server->idle_ms = idle_ms;
+}
+
+void http_server_set_maximum(struct http_server *server, enum http_transport transport, size_t maximum)
+{
+    server->maxima[transport] = maximum;
 }
 
 void http_server_set_tls(struct http_server *server, SSL_CTX *tls)

@@ -3,8 +3,8 @@
  *
  * Malformed request line or header, bare CR or LF, obs-fold, a space before the colon, a head over LIMIT_HTTP_HEAD, both Content-Length
  * and Transfer-Encoding, two Content-Lengths, a Transfer-Encoding other than one `chunked`, an HTTP version other than 1.0 and 1.1: 400
- * `bad_request` and the connection closes. A head not complete in 10 s, or a body that makes no progress for 10 s: closed (408 when
- * nothing was answered). */
+ * `bad_request` and the connection closes. A head not complete in 10 s, or a body that neither ends nor brings 16 KiB in 10 s:
+ * closed (408 when nothing was answered). */
 #ifndef NET_HTTP_SERVER_H
 #define NET_HTTP_SERVER_H
 
@@ -22,7 +22,7 @@ struct http_server;
 struct http_request;
 struct channel; /* net/channel.h: only for net/ itself */
 
-enum http_transport { HTTP_UNIX, HTTP_TCP };
+enum http_transport { HTTP_UNIX, HTTP_TCP, HTTP_TRANSPORTS };
 
 struct http_callbacks {
     void *argument;
@@ -54,6 +54,9 @@ int http_server_listen_tcp(struct http_server *server, const char *host, uint16_
 void http_server_set_tls(struct http_server *server, SSL_CTX *tls);
 /* For the head, a body's progress, and between requests (10 s, 10 s, 75 s); before anything is accepted. */
 void http_server_set_timeouts(struct http_server *server, int64_t head_ms, int64_t body_ms, int64_t idle_ms);
+/* Connections of that transport beyond `maximum` are closed as they come, so that whoever may connect to one transport cannot take the
+ * descriptors of the others; 0: any number. Upgraded ones do not count. */
+void http_server_set_maximum(struct http_server *server, enum http_transport transport, size_t maximum);
 void http_server_stop_accepting(struct http_server *server); /* idle connections are closed, busy ones after their answer */
 size_t http_server_connection_count(const struct http_server *server);
 size_t http_server_busy_count(const struct http_server *server); /* requests not answered, streams excluded */

@@ -26,6 +26,7 @@ struct websocket *websocket_new(struct loop *loop, bool server, const struct web
     socket->ping_ms = PING_MS;
     socket->silence_ms = SILENCE_MS;
     socket->rtt_ms = -1;
+    socket->maximum = LIMIT_FRAME;
     socket->timer = loop_timer_new(loop, on_timer, socket);
     if (wslay_frame_context_init(&socket->frames, &frame_callbacks, socket) != 0)
         memory_exhausted();
@@ -383,6 +384,11 @@ void websocket_set_keepalive(struct websocket *socket, int64_t ping_ms, int64_t 
     socket->silence_ms = silence_ms;
     if (socket->state == WEBSOCKET_OPEN)
         start_keepalive_timer(socket, clock_monotonic_ms());
+}
+
+void websocket_set_maximum(struct websocket *socket, size_t maximum)
+{
+    socket->maximum = maximum;
 }
 
 int64_t websocket_rtt_ms(const struct websocket *socket)

@@ -46,6 +46,8 @@ void websocket_close(struct websocket *socket, int code, const char *reason);
 void websocket_abort(struct websocket *socket);
 /* Pings every ping_ms (30,000); a peer that is silent for silence_ms (75,000) is dropped: code 1006. Any time. */
 void websocket_set_keepalive(struct websocket *socket, int64_t ping_ms, int64_t silence_ms);
+/* A smaller maximum than LIMIT_FRAME for the messages that begin from now on: of peers that are not known yet. */
+void websocket_set_maximum(struct websocket *socket, size_t maximum);
 int64_t websocket_rtt_ms(const struct websocket *socket); /* of the newest ping that was answered; -1: none yet */
 /* Stops and resumes reading (back pressure). */
 void websocket_pause(struct websocket *socket, bool paused);

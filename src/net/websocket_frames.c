@@ -1,7 +1,6 @@
 /* From frames to messages. wslay reads frames; what they mean together, and what is too much, is decided here: its own message layer lets
  * a peer make us keep a hundred bytes for each byte of a message in one-byte fragments, and closes malformed frames without a code. */
 #include "net/websocket_internal.h"
-#include "util/limits.h"
 
 /* ---- messages ------------------------------------------------------------------------------------------------------ */
 
@@ -19,7 +18,7 @@ static void deliver_text(struct websocket *socket, const char *text, size_t size
 static void deliver_deflated(struct websocket *socket, const void *data, size_t size)
 {
     struct buffer text;
-    const int result = websocket_inflate(data, size, LIMIT_FRAME, &text);
+    const int result = websocket_inflate(data, size, socket->maximum, &text);
 
     if (result == -2) {
         websocket_fail(socket, WSLAY_CODE_MESSAGE_TOO_BIG, "message too big");
@@ -51,7 +50,7 @@ static void take_text(struct websocket *socket, const struct wslay_frame_iocb *f
         return;
     }
     if (socket->message.data == NULL)
-        buffer_init(&socket->message, LIMIT_FRAME);
+        buffer_init(&socket->message, socket->maximum);
     if (buffer_append(&socket->message, frame->data, frame->data_length) != 0)
         websocket_fail(socket, WSLAY_CODE_MESSAGE_TOO_BIG, "message too big");
     else if (frame_ends && frame->fin == 1)
@@ -93,7 +92,7 @@ static const char *frame_objection(const struct websocket *socket, const struct 
         *ret_code = WSLAY_CODE_UNSUPPORTED_DATA;
         return "text only";
     }
-    if (frame->payload_length > LIMIT_FRAME - (socket->message.data == NULL ? 0 : socket->message.length)) {
+    if (frame->payload_length > socket->maximum - (socket->message.data == NULL ? 0 : socket->message.length)) {
         *ret_code = WSLAY_CODE_MESSAGE_TOO_BIG;
         return "message too big";
     }

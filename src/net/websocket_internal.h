@@ -40,6 +40,7 @@ struct websocket {
     uint8_t control[125];
     size_t control_size;
     struct buffer message;                                  /* data NULL: empty */
+    size_t maximum;                                         /* of a message */
     struct loop_timer *timer;                               /* connecting: the time for it; open: keepalive; closing: the time for it */
     int64_t ping_ms, silence_ms, heard_at_ms, pinged_at_ms; /* monotonic */
     int64_t ping_sent_us;                                   /* of the ping awaited; 0: none */

@@ -614,12 +614,19 @@ static void http_1_0_close_and_bodies_without_meaning_end_the_connection(void **
 static void a_head_request_gets_no_body(void **state)
 {
     struct fixture *fixture = *state;
-    const int fd = connect_unix(fixture->path);
+    int fd = connect_unix(fixture->path);
     struct buffer *answer = buffer_new();
 
     send_text(fd, "HEAD /a HTTP/1.1\r\nConnection: close\r\n\r\n");
     receive_until_end(fd, answer);
     assert_contains(answer->data, "Content-Length: 16\r\n");
+    assert_string_equal(answer->data + answer->length - 4, "\r\n\r\n");
+    assert_int_equal(close(fd), 0);
+    buffer_reset(answer);
+    fd = connect_unix(fixture->path);
+    send_text(fd, "HEAD /a HTTP/1.1\r\nContent-Length: 1048577\r\n\r\n");
+    receive_until_end(fd, answer);
+    assert_begins(answer->data, "HTTP/1.1 413 ");
     assert_string_equal(answer->data + answer->length - 4, "\r\n\r\n");
     buffer_free(answer);
     assert_int_equal(close(fd), 0);
@@ -653,6 +660,33 @@ static void a_connection_that_is_not_admitted_is_closed(void **state)
     assert_int_equal(close(fd), 0);
 }
 
+static void allow_two_of_tcp(void *argument)
+{
+    struct fixture *fixture = argument;
+
+    http_server_set_maximum(fixture->server, HTTP_TCP, 2);
+}
+
+static void more_connections_of_a_transport_than_its_maximum_are_closed_and_take_nothing_from_the_other(void **state)
+{
+    struct fixture *fixture = *state;
+    struct buffer *answer = buffer_new();
+    int first, second, fd;
+
+    on_loop(&fixture->loop, allow_two_of_tcp, fixture);
+    first = connect_tcp(fixture->port);
+    second = connect_tcp(fixture->port);
+    fd = connect_tcp(fixture->port);
+    receive_until_end(fd, answer);
+    assert_int_equal(answer->length, 0);
+    assert_int_equal(close(fd), 0);
+    expect_and_close(connect_unix(fixture->path), "GET /a HTTP/1.0\r\n\r\n", "HTTP/1.1 200 ", "GET /a");
+    expect_and_close(first, "GET /a HTTP/1.0\r\n\r\n", "HTTP/1.1 200 ", "GET /a");
+    expect_and_close(connect_tcp(fixture->port), "GET /a HTTP/1.0\r\n\r\n", "HTTP/1.1 200 ", "GET /a");
+    assert_int_equal(close(second), 0);
+    buffer_free(answer);
+}
+
 /* ---- time ----------------------------------------------------------------------------------------------------------- */
 
 static void a_slow_head_is_answered_408(void **state)
@@ -671,6 +705,29 @@ static void a_body_that_stops_is_answered_408_and_the_request_reported_gone(void
                      "Connection: close");
     assert_int_equal(counter_value(&fixture->gone), 1);
     assert_int_equal(fixture->gone_status, 408);
+}
+
+static void a_body_that_trickles_is_answered_408_though_it_never_stops(void **state)
+{
+    static const char *const framings[] = { "Content-Length: 100000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n186a0\r\n" };
+    struct fixture *fixture = *state;
+
+    for (size_t i = 0; i < 2; i++) {
+        struct buffer *answer = buffer_new();
+        const int fd = connect_tcp(fixture->port);
+        struct pollfd answered = { .fd = fd, .events = POLLIN };
+        send_text(fd, "POST /echo HTTP/1.1\r\n");
+        send_text(fd, framings[i]);
+        for (int bytes = 0; poll(&answered, 1, 20) == 0; bytes++) {
+            assert_true(bytes < WAIT_MS / 20);
+            send_text(fd, "x");
+        }
+        receive_until_end(fd, answer);
+        assert_begins(answer->data, "HTTP/1.1 408 ");
+        buffer_free(answer);
+        assert_int_equal(close(fd), 0);
+    }
+    assert_int_equal(counter_value(&fixture->gone), 2);
 }
 
 static void an_idle_connection_is_closed_without_a_word(void **state)
@@ -918,8 +975,10 @@ int main(void)
         TEST(a_head_request_gets_no_body),
         TEST(headers_with_control_characters_are_not_sent),
         TEST(a_connection_that_is_not_admitted_is_closed),
+        TEST(more_connections_of_a_transport_than_its_maximum_are_closed_and_take_nothing_from_the_other),
         IMPATIENT(a_slow_head_is_answered_408),
         IMPATIENT(a_body_that_stops_is_answered_408_and_the_request_reported_gone),
+        IMPATIENT(a_body_that_trickles_is_answered_408_though_it_never_stops),
         IMPATIENT(an_idle_connection_is_closed_without_a_word),
         IMPATIENT(an_answer_that_takes_long_is_waited_for),
         TEST(a_stream_carries_what_is_written_until_its_end),
