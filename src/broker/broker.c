@@ -46,6 +46,7 @@ static void read_figures(struct broker *broker, const struct settings *settings)
     figures->max_new_connections_per_second = (size_t)settings_integer(settings, "broker.max_new_connections_per_second");
     figures->hello_timeout_ms = settings_integer(settings, "broker.hello_timeout_s") * 1000;
     figures->presence_grace_ms = settings_integer(settings, "broker.presence_grace_s") * 1000;
+    figures->check_interval_ms = settings_integer(settings, "broker.check_interval_s") * 1000;
     figures->lease_ms = settings_integer(settings, "broker.lease_s") * 1000;
     figures->window = (size_t)settings_integer(settings, "broker.window");
     figures->policy_name = settings_text(settings, "broker.connection_policy");

@@ -11,7 +11,8 @@
 #include <malloc.h>
 #endif
 
-enum { TICK_MS = 5 * 1000, KEEP_EVERY_MS = 60 * 1000, TOUCH_EVERY_MS = 6 * 60 * 60 * 1000, CHECK_EVERY_MS = 24 * 60 * 60 * 1000 };
+enum { TICK_MS = 5 * 1000, KEEP_EVERY_MS = 60 * 1000, TOUCH_EVERY_MS = 6 * 60 * 60 * 1000 };
+enum { FIRST_CHECK_MS = 60 * 60 * 1000 }; /* after a start: one that is started every day is checked too */
 static const int64_t DAY_MS = INT64_C(24) * 60 * 60 * 1000;
 enum { SESSION_RETENTION_DAYS = 30, AUDIT_RETENTION_DAYS = 90 };
 
@@ -98,8 +99,6 @@ static void checked(struct store_request *base)
     broker->metrics.atomicity_violations += check->found;
     log_findings(&check->findings);
     if (base->status == 0 && check->more && !broker->stopping) {
-        check->stage = check->next_stage;
-        check->position = check->next_position;
         broker->store->operations->check(broker->store, check);
         return;
     }
@@ -146,8 +145,8 @@ static void fired(void *argument)
         broker->touched_at_ms = now;
         table_each(&broker->sessions_by_key, touch, broker);
     }
-    if (!broker->checking && now - broker->checked_at_ms >= CHECK_EVERY_MS) {
-        broker->checked_at_ms = now;
+    if (!broker->checking && now >= broker->check_due_ms) {
+        broker->check_due_ms = now + broker->figures.check_interval_ms;
         begin_check(broker);
     }
     loop_timer_start(broker->keep_timer, TICK_MS);
@@ -155,7 +154,9 @@ static void fired(void *argument)
 
 void keeping_start(struct broker *broker)
 {
-    broker->kept_at_ms = broker->touched_at_ms = broker->checked_at_ms = clock_monotonic_ms();
+    int64_t now = clock_monotonic_ms(), interval = broker->figures.check_interval_ms;
+    broker->kept_at_ms = broker->touched_at_ms = now;
+    broker->check_due_ms = now + (interval < FIRST_CHECK_MS ? interval : FIRST_CHECK_MS);
     broker->keep_timer = loop_timer_new(broker->loop, fired, broker);
     loop_timer_start(broker->keep_timer, TICK_MS);
 }

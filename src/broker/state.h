@@ -50,7 +50,7 @@ struct broker_figures { /* 70-broker, Limits; from the settings */
     int64_t dedupe_retention_ms, message_retention_ms, inline_bytes, blob_bytes;
     size_t ciphertext_maximum; /* decoded */
     size_t max_connections, max_connections_per_mesh, max_new_connections_per_second;
-    int64_t hello_timeout_ms, presence_grace_ms, lease_ms;
+    int64_t hello_timeout_ms, presence_grace_ms, lease_ms, check_interval_ms;
     size_t window;
     int64_t dedupe_retention_days;
     enum connection_policy policy;
@@ -108,7 +108,7 @@ struct broker {
     TAILQ_HEAD(, presence) leaving; /* in grace, the first to end first */
     struct loop_timer *grace_timer;
     struct loop_timer *keep_timer, *stop_timer;
-    int64_t kept_at_ms, checked_at_ms, touched_at_ms; /* monotonic */
+    int64_t kept_at_ms, check_due_ms, touched_at_ms; /* monotonic */
     bool keeping, checking;
 
     struct store_acknowledge *acks; /* gathered in this turn of the loop; NULL none */

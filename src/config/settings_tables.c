@@ -103,6 +103,7 @@ const struct setting_definition BROKER_SETTINGS[] = {
     INTEGER_ROW("broker", "hello_timeout_s", "5", 1, 300, false, "a connection without hello is closed after this"),
     INTEGER_ROW("broker", "max_waiting_per_recipient", "100000", 1, 100 * MILLION, false, "deliveries that wait for one recipient"),
     INTEGER_ROW("broker", "presence_grace_s", "90", 0, 86400, false, "a lost connection counts as present so long"),
+    INTEGER_ROW("broker", "check_interval_s", "86400", 1, 31 * 86400, false, "the store's consistency is checked so often"),
     INTEGER_ROW("broker", "lease_s", "30", 1, 3600, false, "a push that is not acknowledged is due again after this"),
     INTEGER_ROW("broker", "window", "256", 1, 4096, false, "unacknowledged pushes of one connection"),
     LIST_ROW("broker", "trusted_proxies", "[]", false, "addresses whose X-Forwarded-For is believed"),

@@ -1037,21 +1037,51 @@ def test_check_names_each_kind_of_damage(world):
         alice.send(bob["pubkey"], f"c-{number}")
     mesh.broker.stop()
     whole = mesh.broker.store.read_bytes()
-    damages = [
-        "DELETE FROM message WHERE history_id = 2",
-        "UPDATE client_message_dedupe SET broker_message_id = 'nowhere' WHERE client_message_id = 'c-1'",
-        "UPDATE delivery_queue SET message_id = 999 WHERE history_id = 3",
-        "UPDATE message SET history_id = 99 WHERE history_id = 1",
-        "DELETE FROM client_message_dedupe WHERE client_message_id = 'c-1'",
-    ]
+    damages = {
+        "DELETE FROM message WHERE history_id = 2": ["c-1", "history_id 2"],  # its dedupe record, its delivery
+        "UPDATE client_message_dedupe SET broker_message_id = 'nowhere' WHERE client_message_id = 'c-1'": ["nowhere", "no dedupe record"],
+        "UPDATE client_message_dedupe SET history_available = 0 WHERE client_message_id = 'c-1'": ["history is gone"],
+        "UPDATE delivery_queue SET message_id = 999 WHERE history_id = 3": ["history_id 3"],
+        "UPDATE message SET history_id = 99 WHERE history_id = 1": ["c-0", "history_id 1", "out of the order"],
+        "DELETE FROM client_message_dedupe WHERE client_message_id = 'c-1'": ["c-1"],
+    }
     assert check(mesh).returncode == 0
-    for damage in damages[:4]:
+    for damage, words in damages.items():
         mesh.broker.store.write_bytes(whole)
         connection = sqlite3.connect(mesh.broker.store)
         connection.execute(damage)
         connection.commit()
         connection.close()
         done = check(mesh)
-        assert done.returncode == 1 and done.stdout.strip(), damage
+        lines = done.stdout.decode().splitlines()
+        assert done.returncode == 1 and len(lines) == len(words) and all(word in line for word, line in zip(words, lines)), (damage, lines)
+        told = world.run(BINARY, "--json", "broker", "check", "--store", f"sqlite:{mesh.broker.store}")
+        assert told.returncode == 1 and json.loads(told.stdout) == {"ok": False, "findings": lines}
     missing = world.run(BINARY, "broker", "check", "--store", f"sqlite:{world.directory / 'nothing.db'}")
     assert missing.returncode != 0 and missing.stderr and not (world.directory / "nothing.db").exists()
+    config = world.directory / "other.db"
+    other = sqlite3.connect(config)
+    other.execute("CREATE TABLE t (x)")
+    other.commit()
+    other.close()
+    done = world.run(BINARY, "broker", "check", "--store", f"sqlite:{config}")
+    assert done.returncode == 1 and b"no broker's store" in done.stderr
+
+
+def test_a_running_broker_checks_itself_and_counts_what_it_finds(world):
+    mesh = Mesh(world)
+    bob = mesh.join("bob")
+    alice = mesh.client(mesh.owner_entry)
+    for number in range(3):
+        alice.send(bob["pubkey"], f"c-{number}")
+    mesh.broker.stop()
+    connection = sqlite3.connect(mesh.broker.store)
+    connection.execute("DELETE FROM message WHERE history_id = 2")
+    connection.commit()
+    connection.close()
+    mesh.broker.more_environment = settings(check_interval_s=1)
+    mesh.broker.start()
+    wait_for(lambda: metric(mesh.broker, "cm_broker_atomicity_violation_total") >= 2, 30, "the broker to check itself")
+    assert mesh.broker.log.read_text().count("atomicity_violation") >= 2
+    assert check(mesh).returncode == 1  # beside it
+    assert mesh.client(mesh.owner_entry).send(bob["pubkey"], "c-9")["status"] == 201

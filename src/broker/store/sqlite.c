@@ -251,58 +251,11 @@ int store_open(const char *where, const struct store_options *options, struct st
     return 0;
 }
 
-/* ---- the check of a file, with or without a broker beside it ----------------------------------------------------- */
-
-static size_t report(struct buffer *findings, void (*found)(void *argument, const char *finding), void *argument)
-{
-    size_t count = 0;
-    char *line = findings->data;
-    while (*line != '\0') {
-        char *end = strchr(line, '\n');
-        if (end == NULL)
-            break;
-        *end = '\0';
-        found(argument, line);
-        count++;
-        line = end + 1;
-    }
-    buffer_reset(findings);
-    return count;
-}
-
 int64_t store_check_file(const char *where, void (*found)(void *argument, const char *finding), void *argument, struct error *error)
 {
     const char *path = NULL;
     int status = path_of(where, &path, error);
     if (status != 0)
         return status;
-    status = db_check_file(path, error);
-    if (status != 0)
-        return status;
-    struct buffer findings;
-    buffer_init(&findings, BUFFER_UNLIMITED);
-    int64_t total = 0;
-    sqlite3 *handle = NULL;
-    if (sqlite3_open_v2(path, &handle, SQLITE_OPEN_READONLY, NULL) != SQLITE_OK) {
-        status = error_set(error, ERROR_SYSTEM, "cannot open %s: %s", path, handle == NULL ? "out of memory" : sqlite3_errmsg(handle));
-        goto out;
-    }
-    if (sqlite3_busy_timeout(handle, 5000) != SQLITE_OK) {
-        status = error_set(error, ERROR_SYSTEM, "%s", sqlite3_errmsg(handle));
-        goto out;
-    }
-    for (int stage = 0; stage < CHECK_STAGES && status == 0; stage++) {
-        int64_t position = 0;
-        bool more = true;
-        while (more && status == 0) {
-            size_t count = 0;
-            status = check_step(handle, stage, position, &position, &more, &findings, &count, error);
-            total += (int64_t)report(&findings, found, argument);
-        }
-    }
-out:
-    if (sqlite3_close(handle) != SQLITE_OK && status == 0)
-        status = error_set(error, ERROR_INTERNAL, "the store could not be closed after the check");
-    buffer_release(&findings);
-    return status != 0 ? status : total;
+    return sqlite_check_file(path, found, argument, error);
 }

@@ -52,10 +52,12 @@ struct store_message *message_of_row(sqlite3_stmt *statement) MUST_CHECK;
 sqlite_run sqlite_run_accept;
 void sqlite_accept_finished(struct sqlite_store *store, const struct store_accept *accept); /* the loop thread, before its done */
 
-/* sqlite_check.c: one step; stages 0 to CHECK_STAGES - 1. Findings are appended, one a line. */
-enum { CHECK_STAGES = 3 };
-int check_step(sqlite3 *handle, int stage, int64_t position, int64_t *ret_position, bool *ret_more, struct buffer *findings, size_t *found,
+/* sqlite_check.c: one step from *place, which goes on with it. Findings are appended, one a line, and counted. */
+enum { CHECK_STAGES = 4 };
+int check_step(sqlite3 *handle, struct store_check_place *place, bool *ret_more, struct buffer *findings, size_t *found,
                struct error *error) MUST_CHECK;
+int64_t sqlite_check_file(const char *path, void (*found)(void *argument, const char *finding), void *argument,
+                          struct error *error) MUST_CHECK;
 
 /* The operations, each in the file of its subject. */
 void sqlite_create_mesh(struct store *store, struct store_create_mesh *request);

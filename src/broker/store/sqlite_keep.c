@@ -3,9 +3,12 @@
 #include "broker/store/sqlite.h"
 #include "util/memory.h"
 
-static const char DELETE_DEDUPE[] =
-    "DELETE FROM client_message_dedupe WHERE rowid IN"
-    " (SELECT rowid FROM client_message_dedupe WHERE expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at LIMIT 500)";
+#define EXPIRED_DEDUPE \
+    " (SELECT rowid FROM client_message_dedupe WHERE expires_at IS NOT NULL AND expires_at <= ?1 ORDER BY expires_at, rowid LIMIT 500)"
+static const char RAISE_DEDUPE_FLOOR[] =
+    "UPDATE mesh SET dedupe_floor = e.floor FROM (SELECT mesh_id, max(history_id) AS floor FROM client_message_dedupe"
+    " WHERE rowid IN" EXPIRED_DEDUPE " GROUP BY mesh_id) e WHERE e.mesh_id = mesh.id AND e.floor > dedupe_floor";
+static const char DELETE_DEDUPE[] = "DELETE FROM client_message_dedupe WHERE rowid IN" EXPIRED_DEDUPE;
 static const char OLD_MESSAGES[] = "SELECT id, mesh_id, history_id, client_message_id, sender_member_id, created_at, recipient_member_id, "
                                    "priority FROM message ORDER BY id LIMIT 200";
 static const char RAISE_FLOOR[] = "UPDATE mesh SET history_floor = max(history_floor, ?) WHERE id = ?";
@@ -137,6 +140,8 @@ static int run_stage(struct sqlite_store *store, struct db_connection *connectio
     keep->more = false; /* in this stage, until the end */
     switch ((enum keep_stage)keep->stage) {
     case KEEP_DEDUPE:
+        if (db_execute(connection, error, NULL, RAISE_DEDUPE_FLOOR, "i", keep->now_ms) != 0)
+            return -(int)error->code;
         return delete_rows(connection, keep, DELETE_DEDUPE, keep->now_ms, 500, error);
     case KEEP_MESSAGES:
         return prune_messages(store, connection, keep, error);

@@ -129,7 +129,15 @@ static const char FIRST[] =
     "  at INTEGER NOT NULL"
     ") STRICT;";
 
+/* The highest history_id whose dedupe record expired: the check must tell an expired record from a lost one. What a store of the first version lacks has expired. */
+static const char DEDUPE_FLOOR[] =
+    "ALTER TABLE mesh ADD COLUMN dedupe_floor INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE mesh SET dedupe_floor = coalesce((SELECT max(m.history_id) FROM message m LEFT JOIN client_message_dedupe d"
+    " ON d.client_message_id = m.client_message_id AND d.sender_member_id = m.sender_member_id AND d.mesh_id = m.mesh_id"
+    " WHERE m.mesh_id = mesh.id AND d.mesh_id IS NULL), 0);";
+
 const struct db_migration SQLITE_BROKER_MIGRATIONS[] = {
     { 1, FIRST },
+    { 2, DEDUPE_FLOOR },
 };
 const size_t SQLITE_BROKER_MIGRATION_COUNT = ARRAY_LENGTH(SQLITE_BROKER_MIGRATIONS);

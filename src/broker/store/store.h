@@ -319,13 +319,14 @@ struct store_keep { /* one small step; repeat with stage = next_stage while `mor
     int64_t moved_to[32]; /* sessions that got the deliveries of one that was forgotten */
     size_t moved_count;
 };
-struct store_check { /* reads: one step of the consistency check; repeat with what next_… say while `more` */
-    struct store_request request;
+struct store_check_place { /* zeroed: the beginning; the keys are the store's */
     int stage;
-    int64_t position;
+    int64_t keys[4];
+};
+struct store_check { /* reads: one step of the consistency check; repeat from the place that came back while `more` */
+    struct store_request request;
+    struct store_check_place place;
     /* returned */
-    int next_stage;
-    int64_t next_position;
     bool more;
     struct buffer findings; /* one a line */
     size_t found;

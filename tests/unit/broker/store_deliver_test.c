@@ -436,21 +436,107 @@ static void the_check_finds_what_is_wrong_and_nothing_else(void **state)
     fixture_close(fixture);
     assert_int_equal(store_check_file(fixture->where, note_finding, &found, &error), 0);
     assert_int_equal(found, 0);
-    static const char
-        *const DAMAGE[] = {
-            "DELETE FROM message WHERE client_message_id = 'm2'", /* dedupe and delivery without it: two */
-            "UPDATE message SET history_id = history_id + 100 WHERE client_message_id = 'm0'; DELETE FROM delivery_queue WHERE history_id "
-            "= 1", /* one */
-        };
-    fixture_execute(fixture, DAMAGE[0]);
-    assert_int_equal(store_check_file(fixture->where, note_finding, &found, &error), 2);
-    assert_int_equal(found, 2);
-    fixture_execute(fixture, DAMAGE[1]);
-    assert_int_equal(store_check_file(fixture->where, note_finding, &found, &error), 3);
-    fixture_execute(fixture, "UPDATE client_message_dedupe SET history_available = 0 WHERE client_message_id = 'm2'");
-    assert_int_equal(store_check_file(fixture->where, note_finding, &found, &error), 2);
+    static const struct {
+        const char *sql;
+        int64_t findings; /* with those before it */
+    } DAMAGES[] = {
+        { "DELETE FROM message WHERE client_message_id = 'm2'", 2 }, /* a dedupe record and a delivery without it */
+        { "UPDATE message SET history_id = history_id + 100 WHERE client_message_id = 'm0'", 5 }, /* record, delivery, order */
+        { "UPDATE client_message_dedupe SET history_available = 0 WHERE client_message_id = 'm2'", 4 },
+        { "UPDATE client_message_dedupe SET history_available = 0 WHERE client_message_id = 'm1'", 5 }, /* and its message is there */
+        { "DELETE FROM client_message_dedupe WHERE client_message_id = 'm4'", 6 },
+        { "UPDATE mesh SET dedupe_floor = 5", 5 }, /* it expired */
+        { "UPDATE delivery_queue SET priority = 0 WHERE history_id = 2", 6 },
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(DAMAGES); i++) {
+        found = 0;
+        fixture_execute(fixture, DAMAGES[i].sql);
+        assert_int_equal(store_check_file(fixture->where, note_finding, &found, &error), DAMAGES[i].findings);
+        assert_int_equal(found, DAMAGES[i].findings);
+    }
+    fixture_execute(fixture, "UPDATE schema SET version = version - 1");
+    assert_int_equal(store_check_file(fixture->where, note_finding, &found, &error), -ERROR_INVALID);
+    fixture_execute(fixture, "UPDATE schema SET version = version + 2");
+    assert_int_equal(store_check_file(fixture->where, note_finding, &found, &error), -ERROR_NEWER);
     assert_true(store_check_file("postgresql://x", note_finding, &found, &error) < 0);
     assert_true(store_check_file("sqlite:/nowhere/broker.db", note_finding, &found, &error) < 0);
+}
+
+/* More rows than a step takes, for a recipient with several sessions: each is looked at once, and a broker's own steps are as many as it says. */
+static void the_check_goes_in_steps_and_looks_at_every_row(void **state)
+{
+    enum { MANY = 2500 };
+    struct fixture *fixture = begin(state);
+    (void)fixture_hello(fixture, BOB, "one", true);
+    (void)fixture_hello(fixture, BOB, "two", true);
+    for (int i = 0; i < MANY; i++) {
+        char id[16];
+        struct store_accept accept;
+        (void)snprintf(id, sizeof id, "m%d", i);
+        send_to_bob(fixture, &accept, id, i % 3);
+    }
+    fixture_close(fixture);
+    fixture_execute(fixture, "UPDATE delivery_queue SET message_id = -message_id");
+    fixture_open(fixture);
+    struct store_check *check = memory_zalloc(sizeof(*check));
+    size_t found = 0, steps = 0;
+    buffer_init(&check->findings, BUFFER_UNLIMITED);
+    do {
+        bool done = false;
+        check->request.done = fixture_done;
+        check->request.argument = &done;
+        fixture->store->operations->check(fixture->store, check);
+        fixture_wait(fixture, &done);
+        assert_int_equal(check->request.status, 0);
+        found += check->found;
+        steps++;
+    } while (check->more);
+    assert_int_equal(found, 2 * MANY);
+    assert_int_equal(steps, 3 * 3 + 6);
+    buffer_release(&check->findings);
+    free(check);
+}
+
+static void an_expired_record_is_none_that_was_lost(void **state)
+{
+    struct fixture *fixture = begin(state);
+    struct store_accept accept;
+    struct error error;
+    int found = 0;
+    for (int i = 0; i < 3; i++) {
+        char id[8];
+        (void)snprintf(id, sizeof id, "m%d", i);
+        send_to_bob(fixture, &accept, id, 1);
+    }
+    fixture_close(fixture);
+    fixture_execute(fixture, "UPDATE client_message_dedupe SET expires_at = 1 WHERE history_id < 3");
+    fixture_open(fixture);
+    (void)keep(fixture);
+    assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM client_message_dedupe"), 1);
+    assert_int_equal(fixture_number(fixture, "SELECT dedupe_floor FROM mesh"), 2);
+    assert_int_equal(store_check_file(fixture->where, note_finding, &found, &error), 0);
+    fixture_close(fixture);
+    fixture_execute(fixture, "DELETE FROM client_message_dedupe");
+    assert_int_equal(store_check_file(fixture->where, note_finding, &found, &error), 1);
+}
+
+static void a_store_of_the_first_version_opens_and_what_it_lacks_has_expired(void **state)
+{
+    struct fixture *fixture = begin(state);
+    struct store_accept accept;
+    struct error error;
+    int found = 0;
+    for (int i = 0; i < 3; i++) {
+        char id[8];
+        (void)snprintf(id, sizeof id, "m%d", i);
+        send_to_bob(fixture, &accept, id, 1);
+    }
+    fixture_close(fixture);
+    fixture_execute(fixture, "DELETE FROM client_message_dedupe WHERE history_id = 2; ALTER TABLE mesh DROP COLUMN dedupe_floor;"
+                             "UPDATE schema SET version = 1");
+    fixture_open(fixture);
+    assert_int_equal(fixture_number(fixture, "SELECT dedupe_floor FROM mesh"), 2);
+    assert_int_equal(store_check_file(fixture->where, note_finding, &found, &error), 0);
 }
 
 int main(void)
@@ -475,6 +561,9 @@ int main(void)
         TEST(an_expired_dedupe_record_goes_and_its_id_is_free),
         TEST(a_session_unseen_for_long_gives_what_nobody_read_to_one_that_is_there),
         TEST(the_check_finds_what_is_wrong_and_nothing_else),
+        TEST(the_check_goes_in_steps_and_looks_at_every_row),
+        TEST(an_expired_record_is_none_that_was_lost),
+        TEST(a_store_of_the_first_version_opens_and_what_it_lacks_has_expired),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
