@@ -26,6 +26,7 @@ struct joining {
     struct config_file file;
     struct settings *settings;
     struct invite invite;
+    struct pending_key pending;
     struct keypair *keys;
     char *display_name;
     json_t *answer;
@@ -185,8 +186,8 @@ static int enrol(struct cli *cli, struct joining *joining)
         return cli_fail_error(cli, &error);
     }
     status = broker_answer_print(cli, http_status, joining->answer);
-    if (status != EXIT_DONE && http_status >= 400 && http_status < 500) {
-        pending_key_forget(&cli->paths, joining->invite.invite_id);
+    if (status != EXIT_DONE) {
+        pending_key_refused(&cli->paths, &joining->pending, http_status, answer_text(joining->answer, "error"));
     }
     return status;
 }
@@ -226,7 +227,7 @@ static int save(struct cli *cli, struct joining *joining)
     if (status != 0) {
         return cli_fail_error(cli, &error);
     }
-    pending_key_forget(&cli->paths, invite->invite_id);
+    pending_key_forget(&cli->paths, &joining->pending);
     return EXIT_DONE;
 }
 
@@ -262,8 +263,7 @@ static int make_member(struct cli *cli, struct joining *joining)
         return cli_fail_usage(cli, "%s", error.message);
     }
     if (meshes_check_broker_url(joining->invite.broker_url, settings_bool(joining->settings, "broker.allow_insecure"), &error) != 0 ||
-        config_paths_make(&cli->paths, &error) != 0 ||
-        pending_key_make(&cli->paths, joining->invite.invite_id, &joining->keys, &error) != 0) {
+        config_paths_make(&cli->paths, &error) != 0 || pending_key_make(&cli->paths, &joining->pending, &joining->keys, &error) != 0) {
         return cli_fail_error(cli, &error);
     }
     int status = enrol(cli, joining);
@@ -285,6 +285,10 @@ static int run(struct cli *cli)
     }
     if (status == EXIT_DONE) {
         status = check_joined(cli, &joining, &already);
+    }
+    joining.pending = (struct pending_key){ .kind = "join", .id = joining.invite.invite_id };
+    if (status == EXIT_DONE && already) {
+        pending_key_forget(&cli->paths, &joining.pending); /* of a join that ended between the two */
     }
     if (status == EXIT_DONE && !already) {
         status = confirm(cli, &joining.invite);

@@ -1,6 +1,7 @@
 /* `claudemesh mesh create`: an owner key and a root key made on this host, the mesh registered at its broker, joined here. */
 #include "cli/meshes.h"
 #include "cli/output.h"
+#include "cli/pending_key.h"
 #include "crypto/crypto.h"
 #include "json/json.h"
 #include "proto/statement.h"
@@ -11,7 +12,7 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-enum { ROOT_KEY_BYTES = 32, TOKEN_FILE_LIMIT = 4096 };
+enum { ROOT_KEY_BYTES = 32, TOKEN_FILE_LIMIT = 4096, PENDING_ID_DIGITS = 40 };
 
 static const struct cli_option OPTIONS[] = {
     { "broker", 0, OPTION_VALUE, "URL", "where the mesh lives, as in wss://broker.example.org/ws" },
@@ -26,7 +27,8 @@ struct creation {
     struct settings *settings;
     struct keypair *owner;
     char *token, *broker_url, *display_name;
-    char slug[LIMIT_NAME + 1], mesh_id[UUID_SIZE];
+    char slug[LIMIT_NAME + 1], mesh_id[UUID_SIZE], pending_id[SHA256_HEX_SIZE];
+    struct pending_key pending;
     const char *name;
     json_t *answer;
 };
@@ -92,6 +94,28 @@ static int read_token(struct cli *cli, char **ret_token)
     return status;
 }
 
+/* A slug is one mesh's at a broker, so that the same command finds the same key again. */
+static void name_pending_key(struct creation *creation)
+{
+    char *text = memory_printf("%s %s", creation->slug, creation->broker_url);
+    sha256_hex(text, strlen(text), creation->pending_id);
+    free(text);
+    creation->pending_id[PENDING_ID_DIGITS] = '\0';
+    creation->pending = (struct pending_key){ .kind = "mesh", .id = creation->pending_id };
+}
+
+/* Made of the owner's key, so that a making that is repeated names the same mesh: a UUID of version 8. */
+static void make_mesh_id(struct creation *creation)
+{
+    static const char DOMAIN[] = "claudemesh-mesh-id ";
+    char digest[SHA256_HEX_SIZE];
+    char *text = memory_printf("%s%s", DOMAIN, keypair_public_hex(creation->owner));
+    sha256_hex(text, strlen(text), digest);
+    free(text);
+    (void)snprintf(creation->mesh_id, sizeof creation->mesh_id, "%.8s-%.4s-8%.3s-8%.3s-%.12s", digest, digest + 8, digest + 12, digest + 15,
+                   digest + 18);
+}
+
 static int prepare(struct cli *cli, struct creation *creation)
 {
     struct error error = { 0 };
@@ -119,12 +143,17 @@ static int prepare(struct cli *cli, struct creation *creation)
     if (status != EXIT_DONE) {
         return status;
     }
-    if (config_file_mesh(&creation->file, creation->slug) != NULL) {
-        return cli_fail(cli, EXIT_CONFLICT, "a mesh '%s' is joined already; choose another with --slug", creation->slug);
-    }
     if (meshes_broker_url(broker, settings_bool(creation->settings, "broker.allow_insecure"), &creation->broker_url, &error) != 0 ||
         meshes_display_name(cli_value(cli, "name"), &creation->file, &creation->display_name, &error) != 0) {
         return cli_fail_usage(cli, "%s", error.message);
+    }
+    name_pending_key(creation);
+    const struct config_mesh *joined = config_file_mesh(&creation->file, creation->slug);
+    if (joined != NULL) {
+        if (string_equal(joined->broker_url, creation->broker_url)) {
+            pending_key_forget(&cli->paths, &creation->pending); /* of a making that ended between the two */
+        }
+        return cli_fail(cli, EXIT_CONFLICT, "a mesh '%s' is joined already; choose another with --slug", creation->slug);
     }
     return read_token(cli, &creation->token);
 }
@@ -177,7 +206,11 @@ static int register_mesh(struct cli *cli, struct creation *creation)
     if (status != 0) {
         return cli_fail_error(cli, &error);
     }
-    return broker_answer_print(cli, http_status, creation->answer);
+    status = broker_answer_print(cli, http_status, creation->answer);
+    if (status != EXIT_DONE) {
+        pending_key_refused(&cli->paths, &creation->pending, http_status, answer_text(creation->answer, "error"));
+    }
+    return status;
 }
 
 static int save(struct cli *cli, struct creation *creation)
@@ -214,7 +247,11 @@ static int save(struct cli *cli, struct creation *creation)
     buffer_release(&root);
     free(member_id);
     free(name);
-    return status == 0 ? EXIT_DONE : cli_fail_error(cli, &error);
+    if (status != 0) {
+        return cli_fail_error(cli, &error);
+    }
+    pending_key_forget(&cli->paths, &creation->pending);
+    return EXIT_DONE;
 }
 
 static void print_created(struct cli *cli, const struct creation *creation)
@@ -241,11 +278,12 @@ static int run(struct cli *cli)
     struct error error = { 0 };
     int status = crypto_start(&error) == 0 ? prepare(cli, &creation) : cli_fail_error(cli, &error);
 
-    if (status == EXIT_DONE && (config_paths_make(&cli->paths, &error) != 0 || keypair_generate(&creation.owner, &error) != 0)) {
+    if (status == EXIT_DONE &&
+        (config_paths_make(&cli->paths, &error) != 0 || pending_key_make(&cli->paths, &creation.pending, &creation.owner, &error) != 0)) {
         status = cli_fail_error(cli, &error);
     }
     if (status == EXIT_DONE) {
-        uuid_generate(creation.mesh_id);
+        make_mesh_id(&creation);
         status = register_mesh(cli, &creation);
     }
     if (status == EXIT_DONE) {

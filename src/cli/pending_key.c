@@ -1,4 +1,4 @@
-/* One file a join, <configuration directory>/join-<invite id>.key, 0600: the secret key's hex. Must not outlive the join. */
+/* One file for each, <configuration directory>/<kind>-<id>.key, 0600: the secret key's hex. Must not outlive what it is for. */
 #include "cli/pending_key.h"
 
 #include <unistd.h>
@@ -8,9 +8,9 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-static char *file_of(const struct config_paths *paths, const char *invite_id)
+static char *file_of(const struct config_paths *paths, const struct pending_key *pending)
 {
-    return memory_printf("%s/join-%s.key", paths->root, invite_id);
+    return memory_printf("%s/%s-%s.key", paths->root, pending->kind, pending->id);
 }
 
 static int keep_new(const char *path, struct keypair **ret_keys, struct error *error)
@@ -32,31 +32,48 @@ static int keep_new(const char *path, struct keypair **ret_keys, struct error *e
     return 0;
 }
 
-int pending_key_make(const struct config_paths *paths, const char *invite_id, struct keypair **ret_keys, struct error *error)
+int pending_key_make(const struct config_paths *paths, struct pending_key *pending, struct keypair **ret_keys, struct error *error)
 {
     char *path;
     struct buffer hex;
     int status;
 
-    if (!id_is_valid(invite_id)) { /* it becomes a file's name */
+    if (!id_is_valid(pending->id)) { /* it becomes a file's name */
         return error_set(error, ERROR_INVALID, "the invite's id is malformed");
     }
-    path = file_of(paths, invite_id);
+    path = file_of(paths, pending);
     buffer_init_secret(&hex, SECRET_HEX_SIZE);
     status = file_check_private(path, error);
     if (status == 0) {
-        struct error missing = { 0 };
-        bool kept = file_read(path, &hex, &missing) == 0 && keypair_from_secret_hex(hex.data, ret_keys, &missing) == 0;
-        status = kept ? 0 : keep_new(path, ret_keys, error);
+        status = file_read(path, &hex, error);
+        /* A file that cannot be read now may hold a key that the broker knows: only one that is not there, or holds none, is replaced. */
+        pending->fresh = status == -(int)ERROR_NOT_FOUND || (status == 0 && keypair_from_secret_hex(hex.data, ret_keys, NULL) != 0);
+        status = pending->fresh ? keep_new(path, ret_keys, error) : status;
     }
     buffer_release(&hex);
     free(path);
     return status;
 }
 
-void pending_key_forget(const struct config_paths *paths, const char *invite_id)
+void pending_key_forget(const struct config_paths *paths, const struct pending_key *pending)
 {
-    char *path = file_of(paths, invite_id);
-    (void)unlink(path);
+    char *path = file_of(paths, pending);
+    if (unlink(path) == 0) {
+        int ignored = directory_fsync(paths->root, NULL); /* should it come back, it is in nobody's way */
+        (void)ignored;
+    }
     free(path);
+}
+
+void pending_key_refused(const struct config_paths *paths, const struct pending_key *pending, int http_status, const char *code)
+{
+    /* Said by a broker that has looked, and found that this key is no member. */
+    static const char *const NO_MEMBER[] = { "exhausted", "revoked", "slug_taken", "mesh_exists" };
+    bool forget = pending->fresh && http_status >= 400 && http_status <= 499;
+    for (size_t i = 0; i < ARRAY_LENGTH(NO_MEMBER) && !forget; i++) {
+        forget = string_equal(code, NO_MEMBER[i]);
+    }
+    if (forget) {
+        pending_key_forget(paths, pending);
+    }
 }

@@ -87,6 +87,9 @@ static int move_inbox_aside(const struct daemon *daemon, const char *detail, str
         int status = rename(from, to) != 0 && errno != ENOENT ? error_set_errno(error, "Cannot move '%s' aside", from) : 0;
         free(from);
         free(to);
+        /* The file first, and for good: without its log it might pass for sound, and what the log held would be missed by nobody. */
+        if (status == 0 && i == 0)
+            status = directory_fsync(daemon->options->paths->daemon, error);
         if (status != 0)
             return status;
     }

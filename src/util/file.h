@@ -12,7 +12,8 @@
 /* Appends the file's bytes. ERROR_NOT_FOUND, ERROR_TOO_LARGE (over the buffer's maximum), ERROR_SYSTEM. */
 int file_read(const char *path, struct buffer *ret_bytes, struct error *error) MUST_CHECK;
 /* Temporary file in the same directory made with `mode`, write, fsync, rename, fsync of the
- * directory (10-cli, Files). On failure the old file is untouched and the temporary one gone. */
+ * directory (10-cli, Files). On failure the old file is untouched and the temporary one gone. Temporary files of this
+ * path whose writers died are removed. */
 int file_write_atomic(const char *path, mode_t mode, const void *data, size_t size, struct error *error) MUST_CHECK;
 /* mkdir with `mode` if absent (parents too, 0700). An existing directory is left as it is. */
 int directory_ensure(const char *path, mode_t mode, struct error *error) MUST_CHECK;

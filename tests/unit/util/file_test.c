@@ -104,6 +104,69 @@ static void a_failed_write_leaves_the_old_file_and_no_temporary_one(void **state
     free(path);
 }
 
+static void touch(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0600);
+    assert_true(fd >= 0);
+    close(fd);
+}
+
+static void a_temporary_file_whose_writer_died_is_removed_by_the_next_and_one_that_is_being_written_stays(void **state)
+{
+    char *path = path_join(*state, "file");
+    char *dead = memory_printf("%s.tmp-0123456789abcdef", path);
+    char *living = memory_printf("%s.tmp-fedcba9876543210", path);
+    char *others[] = { memory_printf("%s.tmp-0123456789abcde", path), memory_printf("%s.tmp-0123456789abcdeg", path),
+                       memory_printf("%s2.tmp-0123456789abcdef", path) };
+    touch(dead);
+    for (size_t i = 0; i < ARRAY_LENGTH(others); i++) {
+        touch(others[i]);
+    }
+    int fd = -1;
+    assert_int_equal(file_lock(living, 0600, &fd, NULL), 0);
+    assert_int_equal(file_write_atomic(path, 0600, "new", 3, NULL), 0);
+    assert_content(path, "new");
+    assert_false(file_exists(dead));
+    assert_true(file_exists(living));
+    for (size_t i = 0; i < ARRAY_LENGTH(others); i++) {
+        assert_true(file_exists(others[i]));
+        free(others[i]);
+    }
+    close(fd);
+    assert_int_equal(file_write_atomic(path, 0600, "newer", 5, NULL), 0);
+    assert_false(file_exists(living));
+    free(living);
+    free(dead);
+    free(path);
+}
+
+/* Each sweeps before it writes: none may take the other's file away between its making and its renaming. */
+static void many_writers_of_one_file_do_not_disturb_each_other(void **state)
+{
+    enum { WRITERS = 4, ROUNDS = 100 };
+    char *path = path_join(*state, "file");
+    pid_t writers[WRITERS];
+    for (int i = 0; i < WRITERS; i++) {
+        writers[i] = fork();
+        if (writers[i] == 0) {
+            int failed = 0;
+            for (int round = 0; round < ROUNDS; round++) {
+                failed += file_write_atomic(path, 0600, "whole", 5, NULL) != 0 ? 1 : 0;
+            }
+            _exit(failed == 0 ? 0 : 1);
+        }
+        assert_true(writers[i] > 0);
+    }
+    for (int i = 0; i < WRITERS; i++) {
+        int status = -1;
+        assert_int_equal(waitpid(writers[i], &status, 0), writers[i]);
+        assert_int_equal(status, 0);
+    }
+    assert_content(path, "whole");
+    assert_int_equal(count_entries(*state), 1);
+    free(path);
+}
+
 static void reading_stops_at_the_maximum(void **state)
 {
     char *path = path_join(*state, "file");
@@ -248,6 +311,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(an_atomic_write_replaces_the_file_and_leaves_nothing_else, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_failed_write_leaves_the_old_file_and_no_temporary_one, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_temporary_file_whose_writer_died_is_removed_by_the_next_and_one_that_is_being_written_stays,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(many_writers_of_one_file_do_not_disturb_each_other, set_up, tear_down),
         cmocka_unit_test_setup_teardown(reading_stops_at_the_maximum, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_large_file_is_read_whole, set_up, tear_down),
         cmocka_unit_test_setup_teardown(directories_are_made_with_their_mode_and_left_as_they_are, set_up, tear_down),
