@@ -1,0 +1,866 @@
+"""The main flows, each with one process under faults and the others healthy. A flow is run again and again in one world; what it leaves behind is part
+of the test. Every flow tolerates the death of the process it tests, starts it again without faults, goes on, and then demands what was promised."""
+
+import contextlib
+import http.client
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+from layer import INVISIBLE, Layer, harness
+from harness import Broker, Node, create_mesh, deadline, fake_mesh, join
+
+SIGNALS_ARE_CRASHES = "ended by a signal"
+DIED = (OSError, http.client.HTTPException)
+
+
+class Broken(AssertionError):
+    """What must never happen, happened."""
+
+
+class Fault:
+    """Which calls are meant and how they fail; None stands for none."""
+
+    def __init__(self, kind, error, call="", site=0, at=1, until=None, path="", fd_kind="any"):
+        self.kind, self.error, self.call, self.site, self.at, self.until, self.path, self.fd_kind = kind, error, call, site, at, until, path, fd_kind
+
+    def select(self, layer):
+        layer.select(self.kind, self.call, self.error, self.at, self.until, self.site, self.path, self.fd_kind)
+
+    @property
+    def invisible(self):
+        return (self.kind, self.error) in INVISIBLE
+
+    def arguments(self):
+        text = f"--class {self.kind} --error {self.error} --at {self.at}"
+        for name, value in (("call", self.call), ("site", f"{self.site:016x}" if self.site else ""), ("path", self.path),
+                            ("until", self.until), ("kind", "" if self.fd_kind == "any" else self.fd_kind)):
+            text += f" --{name} {value}" if value else ""
+        return text
+
+
+class Flow:
+    """set_up once; then attempt(fault) as often as wanted. fault None: nothing is armed; a Fault with at=0 only counts."""
+
+    name = ""
+    deaths = 0
+    numbers = itertools.count(1)
+
+    def __init__(self, world):
+        self.world = world
+        self.layer = Layer(world.directory)
+        self.set_up()
+
+    def set_up(self):
+        raise NotImplementedError
+
+    def perform(self, fault):
+        raise NotImplementedError
+
+    def attempt(self, fault):
+        if fault is not None:
+            fault.select(self.layer)
+        try:
+            self.perform(fault)
+        finally:
+            self.layer.arm(False)
+
+    # -- what an end may look like
+    def judge_end(self, status, output, what, documented=(0, 1, 70)):
+        """output: what it said meanwhile."""
+        if status < 0:
+            raise Broken(f"{what}: {SIGNALS_ARE_CRASHES} {signal.Signals(-status).name}\n{output[-3000:]}")
+        if status not in documented:
+            raise Broken(f"{what}: exit {status}\n{output[-3000:]}")
+        if status != 0 and not self.is_clear(output):
+            raise Broken(f"{what}: exit {status} without a clear message\n{output[-3000:]}")
+        if "AddressSanitizer" in output or "LeakSanitizer" in output or "runtime error:" in output:
+            raise Broken(f"{what}: a sanitizer complains\n{output[-6000:]}")
+
+    @staticmethod
+    def is_clear(output):
+        """An error line of the log, or a sentence of the command line."""
+        return any('"level":"error"' in line or line.startswith("claudemesh") for line in output.splitlines())
+
+    def expect(self, condition, text):
+        if not condition:
+            raise Broken(text)
+
+    def new_ids(self, count):
+        number = next(self.numbers)
+        return [f"{self.name}-{os.getpid()}-{number}-{i}" for i in range(count)]
+
+    def close(self):
+        pass
+
+
+class Process:
+    """A daemon or broker under the layer, and what it said since a moment."""
+
+    def __init__(self, flow, actor):
+        self.flow, self.actor, self.mark = flow, actor, 0
+        self.actor.more_environment = dict(flow.layer.environment)
+
+    def said(self):
+        text = b""
+        with contextlib.suppress(OSError):
+            with open(self.actor.log, "rb") as file:
+                file.seek(self.mark)
+                text = file.read()
+        return text.decode(errors="replace")
+
+    def remember(self):
+        with contextlib.suppress(OSError):
+            self.mark = os.path.getsize(self.actor.log)
+
+    @property
+    def alive(self):
+        return self.actor.process is not None and self.actor.process.poll() is None
+
+    def ended_soon(self):
+        """After a broken connection: whether the process is going."""
+        try:
+            self.actor.process.wait(0.3)
+            return True
+        except subprocess.TimeoutExpired:
+            return False
+
+    def judge(self, what):
+        """It has ended by itself."""
+        self.flow.layer.arm(False)
+        self.flow.judge_end(self.actor.process.returncode, self.said(), what)
+
+    def ensure(self, what="the process under faults"):
+        """Alive, without faults if it had died."""
+        if self.alive:
+            return
+        if self.actor.process is not None:
+            self.judge(what)
+            self.flow.deaths += 1
+        self.flow.layer.arm(False)
+        self.remember()
+        self.launch()
+
+    def launch(self):
+        if isinstance(self.actor, Broker):
+            self.actor.start()
+        else:
+            self.actor.api.close()
+            self.actor.up()
+
+    def stop(self, what, seconds=20):
+        """SIGTERM, and a clean end; with a fault in the way, an end with a message."""
+        if self.alive:
+            self.actor.process.terminate()
+            try:
+                self.actor.process.wait(seconds * (deadline(1) - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                raise Broken(f"{what}: does not stop\n{self.said()[-3000:]}") from None
+        self.judge(what)
+
+
+def two_nodes(world):
+    broker = Broker(world)
+    alice, bob = Node(world, "alice"), Node(world, "bob")
+    create_mesh(broker, alice)
+    join(alice, bob)
+    return broker, alice, bob
+
+
+# ---- daemons ---------------------------------------------------------------------------------------------------------------
+
+
+class Sending(Flow):
+    """Sends until each is accepted, whatever happens, and looks into the recipient's inbox."""
+
+    def tolerant_send(self, process, apis, ids, fault, to, wait_for_accept=True):
+        """Each id in order, again and again until it is accepted. Returns the statuses seen."""
+        statuses = []
+        for number, name in enumerate(ids):
+            end = deadline(30)
+            while True:
+                api = apis[number % len(apis)]
+                process.ensure()
+                try:
+                    answer = api.post("/v1/send", {"to": to, "message": f"body of {name}", "client_message_id": name})
+                except DIED as error:
+                    api.close()
+                    if isinstance(error, TimeoutError):
+                        raise Broken(f"no answer to {name}\n{process.said()[-2000:]}") from None
+                    if not process.ended_soon() and fault is not None and fault.invisible:
+                        raise Broken(f"{name}: {error!r} after {fault.error}, which must not be seen") from None
+                    continue
+                statuses.append(answer.status)
+                if answer.status in (200, 202):
+                    break
+                self.expect("error" in answer.json and answer.json.get("detail"), f"an unclear answer {answer}")
+                self.expect(answer.status in (500, 503, 507, 429), f"{name} was refused: {answer}")
+                self.expect(fault is not None and not fault.invisible, f"{name}: {answer} although nothing may be seen")
+                if fault.error in ("ENOSPC",) and fault.kind in ("write", "truncate"):
+                    self.expect(answer.status == 507, f"a full disk is 507, not {answer}")
+                if not wait_for_accept:
+                    break
+                self.expect(time.monotonic() < end, f"{name} is still refused: {answer}\n{process.said()[-2000:]}")
+                time.sleep(0.02)
+        return statuses
+
+    def newest(self, node, count):
+        answer = node.api.get(f"/v1/inbox?limit={count}&order=desc")
+        self.expect(answer.status == 200, f"the inbox: {answer}")
+        return list(reversed(answer.json["items"]))
+
+    def wait_received(self, node, ids, tend, seconds=40, also=()):
+        """Until each id is there; then: once, in order, with its body. tend() keeps the process under faults alive."""
+        wanted = set(ids)
+        end = deadline(seconds)
+        while True:
+            tend()
+            try:
+                items = [item for item in self.newest(node, 200) if item["client_message_id"] in wanted]
+            except DIED:
+                node.api.close()
+                items = []
+            if {item["client_message_id"] for item in items} == wanted:
+                break
+            if time.monotonic() > end:
+                raise Broken(f"answered 2xx and not in the inbox: {sorted(wanted - {i['client_message_id'] for i in items})}")
+            time.sleep(0.01)
+        got = [item["client_message_id"] for item in items]
+        self.expect(len(got) == len(set(got)), f"twice in the inbox: {got}")
+        self.expect(got == list(ids), f"out of order: {got}, sent {ids}")
+        for item in items:
+            self.expect(item["body"] == f"body of {item['client_message_id']}", f"another body: {item}")
+
+    def wait_settled(self, node, tend, seconds=40):
+        """Until nothing waits in the outbox any more."""
+        end = deadline(seconds)
+        while True:
+            tend()
+            with contextlib.suppress(*DIED):
+                meshes = node.health()["meshes"]
+                if meshes and meshes[0]["pending"] == 0 and meshes[0]["inflight"] == 0:
+                    self.expect(meshes[0]["dead"] == 0, f"a row is dead: {meshes}")
+                    return
+            if time.monotonic() > end:
+                raise Broken(f"the outbox does not settle: {node.health()}")
+            time.sleep(0.01)
+
+
+class Accept(Sending):
+    """Sends over two kept connections (fresh, repeated, conflicting), drained to the broker and acknowledged."""
+
+    name = "accept"
+
+    def set_up(self):
+        self.broker, self.alice, self.bob = two_nodes(self.world)
+        self.bob.up()
+        self.process = Process(self, self.alice)
+        self.process.launch()
+        self.alice.wait_connected()
+        self.bob.wait_connected()
+        self.to = self.bob.pubkey
+        self.apis = [self.alice.new_api(), self.alice.new_api()]
+        self.perform(None)
+
+    def perform(self, fault):
+        self.process.ensure()
+        self.alice.wait_connected()
+        self.process.remember()
+        ids = self.new_ids(5)
+        if fault is not None:
+            self.layer.arm()
+        self.tolerant_send(self.process, self.apis, ids[:3], fault, self.to)
+        # The same again: the table's answer. Another body: a conflict, whatever the row's state.
+        self.tolerant_send(self.process, self.apis, ids[:1], fault, self.to)
+        self.conflict(ids[0])
+        self.tolerant_send(self.process, self.apis, ids[3:], fault, self.to)
+        self.wait_received(self.bob, ids, self.process.ensure)
+        self.wait_settled(self.alice, self.process.ensure)
+        self.layer.arm(False)
+        self.process.ensure()
+        self.expect(not (fault is not None and fault.invisible and "\"level\":\"error\"" in self.process.said()), f"an error for {fault and fault.error}: {self.process.said()[-2000:]}")
+
+    def conflict(self, name):
+        end = deadline(30)
+        while True:
+            self.process.ensure()
+            try:
+                answer = self.apis[0].post("/v1/send", {"to": self.to, "message": "other", "client_message_id": name})
+            except DIED as error:
+                self.apis[0].close()
+                self.expect(not isinstance(error, TimeoutError), f"no answer to a conflict: {self.process.said()[-2000:]}")
+                self.process.ended_soon()
+                continue
+            self.expect(not 200 <= answer.status < 300, f"another body under {name} was accepted: {answer}")
+            if answer.status == 409:
+                return
+            self.expect(time.monotonic() < end, f"a conflict is still answered {answer}")
+            time.sleep(0.02)
+
+
+class Receive(Sending):
+    """The recipient: inbox, client_ack, an event stream that resumes, queries, marking seen."""
+
+    name = "receive"
+
+    def set_up(self):
+        self.broker, self.alice, self.bob = two_nodes(self.world)
+        self.alice.up()
+        self.process = Process(self, self.bob)
+        self.process.launch()
+        self.alice.wait_connected()
+        self.bob.wait_connected()
+        self.to = self.bob.pubkey
+        self.perform(None)
+
+    def perform(self, fault):
+        self.process.ensure()
+        self.bob.wait_connected()
+        self.process.remember()
+        ids = self.new_ids(5)
+        stream = self.bob.events("?types=message")
+        seen, last = [], None
+        self.expect(stream.status == 200, "no event stream")
+        if fault is not None:
+            self.layer.arm()
+        for name in ids:
+            answer = self.alice.send(self.to, f"body of {name}", client_message_id=name)
+            self.expect(answer.status == 202, f"the healthy sender: {answer}")
+        self.wait_received(self.bob, ids, self.process.ensure)
+        self.queries(fault, ids)
+        end = deadline(30)
+        while True:  # the stream, resumed as often as it breaks
+            with stream.condition:
+                for event in stream.items:
+                    if event.get("event") == "message":
+                        seen.append(event["data"]["client_message_id"])
+                    last = event.get("id", last)
+                stream.items.clear()
+                ended = stream.ended
+            if set(ids) <= set(seen):
+                break
+            self.expect(time.monotonic() < end, f"the event stream gave {seen} of {ids}")
+            if ended:
+                stream.close()
+                self.process.ended_soon()
+                self.process.ensure()
+                with contextlib.suppress(*DIED):
+                    stream = self.bob.events("?types=message", last)
+            time.sleep(0.01)
+        stream.close()
+        mine = [name for name in seen if name in ids]
+        self.expect(mine == ids, f"the event stream: {mine}, stored {ids}")
+        self.wait_settled(self.alice, self.process.ensure)
+        self.layer.arm(False)
+        self.process.ensure()
+
+    def queries(self, fault, ids):
+        for method, path, body in (("GET", "/v1/inbox?limit=3&unread=true", None), ("GET", "/v1/inbox?from=alice&since=2026-01-01T00:00:00Z&limit=3", None),
+                                   ("POST", "/v1/inbox/seen", {"all": True}), ("GET", "/v1/outbox?limit=5", None), ("GET", "/v1/peers", None),
+                                   ("GET", "/v1/metrics", None), ("GET", "/v1/profile", None)):
+            end = deadline(30)
+            while True:
+                self.process.ensure()
+                try:
+                    answer = self.bob.api.call(method, path, body)
+                except DIED as error:
+                    self.bob.api.close()
+                    self.expect(not isinstance(error, TimeoutError), f"no answer to {path}: {self.process.said()[-2000:]}")
+                    self.process.ended_soon()
+                    continue
+                if answer.status == 200:
+                    break
+                self.expect(answer.status in (500, 503, 507) and answer.json.get("detail"), f"{path}: {answer}")
+                self.expect(fault is not None and not fault.invisible and time.monotonic() < end, f"{path}: {answer}")
+
+
+class Operate(Sending):
+    """No broker: sends wait, an operator requeues one and drops another; each in one transaction or not at all."""
+
+    name = "operate"
+
+    def set_up(self):
+        self.carol = Node(self.world, "carol")
+        fake_mesh(self.carol, "ws://127.0.0.1:1/ws")
+        self.process = Process(self, self.carol)
+        self.process.launch()
+        self.perform(None)
+
+    def call(self, path, body, fault, wanted):
+        """Until it is answered with one of `wanted`; True when it may have been done by an earlier try that gave no answer."""
+        end, again = deadline(30), False
+        while True:
+            self.process.ensure()
+            try:
+                answer = self.carol.api.call("GET" if body is None else "POST", path, body)
+            except DIED as error:
+                self.carol.api.close()
+                self.expect(not isinstance(error, TimeoutError), f"no answer to {path}: {self.process.said()[-2000:]}")
+                self.process.ended_soon()
+                again = True
+                continue
+            if answer.status in wanted or (again and answer.status == 409):
+                return answer
+            self.expect(answer.status in (500, 503, 507) and answer.json.get("detail"), f"{path}: {answer}")
+            self.expect(fault is not None and not fault.invisible and time.monotonic() < end, f"{path}: {answer}")
+
+    def perform(self, fault):
+        self.process.ensure()
+        self.process.remember()
+        ids = self.new_ids(2)
+        if fault is not None:
+            self.layer.arm()
+        self.tolerant_send(self.process, [self.carol.api], ids, fault, "ab" * 32)
+        self.call("/v1/outbox/requeue", {"id": ids[0], "new_client_message_id": ids[0] + "-again"}, fault, (200,))
+        self.call("/v1/outbox/drop", {"id": ids[1]}, fault, (200,))
+        self.call("/v1/outbox?limit=3", None, fault, (200,))
+        self.call("/v1/outbox/" + ids[0], None, fault, (200,))
+        self.layer.arm(False)
+        self.process.ensure()
+        rows = {name: self.carol.api.get("/v1/outbox/" + name) for name in (ids[0], ids[0] + "-again", ids[1])}
+        for name, row in rows.items():
+            self.expect(row.status == 200, f"{name} is gone: {row}")
+        rows = {name: row.json for name, row in rows.items()}
+        self.expect(rows[ids[0]]["status"] == "aborted" and rows[ids[1]]["status"] == "aborted" and rows[ids[0] + "-again"]["status"] == "pending",
+                    f"requeue and drop left {rows}")
+        self.carol.api.post("/v1/outbox/drop", {"id": ids[0] + "-again"})
+
+
+class Start(Sending):
+    """A daemon that starts for the first time, takes one message, and stops."""
+
+    name = "start"
+    fresh = True
+
+    def set_up(self):
+        self.carol = Node(self.world, "carol")
+        fake_mesh(self.carol, "ws://127.0.0.1:1/ws")
+        self.to = "ab" * 32
+        self.actor = self.carol
+        self.carol.arguments = ["--tcp-port", "0"]
+        self.process = Process(self, self.carol)
+        self.config = (self.carol.config / "config.json").read_bytes()
+
+    def prepare(self):
+        shutil.rmtree(self.carol.config / "daemon", ignore_errors=True)
+
+    def check(self, accepted):
+        rows = [self.carol.api.get("/v1/outbox/" + name).status for name in accepted]
+        self.expect(all(status == 200 for status in rows), f"accepted and gone: {accepted} {rows}")
+
+    def perform(self, fault):
+        node, process = self.actor, self.process
+        self.expect(not process.alive, "still running")
+        self.prepare()
+        process.remember()
+        ids = self.new_ids(1)
+        accepted = []
+        if fault is not None:
+            self.layer.arm()
+        node.api.close()
+        node.up(wait=False)
+        if self.wait_up(node):
+            accepted = self.one_send(node, ids, fault)
+            process.stop("the stop")
+            if fault is not None and fault.invisible:
+                self.expect(node.process.returncode == 0, f"{fault.error} may not be seen\n{process.said()[-2000:]}")
+        else:
+            process.judge("the start")
+            self.expect(node.process.returncode != 0, f"it ended without being asked, and says 0\n{process.said()[-2000:]}")
+            self.expect(fault is not None and not fault.invisible, f"{fault and fault.error} may not be seen\n{process.said()[-2000:]}")
+        self.layer.arm(False)
+        self.expect((node.config / "config.json").read_bytes() == self.config, "config.json was changed")
+        # Normally, on what the failed start left.
+        process.remember()
+        node.api.close()
+        node.up()
+        self.check(accepted)
+        token = (node.config / "daemon" / "local-token").read_text().strip()
+        self.expect(len(token) >= 32, f"half a token: {token!r}")
+        self.expect(not list((node.config / "daemon").glob("*.tmp-*")) or fault is None or fault.kind in ("name", "alloc", "sync"),
+                    f"temporary files stay: {list((node.config / 'daemon').glob('*.tmp-*'))}")
+        process.stop("the normal stop")
+        self.expect(node.process.returncode == 0, "the normal stop failed")
+
+    def wait_up(self, node):
+        end = deadline(20)
+        while True:
+            if node.process.poll() is not None:
+                return False
+            with contextlib.suppress(*DIED, ValueError):
+                if node.api.get("/v1/health").status == 200:
+                    return True
+            node.api.close()
+            if time.monotonic() > end:
+                raise Broken(f"neither serves nor ends\n{self.process.said()[-3000:]}")
+            time.sleep(0.005)
+
+    def one_send(self, node, ids, fault):
+        for _ in range(3):
+            try:
+                answer = node.api.post("/v1/send", {"to": self.to, "message": f"body of {ids[0]}", "client_message_id": ids[0]})
+            except DIED as error:
+                node.api.close()
+                self.expect(not isinstance(error, TimeoutError), "no answer")
+                if self.process.ended_soon():
+                    return []
+                continue
+            if answer.status in (200, 202):
+                return ids
+            self.expect(fault is not None and not fault.invisible and answer.json.get("detail"), f"refused: {answer}")
+        return []
+
+
+class Restart(Start):
+    """A daemon that starts on what it had, after a kill: the integrity check, the requeueing, the link, the drain."""
+
+    name = "restart"
+
+    def set_up(self):
+        self.broker, self.alice, self.bob = two_nodes(self.world)
+        self.bob.up()
+        self.bob.wait_connected()
+        self.to = self.bob.pubkey
+        self.actor = self.alice
+        self.config = (self.alice.config / "config.json").read_bytes()
+        self.process = Process(self, self.alice)
+        self.alice.up()
+        self.alice.wait_connected()
+        self.waiting = []
+
+    def prepare(self):
+        pass
+
+    def perform(self, fault):
+        if not self.process.alive:
+            self.alice.up()
+        self.broker.process.send_signal(signal.SIGSTOP)  # so that there is something to requeue
+        try:
+            self.waiting = self.new_ids(3)
+            for name in self.waiting:
+                self.expect(self.alice.send(self.to, f"body of {name}", client_message_id=name).status == 202, "the healthy start refuses")
+            self.alice.kill()
+        finally:
+            self.broker.process.send_signal(signal.SIGCONT)
+        super().perform(fault)
+
+    def check(self, accepted):
+        self.wait_received(self.bob, self.waiting + accepted, self.process.ensure)
+        self.wait_settled(self.alice, self.process.ensure)
+
+
+class Stop(Sending):
+    """The orderly stop, with messages on their way."""
+
+    name = "stop"
+
+    def set_up(self):
+        self.broker, self.alice, self.bob = two_nodes(self.world)
+        self.bob.up()
+        self.bob.wait_connected()
+        self.to = self.bob.pubkey
+        self.process = Process(self, self.alice)
+
+    def perform(self, fault):
+        self.process.ensure()
+        self.alice.wait_connected()
+        self.process.remember()
+        ids = self.new_ids(4)
+        self.tolerant_send(self.process, [self.alice.api], ids, None, self.to)
+        if fault is not None:
+            self.layer.arm()
+        self.process.stop("the stop")
+        status = self.alice.process.returncode
+        self.layer.arm(False)
+        if fault is None or fault.invisible or fault.at == 0:
+            self.expect(status == 0, f"the stop: exit {status}\n{self.process.said()[-2000:]}")
+        self.process.remember()
+        self.alice.api.close()
+        self.alice.up()
+        self.wait_received(self.bob, ids, self.process.ensure)
+        self.wait_settled(self.alice, self.process.ensure)
+
+
+class Reconnect(Sending):
+    """The link is lost with messages waiting, and made again."""
+
+    name = "reconnect"
+
+    def set_up(self):
+        self.broker, self.alice, self.bob = two_nodes(self.world)
+        self.bob.up()
+        self.bob.wait_connected()
+        self.to = self.bob.pubkey
+        self.process = Process(self, self.alice)
+        self.process.launch()
+        self.alice.wait_connected()
+
+    def perform(self, fault):
+        self.process.ensure()
+        self.alice.wait_connected()
+        self.process.remember()
+        self.broker.stop()
+        self.broker.more_environment = {}
+        self.alice.wait_connected(False)
+        ids = self.new_ids(3)
+        self.tolerant_send(self.process, [self.alice.api], ids, None, self.to)
+        if fault is not None:
+            self.layer.arm()
+        self.broker.start()
+        self.wait_received(self.bob, ids, self.process.ensure, 60)
+        self.wait_settled(self.alice, self.process.ensure, 60)
+        self.layer.arm(False)
+        self.process.ensure()
+
+
+# ---- the broker ------------------------------------------------------------------------------------------------------------
+
+
+class Serve(Sending):
+    """The broker accepts and delivers; its peers reconnect by themselves when it dies."""
+
+    name = "serve"
+
+    def set_up(self):
+        self.broker, self.alice, self.bob = two_nodes(self.world)
+        self.broker.stop()
+        self.process = Process(self, self.broker)
+        self.process.launch()
+        self.alice.up()
+        self.bob.up()
+        self.alice.wait_connected()
+        self.bob.wait_connected()
+        self.to = self.bob.pubkey
+        self.perform(None)
+
+    def perform(self, fault):
+        self.process.ensure()
+        self.alice.wait_connected()
+        self.bob.wait_connected()
+        self.process.remember()
+        ids = self.new_ids(4)
+        if fault is not None:
+            self.layer.arm()
+        for name in ids:
+            answer = self.alice.send(self.to, f"body of {name}", client_message_id=name)
+            self.expect(answer.status == 202, f"the healthy sender: {answer}")
+        self.wait_received(self.bob, ids, self.process.ensure, 60)
+        self.wait_settled(self.alice, self.process.ensure, 60)
+        with contextlib.suppress(*DIED):
+            self.broker.get("/health")
+        self.layer.arm(False)
+        self.process.ensure()
+
+
+class ServeStart(Flow):
+    """The broker starts for the first time, and stops."""
+
+    name = "serve-start"
+    fresh = True
+
+    def set_up(self):
+        self.broker = Broker(self.world)
+        self.broker.stop()
+        self.process = Process(self, self.broker)
+
+    def perform(self, fault):
+        if self.fresh:
+            for path in self.broker.home.glob("*"):
+                if path.name != "broker.log":
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.process.remember()
+        if fault is not None:
+            self.layer.arm()
+        try:
+            self.broker.start()
+            up = True
+        except AssertionError as error:
+            if "the broker ended" not in str(error):
+                raise Broken(str(error) + self.process.said()[-2000:]) from None
+            up = False
+        if up:
+            self.process.stop("the broker's stop")
+        else:
+            self.process.judge("the broker's start")
+        if fault is None or fault.invisible or fault.at == 0:
+            self.expect(up and self.broker.process.returncode == 0, f"exit {self.broker.process.returncode}\n{self.process.said()[-2000:]}")
+        self.layer.arm(False)
+        self.process.remember()
+        self.broker.start()
+        token = self.broker.admin_token_file
+        self.expect(not token.exists() or len(token.read_text().strip()) >= 32, "half an admin token")
+        self.process.stop("the broker's normal stop")
+        self.expect(self.broker.process.returncode == 0, "the normal stop failed")
+
+
+class ServeRestart(ServeStart):
+    """The broker starts on a store that was not closed."""
+
+    name = "serve-restart"
+    fresh = False
+
+    def set_up(self):
+        self.broker, self.alice, _ = two_nodes(self.world)
+        self.broker.stop()
+        self.process = Process(self, self.broker)
+
+    def perform(self, fault):
+        self.broker.start()
+        self.alice.cli("mesh", "invite")
+        self.broker.kill()
+        super().perform(fault)
+
+
+# ---- the command line --------------------------------------------------------------------------------------------------------
+
+
+class Command(Sending):
+    """One run of the command line."""
+
+    allowed = (0, 1, 2, 3, 5, 6, 7, 70)
+
+    def run(self, node, arguments, fault):
+        node.config.mkdir(mode=0o700, exist_ok=True)
+        if fault is not None:
+            self.layer.arm()
+        try:
+            done = node.cli(*arguments, check=None, environment=self.layer.environment, timeout=30)
+        except subprocess.TimeoutExpired:
+            raise Broken(f"{arguments}: does not end") from None
+        finally:
+            self.layer.arm(False)
+        self.judge_end(done.returncode, done.stderr.decode(errors="replace"), " ".join(map(str, arguments)), self.allowed)
+        if fault is None or fault.invisible or fault.at == 0:
+            self.expect(done.returncode == 0, f"{arguments}: exit {done.returncode}: {done.stderr.decode()[-1500:]}")
+        return done
+
+    def check_config(self, node, before):
+        """Old or new, and whole."""
+        path = node.config / "config.json"
+        if not path.exists():
+            self.expect(before is None, "config.json is gone")
+            return []
+        document = json.loads(path.read_text())
+        self.expect(path.stat().st_mode & 0o777 == 0o600, "config.json can be read by others")
+        for mesh in document["meshes"]:
+            self.expect(len(mesh["secretKey"]) == 128 and len(mesh["pubkey"]) == 64, f"half a mesh: {mesh.keys()}")
+        return document["meshes"]
+
+
+class Create(Command):
+    name = "create"
+
+    def set_up(self):
+        self.broker = Broker(self.world)
+
+    def perform(self, fault):
+        number = next(self.numbers)
+        node = Node(self.world, f"creator-{number}")
+        arguments = ["mesh", "create", f"m{number}", "--slug", f"m{number}", "--broker", self.broker.url, "--admin-token-file", self.broker.admin_token_file, "--name", "c"]
+        done = self.run(node, arguments, fault)
+        meshes = self.check_config(node, None)
+        self.expect(done.returncode != 0 or len(meshes) == 1, "says done, and there is no mesh")
+        if not meshes:
+            again = node.cli(*arguments, check=None)
+            self.expect(again.returncode == 0, f"cannot be tried again: {again.stderr.decode()[-1500:]}")
+        self.expect(self.check_config(node, None)[0]["slug"] == f"m{number}", "another mesh")
+        node.cli("mesh", "invite")
+        shutil.rmtree(node.config)
+
+
+class Join(Command):
+    name = "join"
+
+    def set_up(self):
+        self.broker = Broker(self.world)
+        self.owner = Node(self.world, "owner")
+        create_mesh(self.broker, self.owner)
+
+    def perform(self, fault):
+        number = next(self.numbers)
+        node = Node(self.world, f"joiner-{number}")
+        link = self.owner.cli("mesh", "invite").stdout.decode().strip()
+        arguments = ["join", link, "--yes", "--name", f"j{number}"]
+        done = self.run(node, arguments, fault)
+        meshes = self.check_config(node, None)
+        self.expect(done.returncode != 0 or len(meshes) == 1, "says done, and there is no mesh")
+        if not meshes:
+            again = node.cli(*arguments, check=None)
+            self.expect(again.returncode == 0, f"cannot be tried again: {again.stderr.decode()[-1500:]}")
+        self.expect(len(self.check_config(node, None)) == 1, "no mesh")
+        shutil.rmtree(node.config)
+
+
+class Invite(Command):
+    name = "invite"
+
+    def set_up(self):
+        self.broker = Broker(self.world)
+        self.owner = Node(self.world, "owner")
+        create_mesh(self.broker, self.owner)
+        self.before = (self.owner.config / "config.json").read_bytes()
+
+    def perform(self, fault):
+        done = self.run(self.owner, ["mesh", "invite"], fault)
+        self.expect(done.returncode != 0 or b"claudemesh" in done.stdout, f"done, without a link: {done.stdout}")
+        self.expect((self.owner.config / "config.json").read_bytes() == self.before, "config.json was changed")
+
+
+class SendCommand(Command):
+    """claudemesh send through the daemon."""
+
+    name = "send-warm"
+
+    def set_up(self):
+        self.broker, self.alice, self.bob = two_nodes(self.world)
+        self.bob.up()
+        self.bob.wait_connected()
+        self.start_daemon()
+
+    def start_daemon(self):
+        self.alice.up()
+        self.alice.wait_connected()
+
+    def perform(self, fault):
+        (name,) = self.new_ids(1)
+        arguments = ["send", "bob", f"body of {name}", "--idempotency-key", name]
+        done = self.run(self.alice, arguments, fault)
+        if done.returncode != 0:
+            again = self.alice.cli(*arguments, check=None)
+            self.expect(again.returncode == 0, f"cannot be tried again: {again.stderr.decode()[-1500:]}")
+        self.wait_received(self.bob, [name], lambda: None)
+
+
+class SendCold(SendCommand):
+    """claudemesh send without a daemon."""
+
+    name = "send-cold"
+
+    def start_daemon(self):
+        pass
+
+
+class Ask(Command):
+    """Reading commands, through the daemon."""
+
+    name = "ask"
+
+    def set_up(self):
+        self.carol = Node(self.world, "carol")
+        fake_mesh(self.carol, "ws://127.0.0.1:1/ws")
+        self.carol.up()
+        for name in self.new_ids(3):
+            self.carol.send("ab" * 32, "x", client_message_id=name)
+
+    def perform(self, fault):
+        for arguments in (["daemon", "status"], ["--json", "inbox"], ["daemon", "outbox", "list"], ["config", "show"], ["mesh", "list"]):
+            done = self.run(self.carol, arguments, fault)
+            self.expect(done.returncode != 0 or done.stdout, f"{arguments}: done, and said nothing")
+
+
+FLOWS = {flow.name: flow for flow in (Accept, Receive, Operate, Start, Restart, Stop, Reconnect, Serve, ServeStart, ServeRestart, Create, Join, Invite, SendCommand,
+                                      SendCold, Ask)}
