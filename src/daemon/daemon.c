@@ -62,6 +62,7 @@ static void on_second(void *argument)
 {
     struct daemon *daemon = argument;
     outbox_poke(daemon->outbox);
+    inbox_poke(daemon->inbox);
     loop_timer_start(daemon->second, SECOND_MS);
 }
 
@@ -225,6 +226,8 @@ int daemon_run(const struct daemon_options *options)
     struct error error = { 0 };
     daemon.metrics = ipc_metrics_new();
     if (daemon_open(&daemon, &error) != 0) {
+        if (error.code == ERROR_FULL)
+            (void)error_prefix(&error, "The disk is full: make room for %s and start again", options->paths->root);
         log_event(LOG_LEVEL_ERROR, "daemon_start_failed", LOG_TEXT("error", error.message), LOG_END);
         daemon_close(&daemon);
         tell_starter(&daemon, error.message);

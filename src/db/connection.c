@@ -88,7 +88,7 @@ int sqlite_error(sqlite3 *handle, int result, struct error *error)
                   (const struct log_field[]){ LOG_TEXT("path", path), LOG_NUMBER("errno", system_errno), LOG_END });
     }
     enum error_code code = error_code_of(result, system_errno);
-    const char *said = handle == NULL ? sqlite3_errstr(result) : sqlite3_errmsg(handle);
+    const char *said = code == ERROR_FULL ? "the disk is full" : handle == NULL ? sqlite3_errstr(result) : sqlite3_errmsg(handle);
     (void)error_set(error, code, "database %s: %s (%d)", path == NULL ? "" : path, said, extended);
     if (error != NULL && (code == ERROR_SYSTEM || code == ERROR_FULL || code == ERROR_DENIED)) {
         error->sys_errno = system_errno;

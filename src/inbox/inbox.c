@@ -36,6 +36,7 @@ const size_t INBOX_MIGRATION_COUNT = ARRAY_LENGTH(INBOX_MIGRATIONS);
 
 static const char SELECT_EPOCH[] = "SELECT epoch FROM inbox_epoch WHERE id = 1";
 static const char INSERT_EPOCH[] = "INSERT INTO inbox_epoch (id, epoch) VALUES (1, ?1)";
+static const char TOUCH_EPOCH[] = "UPDATE inbox_epoch SET epoch = epoch WHERE id = 1";
 /* Not max(seq): pruned rows count too, a seq is never used again. */
 static const char SELECT_NEWEST[] = "SELECT seq FROM sqlite_sequence WHERE name = 'inbox'";
 static const char SELECT_LEGACY[] = "SELECT 1 FROM inbox_legacy WHERE mesh = ?1 AND content = ?2";
@@ -104,13 +105,29 @@ static int run_open(struct db_connection *connection, struct db_task *task)
     return status;
 }
 
+static void committed(void *argument)
+{
+    struct inbox *inbox = argument;
+    inbox->inserts_committed = inbox->inserts_run;
+    inbox->attempt_committed = inbox->attempt_run;
+}
+
+static void rolled_back(void *argument)
+{
+    struct inbox *inbox = argument;
+    inbox->inserts_run = inbox->inserts_committed;
+    inbox->attempt_run = inbox->attempt_committed;
+}
+
 int inbox_open(struct db *db, struct inbox **ret_inbox, struct error *error)
 {
     struct inbox *inbox = memory_zalloc(sizeof(*inbox));
     inbox->db = db;
+    db_set_hooks(db, &(struct db_hooks){ .argument = inbox, .committed = committed, .rolled_back = rolled_back });
     struct open_task open = { .task = { .run = run_open, .flags = DB_SAVEPOINT | DB_DURABLE }, .inbox = inbox };
     int status = db_write_wait(db, &open.task);
     if (status < 0) {
+        db_set_hooks(db, &(struct db_hooks){ .argument = NULL });
         inbox_free(inbox);
         if (error != NULL)
             *error = open.task.error;
@@ -152,11 +169,43 @@ void inbox_note_result(struct inbox *inbox, int status)
     inbox->degraded = status < 0;
 }
 
+/* ---- room again? ---------------------------------------------------------------------------------------------------- */
+
+struct probe_task {
+    struct db_task task;
+    struct inbox *inbox;
+};
+
+static int run_probe(struct db_connection *connection, struct db_task *task)
+{
+    return db_execute(connection, &task->error, NULL, TOUCH_EPOCH, "");
+}
+
+static void done_probe(struct db_task *task)
+{
+    struct probe_task *probe = CONTAINER_OF(task, struct probe_task, task);
+    probe->inbox->probing = false;
+    inbox_note_result(probe->inbox, task->status);
+    free(probe);
+}
+
+void inbox_poke(struct inbox *inbox)
+{
+    if (!inbox->degraded || inbox->probing)
+        return;
+    struct probe_task *probe = memory_zalloc(sizeof(*probe));
+    probe->task = (struct db_task){ .run = run_probe, .done = done_probe, .flags = DB_DURABLE };
+    probe->inbox = inbox;
+    inbox->probing = true;
+    db_write(inbox->db, &probe->task);
+}
+
 /* ---- insert -------------------------------------------------------------------------------------------------------- */
 
 struct insert_task {
     struct db_task task;
     struct inbox *inbox;
+    uint64_t number, attempt;
     struct inbox_insert *insert;
     void (*done)(struct inbox_insert *insert);
 };
@@ -236,7 +285,7 @@ static int insert_row(struct db_connection *connection, struct inbox_insert *ins
     return status < 0 ? status : 0;
 }
 
-static int run_insert(struct db_connection *connection, struct db_task *task)
+static int store_once(struct db_connection *connection, struct db_task *task)
 {
     struct inbox_insert *insert = CONTAINER_OF(task, struct insert_task, task)->insert;
     insert->is_new = insert->replay_suspected = false;
@@ -257,6 +306,20 @@ static int run_insert(struct db_connection *connection, struct db_task *task)
     return found < 0 ? found : insert_row(connection, insert, &task->error);
 }
 
+static int run_insert(struct db_connection *connection, struct db_task *task)
+{
+    const struct insert_task *work = CONTAINER_OF(task, struct insert_task, task);
+    struct inbox *inbox = work->inbox;
+    if (work->attempt == inbox->attempt_run && work->number != inbox->inserts_run + 1)
+        return error_set(&task->error, ERROR_BUSY, "an earlier message is not stored yet");
+    int status = store_once(connection, task);
+    if (status == 0) {
+        inbox->attempt_run = work->attempt;
+        inbox->inserts_run = work->number;
+    }
+    return status;
+}
+
 static void done_insert(struct db_task *task)
 {
     struct insert_task *work = CONTAINER_OF(task, struct insert_task, task);
@@ -265,6 +328,8 @@ static void done_insert(struct db_task *task)
     inbox_note_result(work->inbox, task->status);
     if (task->status < 0)
         insert->is_new = insert->replay_suspected = false;
+    if (task->status < 0 && work->attempt == work->inbox->attempt)
+        work->inbox->attempt++;
     if (insert->is_new && insert->row->seq > work->inbox->newest_seq)
         work->inbox->newest_seq = insert->row->seq;
     void (*done)(struct inbox_insert *) = work->done;
@@ -279,6 +344,8 @@ void inbox_insert(struct inbox *inbox, struct inbox_insert *insert, void (*done)
     work->task =
         (struct db_task){ .run = run_insert, .done = done_insert, .flags = insert->legacy_once ? DB_DURABLE | DB_SAVEPOINT : DB_DURABLE };
     work->inbox = inbox;
+    work->number = ++inbox->insert_count;
+    work->attempt = inbox->attempt;
     work->insert = insert;
     work->done = done;
     db_write(inbox->db, &work->task);

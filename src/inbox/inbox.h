@@ -83,5 +83,7 @@ void inbox_mark_seen(struct inbox *inbox, const char *const *ids, size_t count, 
 /* Retention: prunes rows received before, in small steps; keeps their dedupe keys (sender, id) for keep_keys_ms more. */
 void inbox_prune(struct inbox *inbox, int64_t received_before_ms, int64_t keys_before_ms);
 bool inbox_is_degraded(const struct inbox *inbox); /* its last commit failed */
+/* Once a second: when the last commit failed, whether there is room again; nothing else may come to be stored for long. */
+void inbox_poke(struct inbox *inbox);
 
 #endif

@@ -21,8 +21,17 @@ struct inbox {
     char epoch[17];
     int64_t newest_seq;
     bool degraded;
+    bool probing;
     bool pruning;
     struct quarantine_count *quarantined;
+
+    /* Inserts in order: one that follows a failed one fails too, or it would come before it. A failure known to the loop begins a new attempt. */
+    uint64_t insert_count; /* loop: numbers them */
+    uint64_t attempt;      /* loop */
+
+    /* writer */
+    uint64_t inserts_run, inserts_committed; /* the newest that was run, and that is on disk */
+    uint64_t attempt_run, attempt_committed; /* theirs */
 };
 
 /* The columns of a row, in the order that inbox_row_read takes. */

@@ -69,6 +69,17 @@ static int64_t doubled(int64_t current_ms, int64_t initial_ms, int64_t maximum_m
     return current_ms < maximum_ms / 2 ? current_ms * 2 : maximum_ms;
 }
 
+/* A broker that lets us in and drops us at once must not be met by a storm: the pauses begin anew only after a connection that stood as long as the pause before it. */
+static void forget_backoff(struct link *link, int64_t open_ms)
+{
+    if (open_ms >= link->backoff_ms) {
+        link->backoff_ms = 0;
+    }
+    if (open_ms >= link->times.replaced_calm) {
+        link->replaced_backoff_ms = 0;
+    }
+}
+
 static void enter_waiting(struct link *link)
 {
     int64_t delay_ms = 0;
@@ -89,7 +100,6 @@ static void enter_waiting(struct link *link)
 
 static void enter_open(struct link *link)
 {
-    link->backoff_ms = 0;
     link->skew_tried = false;
     link->replays = 0;
     link->opened_ms = clock_monotonic_ms();
@@ -153,8 +163,8 @@ bool link_move(struct link *link, enum link_event event, const char *reason)
         state = LINK_CLOSED;
     }
     bool was_open = link->phase == PHASE_OPEN;
-    if (was_open && clock_monotonic_ms() - link->opened_ms >= link->times.replaced_calm) {
-        link->replaced_backoff_ms = 0;
+    if (was_open) {
+        forget_backoff(link, clock_monotonic_ms() - link->opened_ms);
     }
     bool changed = state != LINK_IDLE && state != link->state;
     link->phase = next;

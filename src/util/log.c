@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "util/buffer.h"
@@ -38,6 +39,7 @@ static uint64_t file_size, file_size_maximum;
 static int64_t file_age_maximum_ms;
 static int64_t file_begun_at; /* of its first line */
 static int64_t file_swept_at; /* when old files were last looked for */
+static bool line_is_torn;     /* the disk took only the beginning of the newest line */
 
 /* ---- lines ------------------------------------------------------------------------------------------------------ */
 
@@ -186,6 +188,21 @@ static void forget_file(void)
 
 /* ---- public ----------------------------------------------------------------------------------------------------- */
 
+/* What the disk does not take is lost; what it took of a line must not be glued to the next one. Under the mutex. */
+static void write_bytes(const struct buffer *line)
+{
+    static char end[] = "\n";
+    struct iovec parts[] = { { .iov_base = end, .iov_len = line_is_torn ? 1 : 0 }, { .iov_base = line->data, .iov_len = line->length } };
+    ssize_t written = 0;
+    do {
+        written = writev(log_fd, parts, (int)ARRAY_LENGTH(parts));
+    } while (written < 0 && errno == EINTR);
+    if (written > 0) {
+        file_size += (uint64_t)written;
+        line_is_torn = (size_t)written != parts[0].iov_len && (size_t)written != parts[0].iov_len + parts[1].iov_len;
+    }
+}
+
 static void write_line(enum log_level level, const char *event_name, const struct log_field *fields)
 {
     struct buffer line;
@@ -195,13 +212,7 @@ static void write_line(enum log_level level, const char *event_name, const struc
     if (file_path != NULL) {
         rotate_if_due(line.length);
     }
-    ssize_t written = 0;
-    do {
-        written = write(log_fd, line.data, line.length);
-    } while (written < 0 && errno == EINTR);
-    if (written > 0) {
-        file_size += (uint64_t)written;
-    }
+    write_bytes(&line);
     pthread_mutex_unlock(&log_mutex);
     buffer_release(&line);
 }
@@ -252,6 +263,7 @@ int log_open_file(const char *path, uint64_t max_bytes, int max_age_days)
     forget_file();
     log_fd = fd;
     file_path = copy;
+    line_is_torn = false;
     file_size = size;
     file_begun_at = begun_at;
     file_size_maximum = max_bytes;

@@ -451,6 +451,81 @@ static void the_quarantine_keeps_each_push_once_and_counts_across_a_restart(void
     assert_int_equal(inbox_quarantine_count(fixture->inbox, MESH), 1);
 }
 
+/* ---- no room ------------------------------------------------------------------------------------------------------- */
+
+struct limit_task {
+    struct db_task task;
+    bool tight;
+};
+
+static int run_limit(struct db_connection *connection, struct db_task *task)
+{
+    const char *sql = CONTAINER_OF(task, struct limit_task, task)->tight ? "PRAGMA max_page_count = 1" : "PRAGMA max_page_count = 1000000";
+    return sqlite3_exec(db_handle(connection), sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : -(int)ERROR_INTERNAL;
+}
+
+/* tight: the file may not grow any more. */
+static void limit_pages(struct fixture *fixture, bool tight)
+{
+    struct limit_task limit = { .task = { .run = run_limit }, .tight = tight };
+    assert_int_equal(db_write_wait(fixture->db, &limit.task), 0);
+}
+
+static struct inbox_row *make_large_row(const char *id)
+{
+    struct buffer body;
+    buffer_init(&body, BUFFER_UNLIMITED);
+    for (size_t i = 0; i < 8192; i++)
+        buffer_append_byte(&body, 'x');
+    struct inbox_row *row = make_row("aa", id, body.data);
+    buffer_release(&body);
+    return row;
+}
+
+static void what_follows_a_message_that_found_no_room_does_not_come_before_it(void **state)
+{
+    struct fixture *fixture = *state;
+    struct outcome outcomes[4];
+    (void)insert_now(fixture, make_row("aa", "m-0", "first"), false);
+    limit_pages(fixture, true);
+    submit(fixture, make_row("aa", "m-1", "small"), false, &outcomes[0]);
+    submit(fixture, make_large_row("m-2"), false, &outcomes[1]);
+    submit(fixture, make_row("aa", "m-3", "small"), false, &outcomes[2]); /* there would be room for it */
+    submit(fixture, make_row("aa", "m-4", "small"), false, &outcomes[3]);
+    wait_all(fixture);
+    assert_int_equal(outcomes[0].status, 0);
+    assert_int_equal(outcomes[1].status, -ERROR_FULL);
+    assert_true(outcomes[2].status < 0);
+    assert_true(outcomes[3].status < 0);
+    assert_true(inbox_is_degraded(fixture->inbox));
+    /* What comes again after the failure is known is taken, from the first that is missing on. */
+    limit_pages(fixture, false);
+    submit(fixture, make_large_row("m-2"), false, &outcomes[1]);
+    submit(fixture, make_row("aa", "m-3", "small"), false, &outcomes[2]);
+    wait_all(fixture);
+    assert_int_equal(outcomes[1].status, 0);
+    assert_int_equal(outcomes[2].status, 0);
+    assert_true(outcomes[1].seq < outcomes[2].seq);
+    assert_false(inbox_is_degraded(fixture->inbox));
+}
+
+static void room_is_noticed_although_nothing_comes(void **state)
+{
+    struct fixture *fixture = *state;
+    struct outcome outcome;
+    limit_pages(fixture, true);
+    submit(fixture, make_large_row("m-1"), false, &outcome);
+    wait_all(fixture);
+    assert_int_equal(outcome.status, -ERROR_FULL);
+    limit_pages(fixture, false);
+    inbox_poke(fixture->inbox);
+    int64_t deadline_ms = clock_monotonic_ms() + 30000;
+    while (inbox_is_degraded(fixture->inbox)) {
+        run_completions(fixture);
+        assert_true(clock_monotonic_ms() < deadline_ms);
+    }
+}
+
 int main(void)
 {
     struct error error;
@@ -467,6 +542,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(marking_seen_says_which_rows_it_newly_marked, setup, teardown),
         cmocka_unit_test_setup_teardown(pruned_rows_are_still_known_and_below_the_floor_nothing_new_is_believed, setup, teardown),
         cmocka_unit_test_setup_teardown(the_quarantine_keeps_each_push_once_and_counts_across_a_restart, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_follows_a_message_that_found_no_room_does_not_come_before_it, setup, teardown),
+        cmocka_unit_test_setup_teardown(room_is_noticed_although_nothing_comes, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

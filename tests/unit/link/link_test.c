@@ -616,8 +616,27 @@ static void an_unauthorised_hello_is_tried_again_with_backoff(void **state)
     assert_int_equal(f->link->backoff_ms, 40);
     f->script = 0;
     run_until(f->loop, is_open, f, "open");
-    assert_int_equal(f->link->backoff_ms, 0);
     assert_states(f, (const enum link_state[]){ LINK_CONNECTING, LINK_RECONNECTING, LINK_OPEN }, 3);
+}
+
+static void a_broker_that_lets_us_in_and_drops_us_meets_backoff(void **state)
+{
+    struct fixture *f = *state;
+    start(f);
+    for (int i = 0; i < 4; i++) {
+        run_until(f->loop, is_open, f, "open");
+        f->link->opened_ms = clock_monotonic_ms() + 60000; /* however slow this machine is */
+        websocket_close(f->stub.current->socket, 1001, "going away");
+        run_until(f->loop, is_reconnecting, f, "reconnecting");
+    }
+    int64_t grown_ms = f->link->backoff_ms;
+    assert_true(grown_ms >= 40);
+    /* One that stood as long as the pause before it begins anew. */
+    run_until(f->loop, is_open, f, "open");
+    f->link->opened_ms = clock_monotonic_ms() - grown_ms;
+    websocket_close(f->stub.current->socket, 1001, "going away");
+    run_until(f->loop, is_reconnecting, f, "reconnecting");
+    assert_int_equal(f->link->backoff_ms, f->link->options.reconnect_initial_ms);
 }
 
 static void a_link_started_before_its_broker_opens_when_it_comes(void **state)
@@ -813,6 +832,7 @@ int main(void)
         TEST(a_revoked_member_does_not_come_back),
         TEST(who_was_replaced_waits_long_and_longer_each_time),
         TEST(an_unauthorised_hello_is_tried_again_with_backoff),
+        TEST(a_broker_that_lets_us_in_and_drops_us_meets_backoff),
         TEST(a_link_started_before_its_broker_opens_when_it_comes),
         TEST(once_means_that_the_first_failure_is_the_last),
         TEST(a_stopped_link_closes_with_1001_and_says_when_it_is_gone),
