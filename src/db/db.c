@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "db/internal.h"
+#include "util/clock.h"
 #include "util/file.h"
 #include "util/log.h"
 #include "util/memory.h"
@@ -144,6 +145,7 @@ static int prepare_writer(struct db *db, const struct db_options *options, const
     db->marked_clean = state->clean && !migrated;
     db->wal_dirty = !db->marked_clean;
     db->checkpoint_wait_ms = FIRST_CHECKPOINT_WAIT_MS;
+    db->checkpoint_due_ms = clock_monotonic_ms() + FIRST_CHECKPOINT_WAIT_MS;
     if (status == 0) {
         status = connection_read_number(&db->writer, "PRAGMA page_size", &db->page_size, error);
     }

@@ -95,6 +95,7 @@ struct db {
     int64_t frame_count;          /* frames in the WAL after the last commit */
     int64_t frames_at_checkpoint; /* of these, what the last checkpoint saw */
     int64_t checkpoint_wait_ms;
+    int64_t checkpoint_due_ms; /* monotonic */
     int64_t page_size;
 
     atomic_uint_fast64_t database_bytes, wal_bytes; /* db_file_size */

@@ -10,7 +10,7 @@
 enum {
     /* A transaction that stays short enough for the tasks behind it. */
     MAX_BATCH = 1024,
-    /* Quiet for this long: what is in the WAL moves into the database. */
+    /* No commit for this long: what is in the WAL moves into the database. */
     IDLE_CHECKPOINT_MS = 200,
     /* A reader that holds an old snapshot can keep a checkpoint from finishing: ask less and less often. */
     MAX_CHECKPOINT_WAIT_MS = 5000,
@@ -44,6 +44,7 @@ static int note_frames(void *argument, sqlite3 *handle, const char *name, int fr
     db->frame_count = frames;
     db->wal_dirty = true;
     db->checkpoint_wait_ms = IDLE_CHECKPOINT_MS;
+    db->checkpoint_due_ms = clock_monotonic_ms() + IDLE_CHECKPOINT_MS;
     return SQLITE_OK;
 }
 
@@ -253,6 +254,7 @@ static void checkpoint(struct db *db)
         return;
     }
     db->checkpoint_wait_ms = db->checkpoint_wait_ms * 2 < MAX_CHECKPOINT_WAIT_MS ? db->checkpoint_wait_ms * 2 : MAX_CHECKPOINT_WAIT_MS;
+    db->checkpoint_due_ms = clock_monotonic_ms() + db->checkpoint_wait_ms;
 }
 
 /* ---- the thread ------------------------------------------------------------------------------------------ */
@@ -322,21 +324,28 @@ static void close_down(struct db *db)
     }
 }
 
+/* -1: nothing is to be moved. Tasks that write nothing, such as sends that are refused for want of room, do not put it off. */
+static int64_t checkpoint_left_ms(const struct db *db)
+{
+    int64_t left_ms = db->wal_dirty ? db->checkpoint_due_ms - clock_monotonic_ms() : -1;
+    return db->wal_dirty && left_ms < 0 ? 0 : left_ms;
+}
+
 void *writer_main(void *argument)
 {
     struct db *db = argument;
     (void)sqlite3_wal_hook(db->writer.handle, note_frames, db); /* returns the one before: none */
     for (;;) {
         bool closed = false;
-        struct message *waiting = mailbox_wait_all(&db->write_queue, db->wal_dirty ? db->checkpoint_wait_ms : -1, &closed);
+        struct message *waiting = mailbox_wait_all(&db->write_queue, checkpoint_left_ms(db), &closed);
         if (closed) {
             break;
         }
-        if (waiting == NULL) {
-            checkpoint(db);
-        }
         while (waiting != NULL) {
             waiting = run_batch(db, waiting);
+        }
+        if (checkpoint_left_ms(db) == 0) {
+            checkpoint(db);
         }
     }
     close_down(db);
