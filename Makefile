@@ -4,7 +4,7 @@ PYTHON ?= /usr/bin/python3
 # Two workers a core: system tests mostly wait for other processes.
 TEST_WORKERS ?= 4
 
-.PHONY: all help bootstrap demo check unit system bench release sanitize fuzz clean install
+.PHONY: all help bootstrap demo check unit system bench release sanitize coverage fuzz clean install
 
 all: $(BUILD)/build.ninja ## build $(BUILD)/claudemesh
 	@ninja -C $(BUILD) --quiet
@@ -44,9 +44,13 @@ release:
 	@ninja -C $(BUILD) --quiet
 	@ln -sf src/claudemesh $(BUILD)/claudemesh
 
-sanitize: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer, the threaded ones under ThreadSanitizer
+sanitize: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer, what crosses threads under ThreadSanitizer, a smoke run under valgrind
 	@script/bootstrap sanitize
 	@script/sanitize
+
+coverage: ## line coverage of all tests, by room and file; fails below 90 % where messages could be lost
+	@script/bootstrap coverage
+	@script/coverage
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS = http_head http_server websocket
@@ -61,4 +65,4 @@ install: all ## install under the prefix (PREFIX with meson setup)
 	@ninja -C $(BUILD) install
 
 clean: ## remove build directories
-	@rm -rf build build-release build-clang build-asan build-tsan build-fuzz
+	@rm -rf build build-release build-clang build-asan build-tsan build-valgrind build-coverage build-fuzz

@@ -295,6 +295,7 @@ class World:
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="cm-", dir=os.environ.get("CLAUDEMESH_TEST_TMP", "/tmp")))
         self.processes = []
         self.closers = []
+        self.keep = False  # the directory, for whoever looks into a failure
 
     def environment(self, **more):
         base = {
@@ -328,11 +329,11 @@ class World:
         for closer in reversed(self.closers):
             with contextlib.suppress(Exception):
                 closer()
-        for process in self.processes:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGCONT)
-                    process.terminate()
+        running = [process for process in self.processes if process.poll() is None]
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
         stuck = []
         for process in self.processes:
             try:
@@ -341,10 +342,14 @@ class World:
                 stuck.append(process.args)
                 process.kill()
                 process.wait()
+        # A leak, a race or a crash while stopping shows in the status alone.
+        unclean = [(process.args, process.returncode) for process in running
+                   if process.args[0] == BINARY and process.returncode != 0 and process.args not in stuck]
         left = self._leftovers()
-        if not os.environ.get("CLAUDEMESH_KEEP"):
+        if not (self.keep or os.environ.get("CLAUDEMESH_KEEP")):
             shutil.rmtree(self.directory, ignore_errors=True)
         assert not stuck, f"did not end on SIGTERM: {stuck}"
+        assert not unclean, f"did not end well: {unclean}"
         assert not left, f"left over: {left}"
 
     def _leftovers(self):
@@ -387,12 +392,13 @@ class Broker:
     def admin_token_file(self):
         return self.home / "admin-token"
 
-    def start(self):
+    def start(self, wait=True):
         self.process = self.world.start(
             [BINARY, "--config-dir", self.home / "config", "broker", "serve", "--listen", f"127.0.0.1:{self.port}", "--store",
              f"sqlite:{self.store}", *self.arguments],
             self.log, self.world.environment(**self.more_environment))
-        self.wait_ready()
+        if wait:
+            self.wait_ready()
 
     def wait_ready(self):
         def ready():
