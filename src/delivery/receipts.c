@@ -192,18 +192,19 @@ static struct outbox_receipt *copy_of(const struct outbox_receipt *receipt)
     return copy;
 }
 
-/* It is in the outbox, as the broker's word. Now that the contents are known: the recipient's, or a forgery. */
-static void check_signature(struct delivery *delivery, const struct outbox_receipt *receipt, const struct outbox_receipt_result *result,
+/* It is in the outbox, as the broker's word. Now that the contents are known: the recipient's, or a forgery. True: it goes into the outbox again, signed. */
+static bool check_signature(struct delivery *delivery, const struct outbox_receipt *receipt, const struct outbox_receipt_result *result,
                             const char *rsig)
 {
     if (!is_true(delivery, receipt, rsig, result)) {
         refuse(delivery, receipt, "its signature is not the recipient's over what was sent");
-        return;
+        return false;
     }
     struct outbox_receipt *verified = copy_of(receipt);
     verified->rsig = memory_strdup(rsig);
     verified->verified = true;
     add(delivery, verified, NULL);
+    return true;
 }
 
 static void settle(struct delivery *delivery, const struct receipt_arrival *arrival, struct outbox_receipt *receipt,
@@ -214,7 +215,8 @@ static void settle(struct delivery *delivery, const struct receipt_arrival *arri
     } else if (result->status < 0) {
         return; /* not kept: the broker keeps it for us */
     } else if (arrival->rsig != NULL) {
-        check_signature(delivery, receipt, result, arrival->rsig);
+        if (check_signature(delivery, receipt, result, arrival->rsig))
+            return; /* acknowledged once it is kept with its signature: the broker sends it no more after that */
     } else if (receipt->verified ? !was_told(delivery->receipts, receipt) : result->is_new) {
         publish(delivery, receipt);
     }

@@ -823,6 +823,23 @@ static void a_receipt_after_a_restart_is_checked_against_what_the_outbox_remembe
     assert_true(f->receipt.verified);
 }
 
+/* The broker forgets what was acknowledged: a kill between the acknowledgement and the signed row would leave the broker's word for ever. */
+static void a_receipt_is_acknowledged_when_it_is_kept_with_its_signature_not_before(void **state)
+{
+    struct fixture *f = *state;
+    open_link(f);
+    const json_t *send = send_and_wait(f, "out-1");
+    delivery_free(f->delivery);
+    struct error error;
+    assert_int_equal(make_delivery(f, &error), 0);
+    open_link(f);
+    stub_send_json(f->stub.current, make_receipt(f, send, f->bench.carol, "stored", NULL));
+    wait_receipt_acks(f, 1);
+    assert_non_null(event_of(f, "receipt", 0));
+    look_up(f, "out-1");
+    assert_true(f->receipt.verified);
+}
+
 static void without_a_signature_it_is_the_brokers_word_until_the_signed_one_comes(void **state)
 {
     struct fixture *f = *state;
@@ -1165,6 +1182,7 @@ int main(void)
         TEST(what_was_seen_is_told_with_a_signed_receipt_now_or_when_the_link_is_back),
         TEST(a_true_receipt_is_told_as_verified_once),
         TEST(a_receipt_after_a_restart_is_checked_against_what_the_outbox_remembers),
+        TEST(a_receipt_is_acknowledged_when_it_is_kept_with_its_signature_not_before),
         TEST(without_a_signature_it_is_the_brokers_word_until_the_signed_one_comes),
         TEST(false_receipts_are_told_to_nobody_and_leave_room_for_the_true_one),
         TEST(peers_are_who_trust_knows_with_the_presence_that_the_broker_tells),
