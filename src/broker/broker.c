@@ -3,7 +3,6 @@
 #include "broker/broker.h"
 
 #include <signal.h>
-#include <sys/resource.h>
 
 #include "broker/handlers.h"
 #include "broker/keeping.h"
@@ -13,6 +12,7 @@
 #include "json/json.h"
 #include "net/tls.h"
 #include "util/clock.h"
+#include "util/descriptors.h"
 #include "util/file.h"
 #include "util/log.h"
 #include "util/memory.h"
@@ -262,7 +262,7 @@ static int open_server(struct broker *broker, const struct broker_options *optio
     if (status == 0 && options->tls_cert != NULL)
         status = tls_server_context_new(options->tls_cert, options->tls_key, &broker->tls, error);
     if (status == 0)
-        status = http_server_new(broker->loop, &callbacks, LIMIT_HTTP_BODY, &broker->server, error);
+        status = http_server_new(broker->loop, &callbacks, BROKER_HTTP_BODY, &broker->server, error);
     if (status == 0)
         status = http_server_listen_tcp(broker->server, host, port, broker->tls, &broker->port, error);
     if (status == 0)
@@ -281,14 +281,11 @@ static int open_server(struct broker *broker, const struct broker_options *optio
 /* A connection is a descriptor; the usual soft limit is a tenth of the connections that are allowed. */
 static void raise_descriptor_limit(const struct broker *broker)
 {
-    enum { OTHERS = 128 }; /* the store, the loop, connections that are refused */
-    struct rlimit limit;
-    const rlim_t wanted = broker->figures.max_connections + OTHERS;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
-        return;
-    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
-    if (setrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < wanted)
-        log_event(LOG_LEVEL_WARN, "descriptor_limit_low", LOG_NUMBER("descriptors", limit.rlim_cur), LOG_NUMBER("wanted", wanted), LOG_END);
+    enum { OTHERS = 64 }; /* the store, the loop */
+    const size_t wanted = broker->figures.max_connections + BROKER_HTTP_SPARE + OTHERS;
+    const size_t allowed = descriptors_allow(wanted);
+    if (allowed < wanted)
+        log_event(LOG_LEVEL_WARN, "descriptor_limit_low", LOG_NUMBER("descriptors", allowed), LOG_NUMBER("wanted", wanted), LOG_END);
 }
 
 static void make_timers(struct broker *broker)

@@ -275,6 +275,14 @@ static int verify_join(struct join_call *join, const json_t *body, struct error 
     return status;
 }
 
+/* Everybody gets it, with each list: fields that nobody signed must not make it large. */
+static int print_certificate(struct join_call *join, const json_t *body, struct error *error)
+{
+    size_t size;
+    join->text = json_to_string(json_object_get(body, "cert"), &size);
+    return size <= BROKER_CERTIFICATE ? 0 : error_set(error, ERROR_INVALID, "field 'cert' is larger than %d bytes", BROKER_CERTIFICATE);
+}
+
 void enrol_handle_join(struct broker *broker, struct http_request *request, const json_t *body)
 {
     struct join_call *join = memory_zalloc(sizeof(*join));
@@ -286,6 +294,8 @@ void enrol_handle_join(struct broker *broker, struct http_request *request, cons
     }
     const struct certificate *certificate = &join->certificate;
     int status = verify_join(join, body, &error);
+    if (status == 0)
+        status = print_certificate(join, body, &error);
     if (status != 0) {
         if (certificate->at_ms > certificate->invite.expires_at_s * 1000)
             http_respond_error(request, 410, "expired", "The invite has expired.");
@@ -296,7 +306,6 @@ void enrol_handle_join(struct broker *broker, struct http_request *request, cons
         free_join_call(join);
         return;
     }
-    join->text = json_to_string(json_object_get(body, "cert"), NULL);
     web_call_begin(&join->call, broker, request);
     ulid_generate(join->store.member_id);
     join->store.request.done = joined;

@@ -123,7 +123,10 @@ void presence_handle_list_peers(struct session *session, const json_t *frame)
         (void)json_print(request_id, &text);
     }
     buffer_append_byte(&text, '}');
-    session_send(session, text.data, text.length);
+    if (!text.overflow)
+        session_send(session, text.data, text.length);
+    else
+        session_error(session, request_id, "too_large", "the list does not fit a frame", NULL);
     buffer_release(&text);
 }
 
@@ -218,6 +221,24 @@ bool presence_groups_are_usable(const json_t *groups)
     return true;
 }
 
+/* What is understood of them and nothing else: whatever stood beside it would go out to everybody. */
+static void set_groups(struct presence *presence, const json_t *groups)
+{
+    json_t *kept = json_new_array();
+    for (size_t i = 0; i < json_array_size(groups); i++) {
+        const json_t *group = json_array_get(groups, i);
+        const char *role = json_string_value(json_object_get(group, "role"));
+        json_t *copy = json_new_object();
+        json_put_string(copy, "name", json_string_value(json_object_get(group, "name")));
+        if (role != NULL)
+            json_put_string(copy, "role", role);
+        if (json_array_append_new(kept, copy) != 0)
+            memory_exhausted();
+    }
+    json_decref(presence->groups);
+    presence->groups = kept;
+}
+
 static void restore(struct presence *presence, const json_t *state)
 {
     const char *status = presence_find_status(json_string_value(json_object_get(state, "status")));
@@ -226,10 +247,8 @@ static void restore(struct presence *presence, const json_t *state)
         presence->status = status;
     presence_set_text(&presence->summary, json_string_value(json_object_get(state, "summary")), BROKER_SUMMARY);
     presence->visible = !json_is_false(json_object_get(state, "visible"));
-    if (presence_groups_are_usable(groups)) {
-        json_decref(presence->groups);
-        presence->groups = json_deep_copy(groups);
-    }
+    if (presence_groups_are_usable(groups))
+        set_groups(presence, groups);
     if (json_is_object(profile)) {
         json_decref(presence->profile);
         presence->profile = json_deep_copy(profile);
@@ -288,10 +307,8 @@ bool presence_enter(struct session *session, const json_t *state, const struct f
     presence_set_text(&presence->hostname, hello->hostname, BROKER_HOST_TEXT);
     presence_set_text(&presence->peer_type, hello->peer_type, LIMIT_NAME);
     presence_set_text(&presence->channel, hello->channel, LIMIT_NAME);
-    if (hello->groups != NULL && presence_groups_are_usable(hello->groups)) {
-        json_decref(presence->groups);
-        presence->groups = json_deep_copy(hello->groups);
-    }
+    if (hello->groups != NULL && presence_groups_are_usable(hello->groups))
+        set_groups(presence, hello->groups);
     if (survived && presence->session_key != session->key) {
         presence->session_key = session->key;
         presence_save(session);

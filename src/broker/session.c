@@ -471,6 +471,7 @@ void session_accept(struct broker *broker, struct http_request *request)
         free(session);
         return;
     }
+    websocket_set_maximum(session->socket, BROKER_EARLY_BYTES);
     session->connection = ++broker->last_connection;
     table_insert(&broker->sessions, &session->by_connection, table_hash_number(session->connection));
     broker->connection_count++;
@@ -484,6 +485,7 @@ void session_open(struct session *session, const struct store_hello *hello, cons
 {
     struct broker *broker = session->broker;
     session->state = SESSION_OPEN;
+    websocket_set_maximum(session->socket, LIMIT_FRAME);
     session->member = state_hold_member(broker, hello);
     LIST_INSERT_HEAD(&session->member->mesh->sessions, session, of_mesh);
     LIST_INSERT_HEAD(&session->member->sessions, session, of_member);

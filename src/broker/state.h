@@ -30,8 +30,14 @@ enum broker_limit { /* bytes unless the name says otherwise; each with its reaso
                     BROKER_FETCH_BYTES = 256 * 1024,
                     /* A list in one frame leaves room for its last entry below LIMIT_FRAME. */
                     BROKER_LIST_BYTES = 896 * 1024,
-                    /* What a client says before its hello is decided. */
+                    /* What a client says before its hello is decided, in a frame and in all: whoever connects may make us keep as much. */
                     BROKER_EARLY_BYTES = 64 * 1024,
+                    /* Bodies of POST /mesh and /join, which are a few KiB. */
+                    BROKER_HTTP_BODY = 64 * 1024,
+                    /* HTTP connections beyond the WebSockets that are allowed: for health, joins, and to tell who is too many. Count. */
+                    BROKER_HTTP_SPARE = 64,
+                    /* A certificate, which goes out in lists and events to everybody; ours have 2 to 4 KiB. */
+                    BROKER_CERTIFICATE = 16 * 1024,
                     /* Presence, as a client sets it. */
                     BROKER_SESSION_UID = 128,
                     BROKER_SUMMARY = 4096,

@@ -63,6 +63,8 @@ static bool is_trusted_proxy(const struct broker *broker, const char *address)
 static bool admit(void *argument, const char *peer_address)
 {
     struct broker *broker = argument;
+    if (broker->connection_count + http_server_connection_count(broker->server) >= broker->figures.max_connections + BROKER_HTTP_SPARE)
+        return false;
     return is_trusted_proxy(broker, peer_address) || count_address(broker, peer_address);
 }
 
