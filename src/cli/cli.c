@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cli/output.h"
+#include "json/json.h"
 #include "util/memory.h"
 #include "util/text.h"
 
@@ -69,6 +70,7 @@ int cli_main(int argc, char **argv)
 
     /* A socket that is gone must be an error to handle, not a signal; cli_flush gives stdout's readers the usual one. */
     (void)signal(SIGPIPE, SIG_IGN);
+    json_start();
     if (cli_parse(argc, argv, &cli, &error) != 0) {
         status = cli_fail(&cli, EXIT_USAGE, "%s", error.message);
     } else {

@@ -1,5 +1,6 @@
 /* Owns start-up, digests, comparison and wiping. SHA-256 is OpenSSL's, which uses the processor's instructions; its
  * algorithm is fetched once and each thread keeps one context, because both cost more than hashing a short text. */
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -22,11 +23,35 @@ static void context_free(void *context)
     EVP_MD_CTX_free(context);
 }
 
+static void *openssl_alloc(size_t size, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    return memory_alloc(size);
+}
+
+static void *openssl_realloc(void *memory, size_t size, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    return memory_realloc(memory, size);
+}
+
+static void openssl_free(void *memory, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    free(memory);
+}
+
 int crypto_start(struct error *error)
 {
     if (sha256_algorithm != NULL) {
         return 0;
     }
+    /* OpenSSL 3.0 reads freed or absent memory when an allocation fails while it starts; decision 0003 holds for it, too. It refuses when it has
+     * allocated before: then it goes on as it was. */
+    (void)CRYPTO_set_mem_functions(openssl_alloc, openssl_realloc, openssl_free);
     if (sodium_init() < 0) {
         return error_set(error, ERROR_INTERNAL, "libsodium cannot start");
     }

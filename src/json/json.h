@@ -15,6 +15,10 @@
 #include "util/error.h"
 #include "util/text.h"
 
+/* Once, before anything else here: an allocation of jansson's that fails ends the process, as ours do (docs/decisions/0003). Without it a document that
+ * did not fit would pass for a malformed one. */
+void json_start(void);
+
 /* One JSON value and nothing else: valid UTF-8, no lone surrogates, no NUL in a key, no raw NUL, no number
  * beyond a double, at most LIMIT_JSON_DEPTH levels, no duplicate keys. ERROR_INVALID with what and where.
  * *ret_value is a new reference. */

@@ -1,6 +1,12 @@
 /* Owns strict parsing (20-ipc, check 6). jansson decides the grammar; what it is silent about is decided here before it runs. */
 #include "json/json.h"
 #include "util/limits.h"
+#include "util/memory.h"
+
+void json_start(void)
+{
+    json_set_alloc_funcs(memory_alloc, free);
+}
 
 /* Levels of nesting, without trusting the text to be well formed: jansson recurses, and its own maximum is far above ours. */
 static bool is_too_deep(const char *bytes, size_t length)

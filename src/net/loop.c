@@ -67,6 +67,7 @@ static void on_libevent_fatal(int status)
 
 static void install_library_hooks(void)
 {
+    event_set_mem_functions(memory_alloc, memory_realloc, free); /* decision 0003; first, as libevent demands */
     event_set_log_callback(on_libevent_log);
     event_set_fatal_callback(on_libevent_fatal);
     /* A peer that is gone is an error of write(2), not a reason to die. */

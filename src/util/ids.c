@@ -1,10 +1,12 @@
 /* Owns identifiers and the kernel's random bytes. Must not be asked for keys: crypto/ draws those into memory of its own. */
 #include "util/ids.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "util/attributes.h"
 #include "util/clock.h"
 
 enum { ULID_RANDOM_BYTES = 10, ENTROPY_MAXIMUM = 256 };
@@ -13,13 +15,21 @@ static pthread_mutex_t ulid_mutex = PTHREAD_MUTEX_INITIALIZER;
 static int64_t ulid_last_ms = -1;
 static uint8_t ulid_last_random[ULID_RANDOM_BYTES];
 
+/* Without randomness ids repeat, and repeated ids lose messages. */
+static NO_RETURN void end_without_randomness(void)
+{
+    (void)fprintf(stderr, "claudemesh: the system gives no random bytes (getentropy: %s), and nothing is safe without; does a sandbox forbid it?\n",
+                  strerror(errno));
+    _exit(70);
+}
+
 void random_bytes(void *ret_bytes, size_t size)
 {
     uint8_t *position = ret_bytes;
     while (size > 0) {
         size_t part = size < ENTROPY_MAXIMUM ? size : ENTROPY_MAXIMUM;
         if (getentropy(position, part) != 0) {
-            abort(); /* without randomness ids repeat, and repeated ids lose messages */
+            end_without_randomness();
         }
         position += part;
         size -= part;
