@@ -1,15 +1,14 @@
 """Requests that front and back servers may read differently (../shared/vectors/http-desync): what is dangerous is refused and the connection closed, or
-answered and closed; never does a second request come out of one. What is harmless is accepted."""
+answered and closed; never does a second request come out of one. What is harmless is accepted. Against the daemon's socket, its port, and the broker."""
 
 import re
-import socket
 
 import pytest
 
-from harness import SHARED, Broker
+from harness import SHARED, World
+from hostile import make_servers
 
 CORPUS = SHARED / "vectors" / "http-desync"
-SMUGGLED = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "v": "\v", "f": "\f", "b": "\b", "a": "\a", "e": "\x1b", '"': '"', "\\": "\\"}
 
 
@@ -65,11 +64,14 @@ def encode(text):
     return b"".join(bytes([ord(c)]) if ord(c) < 256 else c.encode() for c in text)
 
 
-def head_of(case):
+def head_of(case, server):
+    """The token only where the case says nothing of it: the daemon's port answers nothing without."""
     lines = [encode(f"{case['method']} {case['uri']} {case['version']}")]
     lines += [encode(f"{header['name']}:{header.get('value', '')}") for header in case["headers"]]
     if not any(header["name"].lower() == "host" for header in case["headers"]):
         lines.append(b"Host: localhost")
+    if not any(header["name"].lower() == "authorization" for header in case["headers"]):
+        lines.append(b"Authorization: Bearer " + server.token.encode())
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
@@ -77,21 +79,21 @@ def values(case, name):
     return [header.get("value", "").strip() for header in case["headers"] if header["name"].lower() == name]
 
 
-def body_of(case):
+def body_of(case, smuggled):
     """Whichever header is believed, the body ends where a request begins, or holds one."""
     lengths = [int(value) for value in values(case, "content-length") if value.isdigit()]
     body = b"0\r\n\r\n" if any("transfer" in header["name"].lower() for header in case["headers"]) else b""
     if lengths and lengths[0] < 100000:
-        return (body + SMUGGLED).ljust(lengths[0], b"x")[:max(lengths[0], len(body))]
+        return (body + smuggled).ljust(lengths[0], b"x")[:max(lengths[0], len(body))]
     return body
 
 
-def exchange(port, data):
+def exchange(server, data):
     """Everything that comes back; the connection must end by itself once no more requests come."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with server.connect() as connection:
         try:
             connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
+            connection.shutdown(1)
         except OSError:
             pass  # closed already
         received = b""
@@ -129,11 +131,10 @@ CASES = corpus()
 
 
 @pytest.fixture(scope="module")
-def port():
-    import harness
-    world = harness.World()
+def servers():
+    world = World()
     try:
-        yield Broker(world).port
+        yield make_servers(world)
     finally:
         world.close()
 
@@ -150,11 +151,13 @@ def refused_as_http(answer):
     return answer[0] == 400 and b'"error":"bad_request"' in answer[2]
 
 
+@pytest.mark.parametrize("name", ("unix", "tcp", "broker"))
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{name}-{number}" for number, (name, _) in enumerate(CASES)])
-def test_no_request_comes_out_of_another(port, number):
-    case = CASES[number][1]
+def test_no_request_comes_out_of_another(servers, number, name):
+    case, server = CASES[number][1], servers[name]
     tier = case["expected"]["tier"]
-    received = exchange(port, head_of(case) + body_of(case) + SMUGGLED)
+    smuggled = server.fill("GET <get> HTTP/1.1\r\n<h>\r\n")
+    received = exchange(server, head_of(case, server) + body_of(case, smuggled) + smuggled)
     answers = answers_in(received, case["method"] != "HEAD" or b'{"error":"bad_request"' in received)
     assert answers, "closed without an answer"
     closes = b"\r\nconnection: close" in answers[0][1].lower()
