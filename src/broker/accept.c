@@ -51,32 +51,6 @@ struct send_request {
 
 /* ---- B1, as far as it needs no store ------------------------------------------------------------------------------------------ */
 
-/* The length of what strict base64 of this length and form decodes to; -1: it is not. */
-static int64_t base64_decoded_length(const char *text, size_t length)
-{
-    static const char DIGITS[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    static int8_t values[256];
-    static bool made = false;
-    if (!made) {
-        memset(values, -1, sizeof values);
-        for (int i = 0; i < 64; i++)
-            values[(unsigned char)DIGITS[i]] = (int8_t)i;
-        made = true;
-    }
-    if (length == 0 || length % 4 != 0)
-        return -1;
-    size_t padding = text[length - 1] != '=' ? 0 : text[length - 2] != '=' ? 1 : 2;
-    size_t digits = length - padding;
-    for (size_t i = 0; i < digits; i++)
-        if (values[(unsigned char)text[i]] < 0)
-            return -1;
-    /* The bits past the last byte are zero in the one canonical form. */
-    int last = values[(unsigned char)text[digits - 1]];
-    if ((padding == 1 && (last & 3) != 0) || (padding == 2 && (last & 15) != 0))
-        return -1;
-    return (int64_t)(length / 4 * 3 - padding);
-}
-
 static const struct verdict *judge_target(const struct frame_send *send)
 {
     const char *target = send->target_spec;
@@ -98,7 +72,7 @@ static const struct verdict *judge(const struct broker *broker, const struct fra
     if (base64_decoded_length(send->nonce, strlen(send->nonce)) != 24)
         return &BAD_NONCE;
     int64_t size = base64_decoded_length(send->ciphertext, send->ciphertext_length);
-    if (size < 0)
+    if (size <= 0)
         return &BAD_CIPHERTEXT;
     if ((size_t)size > broker->figures.ciphertext_maximum)
         return &TOO_LARGE;

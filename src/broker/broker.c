@@ -385,6 +385,12 @@ static void release(struct broker *broker)
     loop_free(broker->loop);
 }
 
+static void warn_of_variable(void *argument, const char *variable, const char *nearest)
+{
+    (void)argument;
+    log_event(LOG_LEVEL_WARN, "environment_unknown", LOG_TEXT("variable", variable), LOG_TEXT("nearest", nearest), LOG_END);
+}
+
 int broker_run(const struct broker_options *options)
 {
     struct broker broker = { 0 };
@@ -397,6 +403,7 @@ int broker_run(const struct broker_options *options)
         release(&broker);
         return error.code == ERROR_INVALID ? EXIT_STATUS_USAGE : EXIT_STATUS_FAILED;
     }
+    settings_check_environment(warn_of_variable, NULL);
     loop_run(broker.loop);
     release(&broker);
     log_event(LOG_LEVEL_INFO, "broker_stopped", LOG_END);

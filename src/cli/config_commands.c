@@ -67,6 +67,11 @@ static json_t *settings_to_json(const struct settings *settings)
     return list;
 }
 
+static void note_variable(void *argument, const char *variable, const char *nearest)
+{
+    cli_note(argument, "nothing reads the environment variable %s; did you mean %s?", variable, nearest);
+}
+
 static int run_show(struct cli *cli)
 {
     static const char *const TITLES[] = { "SETTING", "VALUE", "FROM" };
@@ -75,6 +80,7 @@ static int run_show(struct cli *cli)
     if (status != EXIT_DONE) {
         return status;
     }
+    settings_check_environment(note_variable, cli);
     json_t *list = settings_to_json(settings);
     if (cli->json) {
         json_t *document = json_new_object();

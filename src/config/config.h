@@ -68,6 +68,9 @@ struct settings;
 int settings_load(const struct setting_definition *definitions, size_t count, const char *environment_prefix, const char *path,
                   struct settings **ret_settings, struct error *error) MUST_CHECK;
 void settings_free(struct settings *settings);
+/* Each variable that begins with CLAUDEMESH_ and that neither daemon nor broker nor anything else of claudemesh reads, and the nearest that is read.
+ * A slip is worth a warning and no more: the environment is shared with whoever started the process. */
+void settings_check_environment(void (*found)(void *argument, const char *variable, const char *nearest), void *argument);
 /* "section.key"; an unknown name is a bug and ends the process. */
 const char *settings_text(const struct settings *settings, const char *name);
 int64_t settings_integer(const struct settings *settings, const char *name); /* sizes in bytes */

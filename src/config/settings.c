@@ -1,13 +1,12 @@
 /* Owns the values of settings and where each came from: defaults, file, environment, flags. The rows are in
  * settings_tables.c, the file's grammar in toml.c. */
 #include "config/config.h"
+#include "config/setting_names.h"
 #include "config/toml.h"
 #include "util/file.h"
 #include "util/limits.h"
 #include "util/memory.h"
 #include "util/text.h"
-
-enum { NAME_SIZE = 160 };
 
 struct setting {
     const struct setting_definition *definition;
@@ -202,37 +201,12 @@ static int setting_assign_text(struct setting *setting, const char *text, struct
 
 /* ---- names ------------------------------------------------------------------------------------------------------ */
 
-/* Levenshtein's distance; what is longer than a name is far away. */
-static size_t edit_distance(const char *a, const char *b)
-{
-    size_t row[NAME_SIZE];
-    size_t a_length = strlen(a);
-    size_t b_length = strlen(b);
-    if (a_length >= NAME_SIZE || b_length >= NAME_SIZE) {
-        return SIZE_MAX;
-    }
-    for (size_t column = 0; column <= b_length; column++) {
-        row[column] = column;
-    }
-    for (size_t line = 1; line <= a_length; line++) {
-        size_t diagonal = row[0];
-        row[0] = line;
-        for (size_t column = 1; column <= b_length; column++) {
-            size_t replaced = diagonal + (a[line - 1] == b[column - 1] ? 0 : 1);
-            size_t shorter = (row[column] < row[column - 1] ? row[column] : row[column - 1]) + 1;
-            diagonal = row[column];
-            row[column] = replaced < shorter ? replaced : shorter;
-        }
-    }
-    return row[b_length];
-}
-
 static const char *nearest_name(const struct settings *settings, const char *name)
 {
     const char *nearest = settings->rows[0].name;
     size_t least = SIZE_MAX;
     for (size_t index = 0; index < settings->count; index++) {
-        size_t distance = edit_distance(name, settings->rows[index].name);
+        size_t distance = setting_name_distance(name, settings->rows[index].name);
         if (distance < least) {
             least = distance;
             nearest = settings->rows[index].name;
@@ -267,7 +241,7 @@ static const char *nearest_section(const struct settings *settings, const char *
     const char *nearest = settings->rows[0].definition->section;
     size_t least = SIZE_MAX;
     for (size_t index = 0; index < settings->count; index++) {
-        size_t distance = edit_distance(name, settings->rows[index].definition->section);
+        size_t distance = setting_name_distance(name, settings->rows[index].definition->section);
         if (distance < least) {
             least = distance;
             nearest = settings->rows[index].definition->section;
@@ -311,7 +285,9 @@ static int apply_entry(struct settings *settings, const char *path, const struct
     const struct toml_table *table = &document->tables[entry->table];
     char *name = key_name(table, table->subname, entry->key);
     char *row_name = key_name(table, "*", entry->key);
-    struct setting *row = find_row(settings, row_name);
+    /* Rows are found by their joined names: a dot inside quotes must not stand for a table. */
+    bool has_dot = strchr(table->name, '.') != NULL || strchr(entry->key, '.') != NULL;
+    struct setting *row = has_dot ? NULL : find_row(settings, row_name);
     int result = 0;
     if (row == NULL) {
         result = error_set(error, ERROR_INVALID, "%s:%d:%d: unknown key '%s'; the nearest known one is '%s'", path, entry->line,
@@ -370,20 +346,6 @@ static int load_file(struct settings *settings, const char *path, struct error *
     return result;
 }
 
-static char *variable_name(const char *prefix, const char *name)
-{
-    size_t length = strlen(prefix);
-    char *variable = memory_printf("%s%s%s", prefix, length > 0 && prefix[length - 1] == '_' ? "" : "_", name);
-    for (char *byte = variable; *byte != '\0'; byte++) {
-        if (*byte >= 'a' && *byte <= 'z') {
-            *byte = (char)(*byte - 'a' + 'A');
-        } else if (*byte == '.') {
-            *byte = '_';
-        }
-    }
-    return variable;
-}
-
 static int load_environment(struct settings *settings, const char *prefix, struct error *error)
 {
     int result = 0;
@@ -392,7 +354,7 @@ static int load_environment(struct settings *settings, const char *prefix, struc
         if (strchr(row->name, '*') != NULL) {
             continue; /* it has no name of its own */
         }
-        char *variable = variable_name(prefix, row->name);
+        char *variable = setting_variable_name(prefix, row->name);
         const char *text = getenv(variable);
         if (text != NULL) {
             result = setting_assign_text(row, text, error);

@@ -38,6 +38,8 @@ bool hex_is_key(const char *text); /* 64 lower-case hex digits */
 /* Standard alphabet, padded (40-wire); strict when decoding: no spaces, canonical padding. */
 int base64_encode(const void *data, size_t size, struct buffer *ret_text);
 int base64_decode(const char *text, size_t length, struct buffer *ret_data) MUST_CHECK;
+/* How many bytes base64_decode would give; -1 where it would refuse. */
+int64_t base64_decoded_length(const char *text, size_t length) MUST_CHECK;
 /* URL-safe alphabet, no padding. */
 int base64url_encode(const void *data, size_t size, struct buffer *ret_text);
 int base64url_decode(const char *text, size_t length, struct buffer *ret_data) MUST_CHECK;

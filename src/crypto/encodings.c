@@ -153,6 +153,23 @@ int base64_decode(const char *text, size_t length, struct buffer *ret_data)
     return good ? 0 : -1;
 }
 
+int64_t base64_decoded_length(const char *text, size_t length)
+{
+    uint8_t last[3];
+    if (length == 0) {
+        return 0;
+    }
+    if (length % 4 != 0) {
+        return -1;
+    }
+    size_t last_size = decode_last_group(text + length - 4, last);
+    uint32_t wrong = last_size == 0 ? NO_DIGIT : 0;
+    for (size_t index = 0; index < length - 4; index++) {
+        wrong |= digit_value(text[index]);
+    }
+    return (wrong & NO_DIGIT) != 0 ? -1 : (int64_t)(length / 4 * 3 - 3 + last_size);
+}
+
 /* ---- the URL-safe alphabet -------------------------------------------------------------------------------------- */
 
 int base64url_encode(const void *data, size_t size, struct buffer *ret_text)

@@ -233,6 +233,7 @@ int daemon_run(const struct daemon_options *options)
         tell_starter(&daemon, error.message);
         return DAEMON_EXIT_FAILED;
     }
+    daemon_check_environment();
     log_event(LOG_LEVEL_INFO, "daemon_ready", LOG_TEXT("version", CLAUDEMESH_VERSION), LOG_NUMBER("pid", getpid()), LOG_END);
     tell_starter(&daemon, "ready");
     daemon_start_links(&daemon);

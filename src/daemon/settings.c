@@ -51,6 +51,17 @@ static void apply_log_level(const struct settings *settings)
         log_set_level(level);
 }
 
+static void warn_of_variable(void *argument, const char *variable, const char *nearest)
+{
+    (void)argument;
+    log_event(LOG_LEVEL_WARN, "environment_unknown", LOG_TEXT("variable", variable), LOG_TEXT("nearest", nearest), LOG_END);
+}
+
+void daemon_check_environment(void)
+{
+    settings_check_environment(warn_of_variable, NULL);
+}
+
 int daemon_open_log(const struct daemon *daemon, struct error *error)
 {
     apply_log_level(daemon->settings);

@@ -42,7 +42,8 @@ int64_t link_clock_skew_ms(const struct link *link)
 
 int64_t link_lag_ms(const struct link *link)
 {
-    return link->lag_ms;
+    int64_t rtt_ms = link->socket == NULL ? -1 : websocket_rtt_ms(link->socket);
+    return rtt_ms >= 0 ? rtt_ms : link->lag_ms;
 }
 
 bool link_is_revoked(const struct link *link)

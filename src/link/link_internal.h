@@ -54,7 +54,7 @@ extern const struct link_times LINK_TIMES;
 struct link_request {
     struct link_request *next;
     char id[24];
-    int64_t sent_us, deadline_ms; /* monotonic */
+    int64_t deadline_ms; /* monotonic */
     void (*answer)(void *argument, const json_t *answer);
     void *argument;
 };
@@ -94,7 +94,7 @@ struct link {
     json_t *early; /* frames that came before OPEN */
     size_t early_bytes;
     char *broker_version;
-    int64_t lag_ms;
+    int64_t lag_ms; /* hello's, or the negotiation's */
 
     struct link_request *requests, **requests_end;
     uint64_t request_count;

@@ -48,7 +48,6 @@ int link_request(struct link *link, json_t *request, void (*answer)(void *argume
     }
     entry->answer = answer;
     entry->argument = argument;
-    entry->sent_us = clock_monotonic_us();
     entry->deadline_ms = clock_monotonic_ms() + link->times.request;
     *link->requests_end = entry;
     link->requests_end = &entry->next;
@@ -72,7 +71,6 @@ bool requests_answer(struct link *link, const char *type, const json_t *frame)
             if (link->requests_end == &request->next) {
                 link->requests_end = place;
             }
-            link_measure_lag(link, request->sent_us);
             finish(request, frame);
             return true;
         }

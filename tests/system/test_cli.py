@@ -141,6 +141,17 @@ def test_an_inherited_variable_that_names_no_directory_warns_once_and_falls_back
     assert world.run(BINARY, "--config-dir", "/x", "config", "path", environment=environment).stdout.decode().strip() == "/x"
 
 
+def test_a_misspelled_setting_in_the_environment_is_told_by_every_part(world):
+    slip = {"CLAUDEMESH_OUTBOX_MAX_ROW": "the-value"}
+    broker, alice = Broker(world, environment=slip), Node(world, "alice", environment=slip)
+    create_mesh(broker, alice)
+    alice.up()
+    shown = alice.cli("config", "show")
+    assert b"CLAUDEMESH_OUTBOX_MAX_ROW; did you mean CLAUDEMESH_OUTBOX_MAX_ROWS?" in shown.stderr
+    for log in (broker.log.read_text(), alice.path("daemon.log").read_text() if alice.path("daemon.log").exists() else alice.log.read_text()):
+        assert "environment_unknown" in log and "CLAUDEMESH_OUTBOX_MAX_ROWS" in log and "the-value" not in log
+
+
 def test_colours_only_on_a_terminal_that_does_not_object(world):
     environment = {name: value for name, value in world.environment(TERM="xterm").items() if name != "NO_COLOR"}
     assert "\033[" in run_on_terminal(world, [], environment)[1]

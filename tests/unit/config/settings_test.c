@@ -143,6 +143,47 @@ static void the_brokers_defaults_are_the_figures_of_its_page(void **state)
     settings_free(settings);
 }
 
+struct unread {
+    char variables[1024];
+};
+
+static void note_unread(void *argument, const char *variable, const char *nearest)
+{
+    struct unread *unread = argument;
+    size_t length = strlen(unread->variables);
+    assert_true(snprintf(unread->variables + length, sizeof(unread->variables) - length, "%s>%s;", variable, nearest) > 0);
+}
+
+/* CLAUDEMESH_SOURCE_ROOT is the tests' own. */
+static void a_variable_that_nobody_reads_is_told_with_the_nearest_that_is_read(void **state)
+{
+    (void)state;
+    static const char *const READ[] = { "CLAUDEMESH_OUTBOX_MAX_ROWS", "CLAUDEMESH_BROKER_CA_FILE",    "CLAUDEMESH_BROKER_BROKER_LEASE_S",
+                                        "CLAUDEMESH_CONFIG_DIR",      "CLAUDEMESH_BROKER_LOG_LEVEL", "CLAUDEMESH_MESH" };
+    struct unread unread = { "" };
+    char *root = memory_strdup(getenv("CLAUDEMESH_SOURCE_ROOT"));
+    unsetenv("CLAUDEMESH_SOURCE_ROOT");
+    for (size_t index = 0; index < ARRAY_LENGTH(READ); index++) {
+        setenv(READ[index], "1", 1);
+    }
+    settings_check_environment(note_unread, &unread);
+    assert_string_equal(unread.variables, "");
+    setenv("CLAUDEMESH_OUTBOX_MAX_ROW", "secret-value", 1);
+    settings_check_environment(note_unread, &unread);
+    assert_string_equal(unread.variables, "CLAUDEMESH_OUTBOX_MAX_ROW>CLAUDEMESH_OUTBOX_MAX_ROWS;");
+    unsetenv("CLAUDEMESH_OUTBOX_MAX_ROW");
+    unread.variables[0] = '\0';
+    setenv("CLAUDEMESH_BROKER_LEASE", "30", 1);
+    settings_check_environment(note_unread, &unread);
+    assert_non_null(strstr(unread.variables, "CLAUDEMESH_BROKER_LEASE>CLAUDEMESH_"));
+    unsetenv("CLAUDEMESH_BROKER_LEASE");
+    for (size_t index = 0; index < ARRAY_LENGTH(READ); index++) {
+        unsetenv(READ[index]);
+    }
+    setenv("CLAUDEMESH_SOURCE_ROOT", root, 1);
+    free(root);
+}
+
 static void the_file_the_environment_and_flags_override_in_that_order(void **state)
 {
     struct settings *settings = NULL;
@@ -254,6 +295,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(without_a_file_the_defaults_hold, set_up, tear_down),
         cmocka_unit_test(the_brokers_defaults_are_the_figures_of_its_page),
+        cmocka_unit_test(a_variable_that_nobody_reads_is_told_with_the_nearest_that_is_read),
         cmocka_unit_test_setup_teardown(the_file_the_environment_and_flags_override_in_that_order, set_up, tear_down),
         cmocka_unit_test_setup_teardown(mistakes_are_named_with_place_key_and_what_was_meant, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_mesh_may_differ_from_the_rest, set_up, tear_down),

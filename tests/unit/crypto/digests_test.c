@@ -223,6 +223,7 @@ static void base64_agrees_with_libsodium_on_every_text(void **state)
         buffer_init(&ours, BUFFER_UNLIMITED);
         int expected = sodium_base642bin(theirs, sizeof(theirs), text, length, NULL, &size, NULL, sodium_base64_VARIANT_ORIGINAL);
         assert_int_equal(base64_decode(text, length, &ours), expected);
+        assert_int_equal(base64_decoded_length(text, length), expected == 0 ? (int64_t)size : -1);
         if (expected == 0) {
             good++;
             assert_int_equal(ours.length, size);

@@ -263,6 +263,24 @@ static void a_link_says_hello_with_both_signatures_and_opens(void **state)
     assert_int_equal(link_clock_skew_ms(f->link), 0);
 }
 
+static bool is_pinged(void *argument)
+{
+    struct fixture *f = argument;
+    return websocket_rtt_ms(f->link->socket) >= 0;
+}
+
+static void the_lag_is_the_newest_pings_round_trip_once_there_is_one(void **state)
+{
+    struct fixture *f = *state;
+    start(f);
+    run_until(f->loop, is_open, f, "open");
+    f->link->lag_ms = INT64_C(1) << 40; /* what hello took */
+    assert_true(link_lag_ms(f->link) == INT64_C(1) << 40);
+    websocket_set_keepalive(f->link->socket, 1, 60000);
+    run_until(f->loop, is_pinged, f, "a pong");
+    assert_int_equal(link_lag_ms(f->link), websocket_rtt_ms(f->link->socket));
+}
+
 static void without_a_challenge_there_is_no_second_signature(void **state)
 {
     struct fixture *f = *state;
@@ -814,6 +832,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_cell_of_the_table_leads_back_to_idle_or_shows_open_without_being_it),
         TEST(a_link_says_hello_with_both_signatures_and_opens),
+        TEST(the_lag_is_the_newest_pings_round_trip_once_there_is_one),
         TEST(without_a_challenge_there_is_no_second_signature),
         TEST(a_broker_that_drops_its_challenge_is_refused_before_any_hello),
         TEST(a_challenge_once_seen_is_required_of_the_next_connection_too),
