@@ -106,7 +106,7 @@ static void flush_moves(struct bench *bench)
 {
     if (bench->move_count > 0) {
         bench->open_batches++;
-        outbox_move_batch(bench->outbox, bench->moves, bench->move_count, moved, bench);
+        outbox_move_batch(bench->outbox, bench->moves, bench->move_count, false, moved, bench);
         bench->moves = NULL;
         bench->move_count = 0;
     }

@@ -53,9 +53,13 @@ int db_check_file(const char *path, struct error *error) MUST_CHECK;
 uint64_t db_file_size(const struct db *db);
 int db_schema_version(const struct db *db);
 
+/* Longer than a message takes to its recipient and its receipt back on one machine, shorter than anybody notices. */
+enum { DB_PATIENCE_MS = 2 };
+
 enum db_task_flags {
     DB_DURABLE = 1,  /* its batch commits with fsync; `done` after it. Without: the batch may commit with synchronous=NORMAL when no
                          durable task is in it (survives a crash of the process, not of the power) */
+    DB_PATIENT = 4,  /* nobody waits for it: its commit may come up to DB_PATIENCE_MS later, so that others share it */
     DB_SAVEPOINT = 2 /* it runs several writing statements: on failure all of them are undone, and only they */
 };
 

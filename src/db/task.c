@@ -22,7 +22,11 @@ static void submit(struct mailbox *queue, struct db_task *task, struct waiter *w
     task->status = 0;
     task->waiter = waiter;
     task->submitted_us = clock_monotonic_us();
-    mailbox_post(queue, &task->message);
+    if ((task->flags & DB_PATIENT) != 0 && waiter == NULL) {
+        mailbox_post_patient(queue, &task->message, DB_PATIENCE_MS);
+    } else {
+        mailbox_post(queue, &task->message);
+    }
 }
 
 /* After db_stop nobody runs a task: it goes straight back, so that what waits for its end is told. */

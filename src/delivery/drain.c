@@ -197,10 +197,12 @@ static void queue_marks(struct drain *drain)
         return;
     }
     struct flight *flight = NULL;
+    bool all_fast = true;
     TAILQ_FOREACH(flight, &drain->flights.queue, entry)
     {
         if (flight->state == FLIGHT_GATHERED) {
             flight->state = flight->fast ? FLIGHT_READY : FLIGHT_MARKING;
+            all_fast = all_fast && flight->fast;
         }
     }
     struct mark_batch *batch = memory_zalloc(sizeof(*batch));
@@ -209,7 +211,17 @@ static void queue_marks(struct drain *drain)
     struct move_list list = drain->marks;
     drain->marks = (struct move_list){ 0 };
     drain_hold(drain);
-    outbox_move_batch(drain->options.outbox, list.items, list.count, marked, batch);
+    outbox_move_batch(drain->options.outbox, list.items, list.count, all_fast, marked, batch);
+}
+
+static bool has_event(const struct move_list *list, enum outbox_event event)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        if (list->items[i].event == event) {
+            return true;
+        }
+    }
+    return false;
 }
 
 void drain_flush(struct drain *drain)
@@ -220,7 +232,7 @@ void drain_flush(struct drain *drain)
         drain->settles = (struct move_list){ 0 };
         drain->settle_batches++;
         drain_hold(drain);
-        outbox_move_batch(drain->options.outbox, list.items, list.count, drain_settled, drain);
+        outbox_move_batch(drain->options.outbox, list.items, list.count, !has_event(&list, OUTBOX_EVENT_RETRY), drain_settled, drain);
     }
     drain_write_ready(drain);
 }

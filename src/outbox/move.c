@@ -231,7 +231,7 @@ void move_free_kept(struct outbox *outbox)
     }
 }
 
-void outbox_move_batch(struct outbox *outbox, struct outbox_move *moves, size_t count,
+void outbox_move_batch(struct outbox *outbox, struct outbox_move *moves, size_t count, bool patient,
                        void (*done)(void *argument, struct outbox_move *moves, size_t count), void *argument)
 {
     struct move_task *batch = memory_zalloc(sizeof(*batch));
@@ -242,7 +242,7 @@ void outbox_move_batch(struct outbox *outbox, struct outbox_move *moves, size_t 
     batch->number = ++outbox->moves_submitted;
     batch->done = done;
     batch->argument = argument;
-    batch->task = (struct db_task){ .run = run_moves, .done = done_moves };
+    batch->task = (struct db_task){ .run = run_moves, .done = done_moves, .flags = patient ? DB_PATIENT : 0 };
     for (size_t i = 0; i < count; i++) {
         batch->task.flags |= OUTBOX_EVENT_DURABLE[moves[i].event] ? (unsigned)DB_DURABLE : 0;
     }

@@ -78,8 +78,8 @@ struct outbox_move { /* one element of a batch */
     bool moved; /* false: the table has a hole there, or the row is gone; the caller logs it */
 };
 /* Takes the array (heap; with the strings in it) over and gives it to `done`, which may be NULL; freed after. Durable when any
- * event needs it (states.h says which). A failed commit (disk full) is tried again by the outbox until it succeeds: a result is never dropped. */
-void outbox_move_batch(struct outbox *outbox, struct outbox_move *moves, size_t count,
+ * event needs it (states.h says which). patient: see DB_PATIENT. A failed commit (disk full) is tried again by the outbox until it succeeds: a result is never dropped. */
+void outbox_move_batch(struct outbox *outbox, struct outbox_move *moves, size_t count, bool patient,
                        void (*done)(void *argument, struct outbox_move *moves, size_t count), void *argument);
 
 /* ---- drain's reads ---------------------------------------------------------------------------------------- */
@@ -161,6 +161,7 @@ struct outbox_receipt_result {
     bool is_new;
     struct sha256 contents[8];
     size_t content_count;
+    bool undecided; /* the broker's answer to the row is still to come: an attempt may have been sent of which no trace is left */
     char *destination_kind, *destination_ref;
 };
 void outbox_receipt_add(struct outbox *outbox, struct outbox_receipt *receipt /* heap, taken over, given to done, freed after */,

@@ -65,6 +65,7 @@ static int find_row(struct receipt_task *add, struct db_connection *connection, 
         outbox_row_free(row);
         return error_set(error, ERROR_NOT_FOUND, "a receipt for a message that was not sent from here");
     }
+    add->result.undecided = row->state == OUTBOX_PENDING || row->state == OUTBOX_INFLIGHT;
     add->result.destination_kind = row->destination_kind;
     add->result.destination_ref = row->destination_ref;
     row->destination_kind = NULL;
@@ -119,7 +120,7 @@ void outbox_receipt_add(struct outbox *outbox, struct outbox_receipt *receipt,
                         void *argument)
 {
     struct receipt_task *add = memory_zalloc(sizeof(*add));
-    add->task = (struct db_task){ .run = run_receipt, .done = done_receipt };
+    add->task = (struct db_task){ .run = run_receipt, .done = done_receipt, .flags = DB_DURABLE | DB_PATIENT };
     add->outbox = outbox;
     add->receipt = receipt;
     add->done = done;

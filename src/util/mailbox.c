@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <time.h>
 
+enum { NS_A_MS = 1000000, NS_A_SECOND = 1000000000 };
+
 void mailbox_init(struct mailbox *mailbox, void (*wake)(void *), void *wake_argument)
 {
     *mailbox = (struct mailbox){ .wake = wake, .wake_argument = wake_argument };
@@ -35,54 +37,6 @@ void mailbox_release(struct mailbox *mailbox)
     pthread_mutex_destroy(&mailbox->mutex);
 }
 
-void mailbox_post(struct mailbox *mailbox, struct message *message)
-{
-    mailbox_post_list(mailbox, message, message, 1);
-}
-
-void mailbox_post_list(struct mailbox *mailbox, struct message *first, struct message *last, size_t count)
-{
-    if (first == NULL) {
-        return;
-    }
-    last->next = NULL;
-    pthread_mutex_lock(&mailbox->mutex);
-    bool was_empty = mailbox->first == NULL;
-    if (was_empty) {
-        mailbox->first = first;
-    } else {
-        mailbox->last->next = first;
-    }
-    mailbox->last = last;
-    mailbox->count += count;
-    void (*wake)(void *) = was_empty ? mailbox->wake : NULL;
-    void *wake_argument = mailbox->wake_argument;
-    if (was_empty) {
-        pthread_cond_signal(&mailbox->not_empty);
-    }
-    pthread_mutex_unlock(&mailbox->mutex);
-    if (wake != NULL) {
-        wake(wake_argument);
-    }
-}
-
-static struct message *take_all_locked(struct mailbox *mailbox)
-{
-    struct message *first = mailbox->first;
-    mailbox->first = NULL;
-    mailbox->last = NULL;
-    mailbox->count = 0;
-    return first;
-}
-
-struct message *mailbox_take_all(struct mailbox *mailbox)
-{
-    pthread_mutex_lock(&mailbox->mutex);
-    struct message *first = take_all_locked(mailbox);
-    pthread_mutex_unlock(&mailbox->mutex);
-    return first;
-}
-
 static struct timespec timespec_from_ns(int64_t ns)
 {
     return (struct timespec){ .tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000) };
@@ -94,7 +48,70 @@ static int64_t monotonic_ns(void)
     if (clock_gettime(CLOCK_MONOTONIC, &now) != 0) {
         abort();
     }
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    return (int64_t)now.tv_sec * NS_A_SECOND + now.tv_nsec;
+}
+
+/* Who waits is woken by the first message, to learn how long it may lie, and by the first urgent one. */
+static void post(struct mailbox *mailbox, struct message *first, struct message *last, size_t count, int64_t patience_ms)
+{
+    bool urgent = patience_ms <= 0;
+    last->next = NULL;
+    pthread_mutex_lock(&mailbox->mutex);
+    bool was_empty = mailbox->first == NULL;
+    bool tell = was_empty || (urgent && mailbox->urgent == 0);
+    if (was_empty) {
+        mailbox->first = first;
+        mailbox->patient_until_ns = urgent ? 0 : monotonic_ns() + patience_ms * NS_A_MS;
+    } else {
+        mailbox->last->next = first;
+    }
+    mailbox->last = last;
+    mailbox->count += count;
+    mailbox->urgent += urgent ? count : 0;
+    void (*wake)(void *) = was_empty ? mailbox->wake : NULL;
+    void *wake_argument = mailbox->wake_argument;
+    if (tell) {
+        pthread_cond_signal(&mailbox->not_empty);
+    }
+    pthread_mutex_unlock(&mailbox->mutex);
+    if (wake != NULL) {
+        wake(wake_argument);
+    }
+}
+
+void mailbox_post(struct mailbox *mailbox, struct message *message)
+{
+    post(mailbox, message, message, 1, 0);
+}
+
+void mailbox_post_patient(struct mailbox *mailbox, struct message *message, int64_t patience_ms)
+{
+    post(mailbox, message, message, 1, patience_ms);
+}
+
+void mailbox_post_list(struct mailbox *mailbox, struct message *first, struct message *last, size_t count)
+{
+    if (first != NULL) {
+        post(mailbox, first, last, count, 0);
+    }
+}
+
+static struct message *take_all_locked(struct mailbox *mailbox)
+{
+    struct message *first = mailbox->first;
+    mailbox->first = NULL;
+    mailbox->last = NULL;
+    mailbox->count = 0;
+    mailbox->urgent = 0;
+    return first;
+}
+
+struct message *mailbox_take_all(struct mailbox *mailbox)
+{
+    pthread_mutex_lock(&mailbox->mutex);
+    struct message *first = take_all_locked(mailbox);
+    pthread_mutex_unlock(&mailbox->mutex);
+    return first;
 }
 
 /* Returns false when the deadline has passed. */
@@ -116,14 +133,25 @@ static bool wait_locked(struct mailbox *mailbox, int64_t deadline_ns)
 #endif
 }
 
+/* Whether what lies there is to be taken now; else *ret_deadline_ns says until when to wait at most. */
+static bool is_due_locked(const struct mailbox *mailbox, int64_t deadline_ns, int64_t *ret_deadline_ns)
+{
+    if (mailbox->closed || mailbox->urgent > 0) {
+        return true;
+    }
+    bool patient_first = mailbox->first != NULL && (deadline_ns < 0 || mailbox->patient_until_ns < deadline_ns);
+    *ret_deadline_ns = patient_first ? mailbox->patient_until_ns : deadline_ns;
+    return false;
+}
+
 struct message *mailbox_wait_all(struct mailbox *mailbox, int64_t timeout_ms, bool *ret_closed)
 {
-    enum { NS_A_MS = 1000000 };
     int64_t longest_ms = INT64_MAX / 4 / NS_A_MS;
     int64_t wait_ms = timeout_ms < longest_ms ? timeout_ms : longest_ms;
     int64_t deadline_ns = timeout_ms < 0 ? -1 : monotonic_ns() + wait_ms * NS_A_MS;
+    int64_t until_ns = -1;
     pthread_mutex_lock(&mailbox->mutex);
-    while (mailbox->first == NULL && !mailbox->closed && wait_locked(mailbox, deadline_ns)) {
+    while (!is_due_locked(mailbox, deadline_ns, &until_ns) && wait_locked(mailbox, until_ns)) {
     }
     struct message *first = take_all_locked(mailbox);
     if (ret_closed != NULL) {

@@ -18,6 +18,8 @@ struct mailbox {
     pthread_cond_t not_empty;
     struct message *first, *last;
     size_t count;
+    size_t urgent;            /* of these, what was not posted with patience */
+    int64_t patient_until_ns; /* monotonic; when the oldest of the others has waited enough */
     bool closed;
     void (*wake)(void *argument); /* called outside the mutex when it becomes non-empty; may be NULL */
     void *wake_argument;
@@ -26,12 +28,14 @@ struct mailbox {
 void mailbox_init(struct mailbox *mailbox, void (*wake)(void *), void *wake_argument);
 void mailbox_release(struct mailbox *mailbox); /* must be empty */
 void mailbox_post(struct mailbox *mailbox, struct message *message);
+/* The same, but mailbox_wait_all may leave it lying for up to patience_ms, so that what comes meanwhile is taken with it. The order stays; anything urgent behind it takes it along at once. */
+void mailbox_post_patient(struct mailbox *mailbox, struct message *message, int64_t patience_ms);
 /* A whole list, first to last, linked by next, at once: one lock, one wake. */
 void mailbox_post_list(struct mailbox *mailbox, struct message *first, struct message *last, size_t count);
 /* Everything that is queued, in order; NULL when empty. Never blocks. */
 struct message *mailbox_take_all(struct mailbox *mailbox);
-/* Blocks until something is queued (returns it all), timeout_ms passed (-1: never) or the mailbox
- * was closed and is empty (both NULL; *ret_closed tells them apart). */
+/* Blocks until something is queued that will not wait longer (returns all there is), timeout_ms passed (-1: never) or the mailbox
+ * was closed and is empty (NULL; *ret_closed tells the last apart). */
 struct message *mailbox_wait_all(struct mailbox *mailbox, int64_t timeout_ms, bool *ret_closed);
 void mailbox_close(struct mailbox *mailbox); /* what is queued is still handed out */
 size_t mailbox_count(struct mailbox *mailbox);

@@ -90,7 +90,7 @@ static void submit_batch(struct test_outbox *test, int64_t first, size_t count, 
             moves[i].error = memory_strdup("not used");
         }
     }
-    outbox_move_batch(test->outbox, moves, count, wait == NULL ? NULL : batch_finished, wait);
+    outbox_move_batch(test->outbox, moves, count, false, wait == NULL ? NULL : batch_finished, wait);
 }
 
 static void a_batch_moves_each_row_that_it_may(void **state)
@@ -254,7 +254,7 @@ static void send_with_content(struct test_outbox *test, int64_t seq, int byte)
     *move = (struct outbox_move){ .seq = seq, .event = OUTBOX_EVENT_SENT, .history_id = -1, .has_content = true };
     memset(move->content.bytes, byte, sizeof(move->content.bytes));
     struct move_wait wait = { .finished = false };
-    outbox_move_batch(test->outbox, move, 1, move_finished, &wait);
+    outbox_move_batch(test->outbox, move, 1, false, move_finished, &wait);
     place_run_until(&test->place, &wait.finished);
     assert_true(wait.moved);
 }

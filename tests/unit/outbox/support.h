@@ -183,7 +183,7 @@ static inline struct move_wait move_one(struct test_outbox *test, int64_t seq, e
         moves->error = memory_strdup("unknown_member");
     }
     struct move_wait wait = { .finished = false };
-    outbox_move_batch(test->outbox, moves, 1, move_finished, &wait);
+    outbox_move_batch(test->outbox, moves, 1, false, move_finished, &wait);
     place_run_until(&test->place, &wait.finished);
     return wait;
 }

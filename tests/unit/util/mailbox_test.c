@@ -100,6 +100,54 @@ static void waiting_ends_with_the_time_or_the_close(void **state)
     mailbox_release(&mailbox);
 }
 
+static void what_was_posted_with_patience_lies_until_its_time_and_then_comes_whole(void **state)
+{
+    (void)state;
+    struct mailbox mailbox;
+    mailbox_init(&mailbox, NULL, NULL);
+    int64_t before_ms = clock_monotonic_ms();
+    mailbox_post_patient(&mailbox, &item_new(0, 0)->message, 30);
+    mailbox_post_patient(&mailbox, &item_new(0, 1)->message, 60000); /* the oldest one's time counts */
+    struct message *message = mailbox_wait_all(&mailbox, -1, NULL);
+    assert_true(clock_monotonic_ms() - before_ms >= 29);
+    for (int number = 0; number < 2; number++) {
+        struct item *item = item_of(message);
+        message = message->next;
+        assert_int_equal(item->number, number);
+        free(item);
+    }
+    assert_null(message);
+    mailbox_release(&mailbox);
+}
+
+static void *post_urgently(void *argument)
+{
+    mailbox_post(argument, &item_new(0, 1)->message);
+    return NULL;
+}
+
+static void something_urgent_takes_the_patient_along_in_order(void **state)
+{
+    (void)state;
+    struct mailbox mailbox;
+    pthread_t thread;
+    mailbox_init(&mailbox, NULL, NULL);
+    mailbox_post_patient(&mailbox, &item_new(0, 0)->message, 600000);
+    assert_int_equal(pthread_create(&thread, NULL, post_urgently, &mailbox), 0);
+    struct message *first = mailbox_wait_all(&mailbox, -1, NULL); /* would be ten minutes */
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(item_of(first)->number, 0);
+    struct message *second = first->next;
+    assert_int_equal(item_of(second)->number, 1);
+    assert_null(second->next);
+    free(item_of(first));
+    free(item_of(second));
+    mailbox_post_patient(&mailbox, &item_new(0, 2)->message, 600000); /* nothing urgent is left from before */
+    mailbox_close(&mailbox);                                          /* a close waits for nobody */
+    free(item_of(mailbox_wait_all(&mailbox, -1, NULL)));
+    mailbox_release(&mailbox);
+}
+
 enum { POSTERS = 4, EACH = 5000 };
 
 struct poster {
@@ -173,6 +221,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(messages_come_out_in_order_and_wake_only_an_empty_box),
         cmocka_unit_test(waiting_ends_with_the_time_or_the_close),
+        cmocka_unit_test(what_was_posted_with_patience_lies_until_its_time_and_then_comes_whole),
+        cmocka_unit_test(something_urgent_takes_the_patient_along_in_order),
         cmocka_unit_test(each_posters_messages_keep_their_order_across_threads),
         cmocka_unit_test(closing_wakes_who_waits_for_ever),
     };
