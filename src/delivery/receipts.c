@@ -8,7 +8,7 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-enum { RECENT_SENDS = 1024, TOLD_RECEIPTS = 1024, UNSETTLED_MAXIMUM = 2048 };
+enum { RECENT_SENDS = 1024, TOLD_RECEIPTS = 1024, UNSETTLED_MAXIMUM = 2048, EARLY_MAXIMUM = 2048 };
 
 /* What was accepted lately, so that the usual receipt, which comes moments later, needs no look into the database before its signature is checked. */
 struct recent_send {
@@ -18,9 +18,18 @@ struct recent_send {
     struct sha256 content;
 };
 
+/* Came before the broker's answer to its message, after a crash that took the trace of the attempt: it is judged, and acknowledged, when the answer is there. */
+struct early_receipt {
+    struct early_receipt *next;
+    struct outbox_receipt *receipt;
+    char *rsig;
+};
+
 struct receipts {
     struct recent_send sends[RECENT_SENDS];
     size_t next_send;
+    struct early_receipt *early;
+    size_t early_count;
     uint64_t told[TOLD_RECEIPTS]; /* verified ones that were published: a repeated one is no news */
     size_t next_told;
     size_t unsettled;
@@ -56,19 +65,41 @@ static void forget_send(struct recent_send *send)
     *send = (struct recent_send){ 0 };
 }
 
+static void free_receipt(struct outbox_receipt *receipt)
+{
+    free(receipt->client_message_id);
+    free(receipt->mesh);
+    free(receipt->broker_message_id);
+    free(receipt->by);
+    free(receipt->rsig);
+    free(receipt);
+}
+
+static void free_early(struct early_receipt *early)
+{
+    if (early->receipt != NULL) {
+        free_receipt(early->receipt);
+    }
+    free(early->rsig);
+    free(early);
+}
+
 void receipts_release(struct delivery *delivery)
 {
     for (size_t i = 0; i < RECENT_SENDS; i++) {
         forget_send(&delivery->receipts->sends[i]);
     }
+    for (struct early_receipt *early = delivery->receipts->early, *next = NULL; early != NULL; early = next) {
+        next = early->next;
+        free_early(early);
+    }
     free(delivery->receipts);
     delivery->receipts = NULL;
 }
 
-void receipts_accepted(struct delivery *delivery, const char *client_message_id, const char *broker_message_id, const char *destination_ref,
-                       const struct sha256 *content)
+static void remember_send(struct receipts *receipts, const char *client_message_id, const char *broker_message_id,
+                          const char *destination_ref, const struct sha256 *content)
 {
-    struct receipts *receipts = delivery->receipts;
     struct recent_send *send = &receipts->sends[receipts->next_send++ % RECENT_SENDS];
     forget_send(send);
     if (string_copy(send->destination_ref, sizeof(send->destination_ref), destination_ref) != 0) {
@@ -192,19 +223,58 @@ static struct outbox_receipt *copy_of(const struct outbox_receipt *receipt)
     return copy;
 }
 
-/* It is in the outbox, as the broker's word. Now that the contents are known: the recipient's, or a forgery. True: it goes into the outbox again, signed. */
-static bool check_signature(struct delivery *delivery, const struct outbox_receipt *receipt, const struct outbox_receipt_result *result,
+/* Into the outbox once more, now as the recipient's word; acknowledged when it is there, since the broker forgets it then. */
+static void add_verified(struct delivery *delivery, struct outbox_receipt *receipt /* given */, const char *rsig)
+{
+    receipt->rsig = memory_strdup(rsig);
+    receipt->verified = true;
+    add(delivery, receipt, NULL);
+}
+
+static void refuse_false(struct delivery *delivery, const struct outbox_receipt *receipt)
+{
+    refuse(delivery, receipt, "its signature is not the recipient's over what was sent");
+    acks_receipt(delivery, receipt->broker_message_id, receipt->by, receipt->state); /* else it comes for ever */
+}
+
+static bool is_of_send(const struct delivery *delivery, const struct outbox_receipt *receipt, const char *rsig,
+                       const struct recent_send *send)
+{
+    return string_equal(send->destination_ref, receipt->by) && signature_holds(delivery, receipt, rsig, &send->content);
+}
+
+/* One more than there is room for is left: the broker sends it with the next connection. */
+static void keep_early(struct receipts *receipts, const struct outbox_receipt *receipt, const char *rsig)
+{
+    for (const struct early_receipt *early = receipts->early; early != NULL; early = early->next) {
+        if (string_equal(early->receipt->broker_message_id, receipt->broker_message_id) && string_equal(early->receipt->by, receipt->by) &&
+            string_equal(early->receipt->state, receipt->state)) {
+            return;
+        }
+    }
+    if (receipts->early_count >= EARLY_MAXIMUM) {
+        return;
+    }
+    struct early_receipt *early = memory_zalloc(sizeof(*early));
+    early->receipt = copy_of(receipt);
+    early->rsig = memory_strdup(rsig);
+    early->next = receipts->early;
+    receipts->early = early;
+    receipts->early_count++;
+}
+
+/* It is in the outbox, as the broker's word. Now that the contents are known: the recipient's, or a forgery; or it is too early to say. */
+static void check_signature(struct delivery *delivery, const struct outbox_receipt *receipt, const struct outbox_receipt_result *result,
                             const char *rsig)
 {
-    if (!is_true(delivery, receipt, rsig, result)) {
-        refuse(delivery, receipt, "its signature is not the recipient's over what was sent");
-        return false;
+    const struct recent_send *send = find_send(delivery->receipts, receipt); /* answered meanwhile */
+    if (is_true(delivery, receipt, rsig, result) || (send != NULL && is_of_send(delivery, receipt, rsig, send))) {
+        add_verified(delivery, copy_of(receipt), rsig);
+    } else if (result->undecided && send == NULL) {
+        keep_early(delivery->receipts, receipt, rsig);
+    } else {
+        refuse_false(delivery, receipt);
     }
-    struct outbox_receipt *verified = copy_of(receipt);
-    verified->rsig = memory_strdup(rsig);
-    verified->verified = true;
-    add(delivery, verified, NULL);
-    return true;
 }
 
 static void settle(struct delivery *delivery, const struct receipt_arrival *arrival, struct outbox_receipt *receipt,
@@ -215,8 +285,8 @@ static void settle(struct delivery *delivery, const struct receipt_arrival *arri
     } else if (result->status < 0) {
         return; /* not kept: the broker keeps it for us */
     } else if (arrival->rsig != NULL) {
-        if (check_signature(delivery, receipt, result, arrival->rsig))
-            return; /* acknowledged once it is kept with its signature: the broker sends it no more after that */
+        check_signature(delivery, receipt, result, arrival->rsig);
+        return;
     } else if (receipt->verified ? !was_told(delivery->receipts, receipt) : result->is_new) {
         publish(delivery, receipt);
     }
@@ -234,6 +304,39 @@ static void added(void *argument, struct outbox_receipt *receipt, const struct o
     free(arrival->rsig);
     free(arrival);
     delivery_let_go(delivery);
+}
+
+/* ---- what the broker accepted ------------------------------------------------------------------------------------ */
+
+/* The first of the early ones that this acceptance decides, unlinked; NULL none. */
+static struct early_receipt *take_early(struct receipts *receipts, const char *client_message_id)
+{
+    for (struct early_receipt **link = &receipts->early; *link != NULL; link = &(*link)->next) {
+        struct early_receipt *early = *link;
+        if (string_equal(early->receipt->client_message_id, client_message_id)) {
+            *link = early->next;
+            receipts->early_count--;
+            return early;
+        }
+    }
+    return NULL;
+}
+
+void receipts_accepted(struct delivery *delivery, const char *client_message_id, const char *broker_message_id, const char *destination_ref,
+                       const struct sha256 *content)
+{
+    struct receipts *receipts = delivery->receipts;
+    remember_send(receipts, client_message_id, broker_message_id, destination_ref, content);
+    for (struct early_receipt *early = NULL; (early = take_early(receipts, client_message_id)) != NULL;) {
+        const struct recent_send *send = find_send(receipts, early->receipt);
+        if (send != NULL && is_of_send(delivery, early->receipt, early->rsig, send)) {
+            add_verified(delivery, early->receipt, early->rsig);
+            early->receipt = NULL;
+        } else {
+            refuse_false(delivery, early->receipt);
+        }
+        free_early(early);
+    }
 }
 
 /* ---- arriving ------------------------------------------------------------------------------------------------- */
@@ -291,10 +394,8 @@ void receipts_receive(struct delivery *delivery, const json_t *frame)
     }
     receipt->mesh = memory_strdup(delivery_row_mesh(delivery));
     const struct recent_send *send = rsig == NULL ? NULL : find_send(delivery->receipts, receipt);
-    if (send != NULL && string_equal(send->destination_ref, receipt->by) && signature_holds(delivery, receipt, rsig, &send->content)) {
-        receipt->verified = true;
-        receipt->rsig = memory_strdup(rsig);
-        add(delivery, receipt, NULL);
+    if (send != NULL && is_of_send(delivery, receipt, rsig, send)) {
+        add_verified(delivery, receipt, rsig);
     } else {
         add(delivery, receipt, memory_strdup(rsig));
     }

@@ -840,6 +840,69 @@ static void a_receipt_is_acknowledged_when_it_is_kept_with_its_signature_not_bef
     assert_true(f->receipt.verified);
 }
 
+static int forget_attempts(struct db_connection *connection, struct db_task *task)
+{
+    return db_execute(connection, &task->error, NULL, "DELETE FROM outbox_attempt", "");
+}
+
+struct receipt_count {
+    struct db_task task;
+    struct fixture *f;
+    int64_t count;
+};
+
+static int count_receipts(struct db_connection *connection, struct db_task *task)
+{
+    struct receipt_count *counted = CONTAINER_OF(task, struct receipt_count, task);
+    sqlite3_stmt *statement = db_prepare(connection, "SELECT count(*) FROM receipt", &task->error);
+    assert_non_null(statement);
+    assert_int_equal(db_step(statement, &task->error), 1);
+    counted->count = db_column_integer(statement, 0, 0);
+    db_reset(statement);
+    return 0;
+}
+
+/* The second look comes in a later batch: what was written before the first is settled by then. */
+static bool two_receipts_are_kept(void *argument)
+{
+    struct receipt_count *counted = argument;
+    for (int i = 0; i < 2; i++) {
+        counted->task = (struct db_task){ .run = count_receipts };
+        assert_int_equal(db_write_wait(counted->f->bench.outbox_db, &counted->task), 0);
+    }
+    return counted->count == 2;
+}
+
+/* A kill after the frame left and before its mark was on disk: the broker has the message, the recipient signed it, and the outbox knows of no attempt. */
+static void a_receipt_that_comes_before_the_answer_waits_for_it(void **state)
+{
+    struct fixture *f = *state;
+    f->accept_sends = false;
+    open_link(f);
+    send_row(f, "out-1", f->bench.carol);
+    const json_t *send = wait_frame(f, "send", 1);
+    struct db_task forget = { .run = forget_attempts };
+    assert_int_equal(db_write_wait(f->bench.outbox_db, &forget), 0);
+    for (int i = 0; i < 2; i++) {
+        stub_send_json(f->stub.current, make_receipt(f, send, f->bench.carol, "stored", NULL));
+    }
+    json_t *forged = make_receipt(f, send, f->bench.carol, "seen", "something else");
+    stub_send_json(f->stub.current, forged);
+    struct receipt_count counted = { .f = f };
+    run_until(f->loop, two_receipts_are_kept, &counted, "both receipts");
+    look_up(f, "out-1");
+    assert_int_equal(stub_count(&f->stub, "receipt_ack"), 0);
+    assert_null(event_of(f, "receipt", 0));
+    stub_send(f->stub.current,
+              "{\"type\":\"ack\",\"id\":\"out-1\",\"client_message_id\":\"out-1\",\"messageId\":\"B-out-1\",\"queued\":true,\"status\":200,"
+              "\"duplicate\":true,\"history_id\":9}");
+    wait_receipt_acks(f, 2);
+    const json_t *event = wait_event(f, "receipt", 1);
+    assert_true(json_is_true(json_object_get(event, "verified")));
+    assert_string_equal(text_of(event, "state"), "stored");
+    assert_null(event_of(f, "receipt", 1));
+}
+
 static void without_a_signature_it_is_the_brokers_word_until_the_signed_one_comes(void **state)
 {
     struct fixture *f = *state;
@@ -1183,6 +1246,7 @@ int main(void)
         TEST(a_true_receipt_is_told_as_verified_once),
         TEST(a_receipt_after_a_restart_is_checked_against_what_the_outbox_remembers),
         TEST(a_receipt_is_acknowledged_when_it_is_kept_with_its_signature_not_before),
+        TEST(a_receipt_that_comes_before_the_answer_waits_for_it),
         TEST(without_a_signature_it_is_the_brokers_word_until_the_signed_one_comes),
         TEST(false_receipts_are_told_to_nobody_and_leave_room_for_the_true_one),
         TEST(peers_are_who_trust_knows_with_the_presence_that_the_broker_tells),
