@@ -360,10 +360,11 @@ bool delivery_peer_is_online(const struct delivery *delivery, const char *pubkey
 
 /* ---- GET /v1/peers -------------------------------------------------------------------------------------------- */
 
-static json_t *copy_or_null(const json_t *object, const char *name)
+/* What the broker says is of any type; what a client of the API reads is not. */
+static void put_text_or_null(json_t *object, const char *name, const json_t *presence, const char *field)
 {
-    const json_t *value = json_object_get(object, name);
-    return value == NULL ? json_null() : json_deep_copy(value);
+    const json_t *value = json_object_get(presence, field);
+    json_put_text(object, name, (struct text){ json_string_value(value), json_string_length(value) });
 }
 
 static json_t *session_json(const json_t *presence)
@@ -374,13 +375,13 @@ static json_t *session_json(const json_t *presence)
         connected_at = -1;
     }
     json_t *session = json_new_object();
-    json_put(session, "session_id", copy_or_null(presence, "sessionId"));
+    put_text_or_null(session, "session_id", presence, "sessionId");
     json_put_time(session, "connected_at", connected_at);
-    json_put(session, "peer_type", copy_or_null(presence, "peerType"));
-    json_put(session, "channel", copy_or_null(presence, "channel"));
-    json_put(session, "hostname", copy_or_null(presence, "hostname"));
-    json_put(session, "cwd", copy_or_null(presence, "cwd"));
-    json_put(session, "status", copy_or_null(presence, "status"));
+    put_text_or_null(session, "peer_type", presence, "peerType");
+    put_text_or_null(session, "channel", presence, "channel");
+    put_text_or_null(session, "hostname", presence, "hostname");
+    put_text_or_null(session, "cwd", presence, "cwd");
+    put_text_or_null(session, "status", presence, "status");
     return session;
 }
 
@@ -389,8 +390,12 @@ static void put_presence(json_t *peer, const json_t *presence)
 {
     bool online = presence != NULL;
     json_put_bool(peer, "online", online);
-    json_put(peer, "status", online ? copy_or_null(presence, "status") : json_string("offline"));
-    json_put(peer, "summary", copy_or_null(presence, "summary"));
+    if (online) {
+        put_text_or_null(peer, "status", presence, "status");
+    } else {
+        json_put_string(peer, "status", "offline");
+    }
+    put_text_or_null(peer, "summary", presence, "summary");
     const json_t *groups = json_object_get(presence, "groups");
     json_put(peer, "groups", json_is_array(groups) ? json_deep_copy(groups) : json_new_array());
     const json_t *visible = json_object_get(presence, "visible");
