@@ -1,7 +1,9 @@
 /* Owns the request fingerprint and its blinded form (30-delivery, Fingerprint). Must not look at payloads after the
  * request was accepted: it is computed once. */
-#include "crypto/fingerprint.h"
+#define OPENSSL_API_COMPAT 10101 /* the plain SHA-256 state below */
+#include <openssl/sha.h>
 
+#include "crypto/fingerprint.h"
 #include "crypto/internal.h"
 
 enum { FIELD_COUNT = 8, PART_COUNT = 2 * FIELD_COUNT - 1 };
@@ -54,21 +56,34 @@ void fingerprint_of(const struct fingerprint_request *request, struct fingerprin
     memcpy(ret_fingerprint->bytes, digest.bytes, sizeof(digest.bytes));
 }
 
-/* The HMAC's state after the key: half of the work on a short text is done once. */
+/* HMAC (RFC 2104), both hashes begun with the key: half of the work on a short text is done once. OpenSSL's SHA-256, since libsodium's does without the
+ * processor's instructions; its plain state, since it must lie in protected memory: who has it can blind. */
 struct blinding_key {
-    crypto_auth_hmacsha256_state begun;
+    SHA256_CTX inner, outer;
 };
+
+static void begin(SHA256_CTX *state, const uint8_t derived[static DERIVED_KEY_BYTES], uint8_t pad)
+{
+    uint8_t block[SHA256_CBLOCK];
+    memset(block, pad, sizeof(block));
+    for (size_t index = 0; index < DERIVED_KEY_BYTES; index++) {
+        block[index] ^= derived[index];
+    }
+    if (SHA256_Init(state) != 1 || SHA256_Update(state, block, sizeof(block)) != 1) {
+        crypto_failed("HMAC");
+    }
+    sodium_memzero(block, sizeof(block));
+}
 
 struct blinding_key *blinding_key_of(const struct keypair *keypair)
 {
+    enum { INNER_PAD = 0x36, OUTER_PAD = 0x5c };
     struct blinding_key *key = secret_alloc(sizeof(*key));
     uint8_t derived[DERIVED_KEY_BYTES];
     seed_derive(keypair->secret, "cm-fprnt", derived);
-    int result = crypto_auth_hmacsha256_init(&key->begun, derived, sizeof(derived));
+    begin(&key->inner, derived, INNER_PAD);
+    begin(&key->outer, derived, OUTER_PAD);
     sodium_memzero(derived, sizeof(derived));
-    if (result != 0) {
-        crypto_failed("HMAC");
-    }
     return key;
 }
 
@@ -81,12 +96,16 @@ void fingerprint_blind(const struct blinding_key *key, const struct fingerprint 
                        struct fingerprint *ret_blinded)
 {
     static const uint8_t SEPARATOR[1] = { 0 };
-    crypto_auth_hmacsha256_state state = key->begun;
-    if (crypto_auth_hmacsha256_update(&state, fingerprint->bytes, sizeof(fingerprint->bytes)) != 0 ||
-        crypto_auth_hmacsha256_update(&state, SEPARATOR, sizeof(SEPARATOR)) != 0 ||
-        crypto_auth_hmacsha256_update(&state, (const uint8_t *)client_message_id, strlen(client_message_id)) != 0 ||
-        crypto_auth_hmacsha256_final(&state, ret_blinded->bytes) != 0) {
+    uint8_t digest[SHA256_BYTES];
+    SHA256_CTX state = key->inner;
+    bool hashed = SHA256_Update(&state, fingerprint->bytes, sizeof(fingerprint->bytes)) == 1 &&
+                  SHA256_Update(&state, SEPARATOR, sizeof(SEPARATOR)) == 1 &&
+                  SHA256_Update(&state, client_message_id, strlen(client_message_id)) == 1 && SHA256_Final(digest, &state) == 1;
+    state = key->outer;
+    hashed = hashed && SHA256_Update(&state, digest, sizeof(digest)) == 1 && SHA256_Final(ret_blinded->bytes, &state) == 1;
+    if (!hashed) {
         crypto_failed("HMAC");
     }
+    sodium_memzero(digest, sizeof(digest));
     sodium_memzero(&state, sizeof(state));
 }
