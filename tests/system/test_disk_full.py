@@ -17,6 +17,7 @@ from disk import disks, needs_mount  # noqa: F401 - disks is a fixture
 from harness import BINARY, Broker, Node, create_mesh, deadline, join, wait_for
 
 LONG = os.environ.get("CLAUDEMESH_LONG") == "1"
+GROWTH = 160 if LONG else 0  # MiB: what is accepted in so many rounds stays
 
 
 class StoredBroker(Broker):
@@ -163,20 +164,20 @@ def fill_and_free_under_sender(world, disk, leaves, size=700):
 
 @needs_mount
 def test_sends_on_a_full_disk_get_507_and_all_goes_on_when_there_is_room(disks, world):  # noqa: F811
-    fill_and_free_under_sender(world, disks("tmpfs", 12), range(0, 65) if LONG else (0, 1, 2, 9, 33))
+    fill_and_free_under_sender(world, disks("tmpfs", 12 + GROWTH), range(0, 33) if LONG else (0, 1, 2, 9, 33))
 
 
 @needs_mount
 def test_sends_on_a_full_ext4_get_507_and_all_goes_on_when_there_is_room(disks, world):  # noqa: F811
     if os.environ.get("CLAUDEMESH_INSIDE_NAMESPACE") or not os.path.exists("/dev/loop-control"):
         pytest.skip("a loop device needs root")
-    fill_and_free_under_sender(world, disks("ext4", 24), range(0, 65) if LONG else (0, 5))
+    fill_and_free_under_sender(world, disks("ext4", 24 + GROWTH), range(0, 33) if LONG else (0, 5))
 
 
 @needs_mount
 def test_accepts_race_for_the_last_pages(disks, world):  # noqa: F811
     """Many callers at once: the batch that does not fit is undone, and each of its sends is answered for itself."""
-    disk = disks("tmpfs", 12)
+    disk = disks("tmpfs", 12 + GROWTH)
     broker = Broker(world)
     alice, bob = node_on(world, "alice", disk), Node(world, "bob")
     create_mesh(broker, alice)
@@ -218,7 +219,7 @@ def test_accepts_race_for_the_last_pages(disks, world):  # noqa: F811
 
 @needs_mount
 def test_a_daemon_killed_on_a_full_disk_starts_there_or_says_why_not(disks, world):  # noqa: F811
-    disk = disks("tmpfs", 12)
+    disk = disks("tmpfs", 12 + GROWTH)
     broker = Broker(world)
     alice, bob = node_on(world, "alice", disk), Node(world, "bob")
     create_mesh(broker, alice)
@@ -227,7 +228,7 @@ def test_a_daemon_killed_on_a_full_disk_starts_there_or_says_why_not(disks, worl
     alice.up()
     alice.wait_connected()
     ledger = Ledger(alice, bob.pubkey, "kill")
-    for index, leave in enumerate(range(0, 40) if LONG else (0, 1, 7)):
+    for index, leave in enumerate(range(0, 33) if LONG else (0, 1, 7)):
         if index:
             disk.free()
             if alice.process.poll() is not None:
@@ -279,7 +280,7 @@ def test_a_first_start_on_a_full_disk_says_so_and_leaves_nothing_half_made(disks
 
 @needs_mount
 def test_a_full_disk_under_the_recipient_loses_nothing(disks, world):  # noqa: F811
-    disk = disks("tmpfs", 12)
+    disk = disks("tmpfs", 12 + GROWTH)
     broker = Broker(world, environment=lease(1))
     alice, bob = Node(world, "alice"), node_on(world, "bob", disk)
     create_mesh(broker, alice)
@@ -470,7 +471,7 @@ def broker_or_say(broker, disk):
 
 @needs_mount
 def test_a_full_disk_under_the_broker_keeps_the_senders_rows_pending(disks, world):  # noqa: F811
-    disk = disks("tmpfs", 12)
+    disk = disks("tmpfs", 12 + GROWTH)
     broker = StoredBroker(world, disk, environment=lease(1))
     alice, bob = Node(world, "alice"), Node(world, "bob")
     create_mesh(broker, alice)
