@@ -53,13 +53,12 @@ coverage: ## line coverage of all tests, by room and file; fails below 90 % wher
 	@script/coverage
 
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS = http_head http_server websocket
+FUZZ_RUNS ?= 0
+FUZZ_TARGETS ?=
 
-fuzz: ## fuzz the network parsers, FUZZ_SECONDS each
+fuzz: ## fuzz every parser (or FUZZ_TARGETS), FUZZ_SECONDS each, at most FUZZ_RUNS executions; fails when anything is found
 	@script/bootstrap sanitize
-	@test -f build-fuzz/build.ninja || CC=clang meson setup build-fuzz -Db_sanitize=address,undefined -Db_lundef=false -Dc_args=-fsanitize=fuzzer-no-link >/dev/null
-	@ninja -C build-fuzz --quiet $(FUZZ_TARGETS:%=tests/fuzz/fuzz_%)
-	@for target in $(FUZZ_TARGETS); do echo "== $$target =="; build-fuzz/tests/fuzz/fuzz_$$target -dict=tests/fuzz/http.dict -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 2>&1 | tail -8; done
+	@script/fuzz $(FUZZ_SECONDS) $(FUZZ_RUNS) $(FUZZ_TARGETS)
 
 install: all ## install under the prefix (PREFIX with meson setup)
 	@ninja -C $(BUILD) install

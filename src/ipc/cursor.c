@@ -27,6 +27,8 @@ int cursor_decode(const char *text, enum cursor_kind *ret_kind, int64_t *ret_seq
     char kind = decoded.data[0];
     if (kind != CURSOR_INBOX_ASCENDING && kind != CURSOR_INBOX_DESCENDING && kind != CURSOR_OUTBOX)
         goto out;
+    if (decoded.data[1] == '0' && decoded.length > 2) /* another spelling of a number */
+        goto out;
     if (parse_uint64(decoded.data + 1, &seq) != 0 || seq > INT64_MAX)
         goto out;
     *ret_kind = (enum cursor_kind)kind;

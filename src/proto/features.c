@@ -403,8 +403,11 @@ json_t *features_response(const json_t *request, const struct feature_offer *off
 
 int64_t maximum_age_hours(int64_t dedupe_retention_days)
 {
-    int64_t window = dedupe_retention_days * 24;
-    int64_t margin = (dedupe_retention_days * 24 + 9) / 10; /* ceil(D × 2.4) */
+    /* A broker may announce 2^53 days: their milliseconds are no int64_t, and rows would expire that are not old. */
+    enum { DAYS_MAXIMUM = 36525 };
+    int64_t days = dedupe_retention_days < DAYS_MAXIMUM ? dedupe_retention_days : DAYS_MAXIMUM;
+    int64_t window = days * 24;
+    int64_t margin = (days * 24 + 9) / 10; /* ceil(D × 2.4) */
     if (margin < 24) {
         margin = 24;
     }

@@ -48,7 +48,7 @@ struct feature_offer {
 };
 json_t *features_response(const json_t *request, const struct feature_offer *offer) MUST_CHECK;
 
-/* 30-delivery "Maximum age": hours for a retention of `days` (≥ 3). Vectors in wire.json. */
+/* 30-delivery "Maximum age": hours for a retention of `days` (≥ 3; what is above a century counts as one). Vectors in wire.json. */
 int64_t maximum_age_hours(int64_t dedupe_retention_days);
 
 #endif

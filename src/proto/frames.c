@@ -243,7 +243,8 @@ static int read_created_at(const json_t *frame, int64_t *ret_created_at, struct 
     if (!json_is_string(value)) {
         return json_read_integer(frame, "createdAt", JSON_OPTIONAL, 0, FRAME_INTEGER_MAXIMUM, ret_created_at, error);
     }
-    if (time_parse_rfc3339(json_string_value(value), ret_created_at) != 0) {
+    /* Negative means "absent" to everybody behind this: there is no time before 1970 here. */
+    if (time_parse_rfc3339(json_string_value(value), ret_created_at) != 0 || *ret_created_at < 0) {
         return error_set(error, ERROR_INVALID, "field 'createdAt' must be milliseconds or an RFC 3339 time");
     }
     return 0;

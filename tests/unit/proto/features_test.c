@@ -321,6 +321,8 @@ static void the_maximum_age_is_that_of_the_vectors(void **state)
         assert_int_equal(maximum_age_hours(days), hours);
     }
     assert_int_equal(index, 10);
+    /* What a broker may announce must stay a time in milliseconds. */
+    assert_true(maximum_age_hours(INT64_C(1) << 53) == maximum_age_hours(36525));
 }
 
 int main(void)
