@@ -4,7 +4,7 @@ PYTHON ?= /usr/bin/python3
 # Two workers a core: system tests mostly wait for other processes.
 TEST_WORKERS ?= 4
 
-.PHONY: all help bootstrap demo check unit system bench release sanitize coverage fuzz clean install
+.PHONY: all help bootstrap demo check unit system torture bench release sanitize coverage fuzz clean install
 
 all: $(BUILD)/build.ninja ## build $(BUILD)/claudemesh
 	@ninja -C $(BUILD) --quiet
@@ -33,6 +33,13 @@ unit: all ## the unit tests
 
 system: all ## the system tests: the built binary, driven as a user would
 	@CLAUDEMESH_BINARY=$(abspath $(BUILD)/claudemesh) $(PYTHON) -m pytest -q -n $(TEST_WORKERS) tests/system
+
+# 300 kills take six to ten minutes. SEED plays a run again; MINUTES bounds it; TORTURE_DIRECTORY says where (default /tmp).
+KILLS ?= 300
+MINUTES ?= 30
+
+torture: all ## kill daemons and broker under load, KILLS times (SEED=… again), and check every message
+	@CLAUDEMESH_BINARY=$(abspath $(BUILD)/claudemesh) $(PYTHON) tests/torture/torture.py --kills $(KILLS) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(TORTURE_DIRECTORY),--directory $(TORTURE_DIRECTORY))
 
 bench: ## measure; prints what docs/benchmarks.md records
 	@script/bootstrap
