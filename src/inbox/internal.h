@@ -9,11 +9,15 @@ struct quarantine_count {
     struct quarantine_count *next;
     char *mesh;
     int64_t rows;
+    int64_t bytes; /* of the pushes, with those that are on their way to the disk */
+    int64_t going; /* of them, what tasks under way were told to remove */
 };
 
 enum {
     INBOX_STEP_ROWS = 500,     /* rows a step when marking or pruning: one commit stays short */
-    QUARANTINE_MAXIMUM = 10000 /* rows a mesh: a hostile broker must not fill the disk with them */
+    /* A mesh's, in rows and in bytes: neither a hostile broker nor a hostile member may fill the disk with them. */
+    QUARANTINE_MAXIMUM = 10000,
+    QUARANTINE_BYTES = 64 * 1024 * 1024
 };
 
 struct inbox {

@@ -2,13 +2,14 @@
 #include "inbox/internal.h"
 #include "util/memory.h"
 
-static const char COUNT_ROWS[] = "SELECT mesh, count(*) FROM quarantine GROUP BY mesh";
+static const char COUNT_ROWS[] = "SELECT mesh, count(*), sum(length(CAST(push AS BLOB))) FROM quarantine GROUP BY mesh";
 static const char INSERT_ROW[] =
     "INSERT INTO quarantine (mesh, sender_pubkey, client_message_id, broker_message_id, reason, push, push_hash, received_at)"
     " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
-    " ON CONFLICT (mesh, sender_pubkey, broker_message_id, push_hash) DO NOTHING";
-static const char DELETE_OLDEST[] = "DELETE FROM quarantine WHERE seq = (SELECT min(seq) FROM quarantine WHERE mesh = ?1)";
-static const char DELETE_ROW[] = "DELETE FROM quarantine WHERE seq = ?1 RETURNING mesh";
+    " ON CONFLICT (mesh, sender_pubkey, broker_message_id, push_hash) DO NOTHING RETURNING seq";
+static const char DELETE_OLDEST[] = "DELETE FROM quarantine WHERE seq = (SELECT min(seq) FROM quarantine WHERE mesh = ?1 AND seq < ?2)"
+                                    " RETURNING length(CAST(push AS BLOB))";
+static const char DELETE_ROW[] = "DELETE FROM quarantine WHERE seq = ?1 RETURNING mesh, length(CAST(push AS BLOB))";
 static const char SELECT_ROWS[] = "SELECT seq, mesh, sender_pubkey, client_message_id, broker_message_id, reason, push, received_at"
                                   " FROM quarantine WHERE (?1 IS NULL OR mesh = ?1) AND seq > ?2 ORDER BY seq LIMIT ?3";
 
@@ -48,7 +49,9 @@ int quarantine_load_counts(struct inbox *inbox, struct db_connection *connection
     int status;
     while ((status = db_step(statement, error)) == 1) {
         const char *mesh = db_column_string(statement, 0);
-        count_of(inbox, mesh == NULL ? "" : mesh)->rows = db_column_integer(statement, 1, 0);
+        struct quarantine_count *count = count_of(inbox, mesh == NULL ? "" : mesh);
+        count->rows = db_column_integer(statement, 1, 0);
+        count->bytes = db_column_integer(statement, 2, 0);
     }
     db_reset(statement);
     return status;
@@ -70,40 +73,83 @@ struct add_task {
     struct db_task task;
     struct inbox *inbox;
     struct quarantine_row *row;
-    bool full; /* the mesh has its maximum already: one goes for each that comes */
-    bool is_new, removed;
+    int64_t size, excess_rows, excess_bytes; /* excess: what must go so that this one has its place */
+    int64_t removed_rows, removed_bytes;
+    bool is_new;
     void (*done)(void *argument, int status, bool is_new);
     void *argument;
 };
 
+/* *ret_seq: of the new row; -1: it is there already. */
+static int insert_row(struct db_connection *connection, const struct quarantine_row *row, int64_t *ret_seq, struct error *error)
+{
+    struct sha256 hash;
+    sha256_of(row->push, strlen(row->push), &hash);
+    sqlite3_stmt *statement = db_prepare(connection, INSERT_ROW, error);
+    if (statement == NULL)
+        return -(int)error->code;
+    int64_t seq = -1;
+    int status = db_bind(statement, error, "ttttttbi", row->mesh, row->sender_pubkey, row->client_message_id, row->broker_message_id,
+                         row->reason, row->push, (const void *)hash.bytes, (size_t)SHA256_BYTES, row->received_at);
+    while (status == 0 && (status = db_step(statement, error)) == 1) {
+        seq = db_column_integer(statement, 0, -1);
+        status = 0;
+    }
+    db_reset(statement);
+    if (status == 0)
+        *ret_seq = seq;
+    return status;
+}
+
+/* 1: the oldest before `seq` is gone; 0: there is none. */
+static int delete_oldest(struct db_connection *connection, struct add_task *add, int64_t seq)
+{
+    sqlite3_stmt *statement = db_prepare(connection, DELETE_OLDEST, &add->task.error);
+    if (statement == NULL)
+        return -(int)add->task.error.code;
+    int rows = 0;
+    int status = db_bind(statement, &add->task.error, "ti", add->row->mesh, seq);
+    while (status == 0 && (status = db_step(statement, &add->task.error)) == 1) {
+        add->removed_bytes += db_column_integer(statement, 0, 0);
+        rows++;
+        status = 0;
+    }
+    db_reset(statement);
+    add->removed_rows += rows;
+    return status < 0 ? status : rows;
+}
+
 static int run_add(struct db_connection *connection, struct db_task *task)
 {
     struct add_task *add = CONTAINER_OF(task, struct add_task, task);
-    const struct quarantine_row *row = add->row;
-    struct sha256 hash;
-    sha256_of(row->push, strlen(row->push), &hash);
-    int64_t changes = 0;
-    add->is_new = add->removed = false;
-    int status =
-        db_execute(connection, &task->error, &changes, INSERT_ROW, "ttttttbi", row->mesh, row->sender_pubkey, row->client_message_id,
-                   row->broker_message_id, row->reason, row->push, (const void *)hash.bytes, (size_t)SHA256_BYTES, row->received_at);
-    if (status < 0)
+    int64_t seq = -1;
+    add->is_new = false;
+    add->removed_rows = add->removed_bytes = 0;
+    int status = insert_row(connection, add->row, &seq, &task->error);
+    if (status < 0 || seq < 0)
         return status;
-    add->is_new = changes == 1;
-    if (!add->is_new || !add->full)
-        return 0;
-    status = db_execute(connection, &task->error, &changes, DELETE_OLDEST, "t", row->mesh);
-    add->removed = status == 0 && changes == 1;
+    add->is_new = true;
+    do {
+        if (add->removed_rows >= add->excess_rows && add->removed_bytes >= add->excess_bytes)
+            return 0;
+        status = delete_oldest(connection, add, seq);
+    } while (status == 1);
     return status;
 }
 
 static void done_add(struct db_task *task)
 {
     struct add_task *add = CONTAINER_OF(task, struct add_task, task);
+    struct quarantine_count *count = count_of(add->inbox, add->row->mesh);
     inbox_note_result(add->inbox, task->status);
     bool is_new = task->status == 0 && add->is_new;
-    if (is_new && !add->removed)
-        count_of(add->inbox, add->row->mesh)->rows++;
+    count->going -= add->excess_bytes;
+    if (is_new) {
+        count->rows += 1 - add->removed_rows;
+        count->bytes -= add->removed_bytes;
+    } else {
+        count->bytes -= add->size;
+    }
     if (add->done != NULL)
         add->done(add->argument, task->status, is_new);
     quarantine_row_free(add->row);
@@ -114,10 +160,16 @@ void inbox_quarantine(struct inbox *inbox, struct quarantine_row *row, void (*do
                       void *argument)
 {
     struct add_task *add = memory_zalloc(sizeof(*add));
+    struct quarantine_count *count = count_of(inbox, row->mesh);
     add->task = (struct db_task){ .run = run_add, .done = done_add, .flags = DB_DURABLE | DB_SAVEPOINT };
     add->inbox = inbox;
     add->row = row;
-    add->full = count_of(inbox, row->mesh)->rows >= QUARANTINE_MAXIMUM;
+    add->size = (int64_t)strlen(row->push);
+    count->bytes += add->size;
+    add->excess_rows = count->rows >= QUARANTINE_MAXIMUM ? 1 : 0;
+    if (count->bytes - count->going > QUARANTINE_BYTES)
+        add->excess_bytes = count->bytes - count->going - QUARANTINE_BYTES;
+    count->going += add->excess_bytes;
     add->done = done;
     add->argument = argument;
     db_write(inbox->db, &add->task);
@@ -128,7 +180,7 @@ void inbox_quarantine(struct inbox *inbox, struct quarantine_row *row, void (*do
 struct remove_task {
     struct db_task task;
     struct inbox *inbox;
-    int64_t seq;
+    int64_t seq, size;
     char *mesh; /* of the row that went; NULL none */
 };
 
@@ -145,6 +197,7 @@ static int run_remove(struct db_connection *connection, struct db_task *task)
         status = db_step(statement, &task->error);
     if (status == 1) {
         removal->mesh = db_column_dup(statement, 0);
+        removal->size = db_column_integer(statement, 1, 0);
         status = db_step(statement, &task->error);
     }
     db_reset(statement);
@@ -154,8 +207,11 @@ static int run_remove(struct db_connection *connection, struct db_task *task)
 static void done_remove(struct db_task *task)
 {
     struct remove_task *removal = CONTAINER_OF(task, struct remove_task, task);
-    if (task->status == 0 && removal->mesh != NULL)
-        count_of(removal->inbox, removal->mesh)->rows--;
+    if (task->status == 0 && removal->mesh != NULL) {
+        struct quarantine_count *count = count_of(removal->inbox, removal->mesh);
+        count->rows--;
+        count->bytes -= removal->size;
+    }
     free(removal->mesh);
     free(removal);
 }

@@ -400,7 +400,7 @@ static void quarantined(void *argument, int status, bool is_new)
     waiting--;
 }
 
-static bool quarantine_now(struct fixture *fixture, const char *push)
+static void quarantine(struct fixture *fixture, const char *push)
 {
     struct quarantine_row *row = memory_zalloc(sizeof(*row));
     row->mesh = memory_strdup(MESH);
@@ -412,6 +412,11 @@ static bool quarantine_now(struct fixture *fixture, const char *push)
     row->received_at = clock_wall_ms();
     waiting++;
     inbox_quarantine(fixture->inbox, row, quarantined, NULL);
+}
+
+static bool quarantine_now(struct fixture *fixture, const char *push)
+{
+    quarantine(fixture, push);
     wait_all(fixture);
     return quarantine_new;
 }
@@ -449,6 +454,49 @@ static void the_quarantine_keeps_each_push_once_and_counts_across_a_restart(void
     wait_all(fixture);
     (void)insert_now(fixture, make_row("aa", "after", "x"), false);
     assert_int_equal(inbox_quarantine_count(fixture->inbox, MESH), 1);
+}
+
+/* A push of 1 MiB that is unlike every other. */
+static char *large_push(int number)
+{
+    enum { SIZE = 1024 * 1024 };
+    char *push = memory_alloc(SIZE + 1);
+    memset(push, 'p', SIZE);
+    push[SIZE] = '\0';
+    (void)snprintf(push, 16, "%015d", number);
+    push[15] = 'p';
+    return push;
+}
+
+static void the_quarantine_holds_64_mib_of_a_mesh_whether_they_come_at_once_or_one_by_one(void **state)
+{
+    enum { KEPT = 64 };
+    static const int pushes[] = { 70, 5, 5 };
+    struct fixture *fixture = *state;
+    int number = 0;
+    assert_true(quarantine_now(fixture, "{\"type\":\"push\"}"));
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < pushes[round]; i++) {
+            char *push = large_push(number++);
+            quarantine(fixture, push);
+            free(push);
+            if (round == 1)
+                wait_all(fixture);
+        }
+        wait_all(fixture);
+        assert_int_equal(inbox_quarantine_count(fixture->inbox, MESH), KEPT);
+        char *push = large_push(number - 1); /* one that is there takes nobody's place */
+        assert_false(quarantine_now(fixture, push));
+        free(push);
+        assert_int_equal(inbox_quarantine_count(fixture->inbox, MESH), KEPT);
+        close_all(fixture);
+        open_all(fixture);
+        assert_int_equal(inbox_quarantine_count(fixture->inbox, MESH), KEPT);
+    }
+    assert_true(quarantine_now(fixture, "a small one takes the place of a large one"));
+    assert_int_equal(inbox_quarantine_count(fixture->inbox, MESH), KEPT);
+    assert_true(quarantine_now(fixture, "and another has room beside it"));
+    assert_int_equal(inbox_quarantine_count(fixture->inbox, MESH), KEPT + 1);
 }
 
 /* ---- no room ------------------------------------------------------------------------------------------------------- */
@@ -542,6 +590,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(marking_seen_says_which_rows_it_newly_marked, setup, teardown),
         cmocka_unit_test_setup_teardown(pruned_rows_are_still_known_and_below_the_floor_nothing_new_is_believed, setup, teardown),
         cmocka_unit_test_setup_teardown(the_quarantine_keeps_each_push_once_and_counts_across_a_restart, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_quarantine_holds_64_mib_of_a_mesh_whether_they_come_at_once_or_one_by_one, setup, teardown),
         cmocka_unit_test_setup_teardown(what_follows_a_message_that_found_no_room_does_not_come_before_it, setup, teardown),
         cmocka_unit_test_setup_teardown(room_is_noticed_although_nothing_comes, setup, teardown),
     };
