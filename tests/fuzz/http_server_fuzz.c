@@ -71,6 +71,12 @@ static void on_gone(void *argument, struct http_request *request)
     }
 }
 
+static void stop_turning(void *argument)
+{
+    (void)argument;
+    loop_stop(loop);
+}
+
 static void stop_when_closed(void *argument)
 {
     (void)argument;
@@ -101,8 +107,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     server_adopt(server, fds[0], &listener, "unix");
     if (first > 0 && write(fds[1], data, first) == (ssize_t)first) {
-        loop_stop(loop);
-        loop_run(loop); /* at most one turn */
+        loop_defer(loop, stop_turning, NULL); /* one turn */
+        loop_run(loop);
     }
     /* The server may have closed already. */
     if (send(fds[1], data + first, size - first, MSG_NOSIGNAL) >= 0)
