@@ -8,7 +8,11 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-enum { PAGES_MAXIMUM = 1000 };
+enum {
+    PAGES_MAXIMUM = 1000,
+    /* Of who is there, as the broker says it: a mesh of a thousand takes some MiB. */
+    PRESENCE_BYTES = 32 * 1024 * 1024
+};
 
 static const char *string_of(const json_t *object, const char *name)
 {
@@ -110,6 +114,13 @@ static bool has_next_page(struct directory *directory, const json_t *answer)
     return true;
 }
 
+static bool says_there_is_more(const json_t *answer)
+{
+    int64_t next = 0;
+    struct error error;
+    return json_read_integer(answer, "next", JSON_OPTIONAL, INT64_MIN, INT64_MAX, &next, &error) == 0 && next > 0;
+}
+
 static void members_listed(void *argument, const json_t *answer)
 {
     struct delivery *delivery = argument;
@@ -119,12 +130,12 @@ static void members_listed(void *argument, const json_t *answer)
     if (!delivery->open) {
         return; /* lost, or closed by what the list said: we are revoked */
     }
-    if (!is_page) {
-        trust_list_failed(delivery->trust);
-        tell_changes(delivery, &(struct trust_changes){ 0 });
-    }
     if (is_page && has_next_page(directory, answer) && ask_for_page(delivery)) {
         return;
+    }
+    if (!is_page || says_there_is_more(answer)) { /* also a list whose end never comes withholds what it was asked for */
+        trust_list_failed(delivery->trust);
+        tell_changes(delivery, &(struct trust_changes){ 0 });
     }
     if (directory->list_again) { /* whoever waits asked after this list was made */
         directory_list_members(delivery);
@@ -185,22 +196,35 @@ bool delivery_members_are_fresh(const struct delivery *delivery)
 struct peers_question {
     struct delivery *delivery;
     json_t *presences;
-    size_t pages;
+    size_t bytes, pages;
     void (*done)(void *argument, json_t *peers, bool stale); /* NULL: nobody waits */
     void *argument;
 };
 
-static void gather_presences(json_t *presences, const json_t *peers_list)
+static size_t size_of(const json_t *presence)
+{
+    return json_dumpb(presence, NULL, 0, JSON_COMPACT);
+}
+
+/* False: no more fits. */
+static bool gather_presences(struct peers_question *question, const json_t *peers_list)
 {
     size_t index = 0;
     json_t *presence = NULL;
     json_array_foreach(json_object_get(peers_list, "peers"), index, presence)
     {
         const char *member = member_of(presence);
-        if (member != NULL && hex_is_key(member)) {
-            json_array_append_new(presences, json_incref(presence));
+        if (member == NULL || !hex_is_key(member)) {
+            continue;
         }
+        size_t size = size_of(presence);
+        if (question->bytes + size > PRESENCE_BYTES) {
+            return false;
+        }
+        question->bytes += size;
+        json_array_append_new(question->presences, json_incref(presence));
     }
+    return true;
 }
 
 static void index_presence(struct directory *directory, json_t *presence)
@@ -225,7 +249,7 @@ static void index_presences(struct directory *directory)
     }
 }
 
-static void keep_presences(struct delivery *delivery, json_t *presences /* given */)
+static void keep_presences(struct delivery *delivery, json_t *presences /* given */, size_t bytes)
 {
     bool stranger = false;
     size_t index = 0;
@@ -236,6 +260,7 @@ static void keep_presences(struct delivery *delivery, json_t *presences /* given
     }
     json_decref(delivery->directory.presences);
     delivery->directory.presences = presences;
+    delivery->directory.presence_bytes = bytes;
     index_presences(&delivery->directory);
     if (stranger) {
         directory_list_members(delivery);
@@ -261,7 +286,7 @@ static bool ask_for_peers(struct peers_question *question, const char *after)
 static void finish_question(struct peers_question *question, bool fresh)
 {
     if (fresh) {
-        keep_presences(question->delivery, question->presences);
+        keep_presences(question->delivery, question->presences, question->bytes);
     } else {
         json_decref(question->presences);
     }
@@ -276,9 +301,9 @@ static void peers_listed(void *argument, const json_t *answer)
     struct peers_question *question = argument;
     bool is_page = string_equal(string_of(answer, "type"), "peers_list");
     if (is_page) {
-        gather_presences(question->presences, answer);
+        bool more_fits = gather_presences(question, answer);
         const char *next = string_of(answer, "next");
-        if (next != NULL && ++question->pages < PAGES_MAXIMUM && ask_for_peers(question, next)) {
+        if (more_fits && next != NULL && ++question->pages < PAGES_MAXIMUM && ask_for_peers(question, next)) {
             return;
         }
     }
@@ -319,6 +344,7 @@ static void remove_presence(struct delivery *delivery, const json_t *data)
     size_t before = json_array_size(presences);
     for (size_t i = before; i > 0; i--) {
         if (is_same_presence(json_array_get(presences, i - 1), data)) {
+            delivery->directory.presence_bytes -= size_of(json_array_get(presences, i - 1));
             json_array_remove(presences, i - 1);
         }
     }
@@ -333,11 +359,13 @@ static void presence_changed(struct delivery *delivery, bool joined, const json_
     if (pubkey == NULL || !hex_is_key(pubkey)) {
         return;
     }
+    struct directory *directory = &delivery->directory;
     remove_presence(delivery, data);
-    if (joined) {
+    if (joined && directory->presence_bytes + size_of(data) <= PRESENCE_BYTES) {
+        directory->presence_bytes += size_of(data);
         json_t *presence = json_deep_copy(data);
-        json_array_append_new(delivery->directory.presences, presence);
-        index_presence(&delivery->directory, presence);
+        json_array_append_new(directory->presences, presence);
+        index_presence(directory, presence);
     }
     const struct trust_member *member = trust_member(delivery->trust, pubkey);
     if (!joined && member != NULL) {

@@ -348,7 +348,7 @@ def test_every_field_of_a_join_and_of_a_mesh_with_every_wrong_type(mesh):
 class Shown(Hostile):
     """It also says who is there."""
 
-    peers = []
+    peers, answer_peers = [], None
 
     def serve(self, connection, _index):
         self.hello = stub_handshake(connection)
@@ -358,6 +358,8 @@ class Shown(Hostile):
                 self.received.append(got)
             if got["type"] == "list_members":
                 connection.send({"type": "members_list", "_reqId": got.get("_reqId"), "members": self.members, "revocations": self.revocations})
+            elif got["type"] == "list_peers" and self.answer_peers:
+                self.answer_peers(connection, got)
             elif got["type"] == "list_peers":
                 connection.send({"type": "peers_list", "_reqId": got["_reqId"], "peers": self.peers})
             elif not stub_answer(connection, got) and got["type"] == "send":
@@ -477,6 +479,32 @@ def test_peers_of_any_shape_are_shown_in_the_shape_of_the_api(hostile):
         assert hostile.node.api.get("/v1/peers").status == 200
     hostile.peers = []
     still_whole(hostile, "peers")
+
+
+def test_a_broker_that_says_for_ever_who_is_there_fills_no_memory(hostile):
+    node, page = hostile.node, [{"pubkey": f"{n:064x}", "memberPubkey": f"{n:064x}", "displayName": "x" * 1000, "profile": {"title": "x" * 30000}} for n in range(25)]
+    asked, memory = [], memory_kib(node.process)
+
+    def answer(connection, got):
+        asked.append(got)
+        connection.send({"type": "peers_list", "_reqId": got["_reqId"], "peers": page, "next": f"page-{len(asked)}"})
+
+    hostile.answer_peers = answer
+    try:
+        assert node.api.get("/v1/peers").status == 200
+        assert 10 < len(asked) < 100
+    finally:
+        hostile.answer_peers = None
+    for number in range(1300):
+        hostile.connection.send({"type": "push", "messageId": "M", "meshId": hostile.mesh_id, "subtype": "system", "event": "peer_joined", "eventData": {**page[0], "sessionId": f"s{number}"}})
+    still_whole(hostile, "crowds")
+    if SLOW == 1:
+        assert memory_kib(node.process) - memory < 150 * 1024
+    assert node.api.get("/v1/peers").status == 200  # asked anew: nobody is there
+    hostile.connection.send({"type": "push", "messageId": "M", "meshId": hostile.mesh_id, "subtype": "system", "event": "peer_joined", "eventData": {"pubkey": hostile.carol.hex, "memberPubkey": hostile.carol.hex, "sessionId": "room"}})
+    hostile.peers = [{"pubkey": hostile.carol.hex, "memberPubkey": hostile.carol.hex, "sessionId": "room"}]
+    assert any(p["pubkey"] == hostile.carol.hex and p["online"] for p in node.api.get("/v1/peers").json["peers"])
+    hostile.peers = []
 
 
 HANDSHAKE_WRONG = [None, 5, "x", [], {}, True]
