@@ -51,7 +51,7 @@ static void print_meshes(const struct cli *cli, const json_t *meshes)
 }
 
 /* The lock says whether one runs, not whether it answers. */
-static int no_answer(struct cli *cli)
+static int no_answer(struct cli *cli, const struct error *reason)
 {
     int64_t pid = 0;
     struct error error = { 0 };
@@ -70,7 +70,7 @@ static int no_answer(struct cli *cli)
     } else {
         cli_say(cli, "no daemon is running; start it with 'claudemesh daemon up'");
     }
-    return locked ? EXIT_UNREACHABLE : EXIT_FAILED;
+    return locked ? cli_fail(cli, EXIT_UNREACHABLE, "no answer of the daemon: %s", reason->message) : EXIT_FAILED;
 }
 
 static int run_status(struct cli *cli)
@@ -82,12 +82,12 @@ static int run_status(struct cli *cli)
     char uptime[24];
 
     if (api_open(cli, API_BUDGET_MS, &api, &error) != 0) {
-        return no_answer(cli);
+        return no_answer(cli, &error);
     }
     int status = api_request(&api, "GET", "/v1/health", NULL, API_ANSWER_MS, &http_status, &health, &error);
     api_close(&api);
     if (status != 0) {
-        return no_answer(cli);
+        return no_answer(cli, &error);
     }
     if (http_status != 200 || !json_is_object(health)) {
         status = api_fail(cli, http_status, health);

@@ -1,4 +1,5 @@
 /* `claudemesh join`: checks an invite, shows where it leads, asks, makes a key, enrols it. The link is a secret: it never appears in a message. */
+#include <errno.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,12 +54,20 @@ static int read_invite(struct cli *cli, struct invite *ret_invite)
     if (string_equal(given, "-")) {
         char *place;
         ssize_t count = 1;
-        while (count > 0 && (place = buffer_reserve(&text, 1024)) != NULL) {
+        while (count != 0 && (place = buffer_reserve(&text, 1024)) != NULL) {
             count = read(STDIN_FILENO, place, 1024);
+            if (count < 0 && errno != EINTR) {
+                status = cli_fail(cli, EXIT_FAILED, "cannot read the invite from standard input: %s", strerror(errno));
+                break;
+            }
             buffer_commit(&text, count > 0 ? (size_t)count : 0);
         }
     } else {
         (void)buffer_append_text(&text, given);
+    }
+    if (status != EXIT_DONE) {
+        buffer_release(&text);
+        return status;
     }
     text.data[strcspn(text.data, "\r\n")] = '\0';
     if (text.overflow) {

@@ -1,6 +1,7 @@
 /* `claudemesh send`: reads what was asked, refuses one's own key, and takes the first way that is there. Must not know how a way works. */
 #include "cli/send.h"
 
+#include <errno.h>
 #include <unistd.h>
 
 #include "cli/meshes.h"
@@ -32,6 +33,9 @@ static int read_standard_input(struct buffer *ret_text, struct error *error)
             return error_set(error, ERROR_TOO_LARGE, "the message on standard input is over %d bytes", (int)LIMIT_HTTP_BODY);
         }
         ssize_t count = read(STDIN_FILENO, place, 16384);
+        if (count < 0 && errno == EINTR) {
+            continue;
+        }
         if (count < 0) {
             return error_set_errno(error, "cannot read the message from standard input");
         }

@@ -193,7 +193,10 @@ bool client_socket_is_stale(const struct client_socket *socket)
     char byte;
     int result;
 
-    if (poll(&look, 1, 0) == 0)
+    do
+        result = poll(&look, 1, 0);
+    while (result < 0 && errno == EINTR);
+    if (result == 0)
         return false;
     if (socket->tls == NULL)
         return true;
