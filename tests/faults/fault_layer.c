@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -48,7 +49,9 @@ enum fault_class {
     CLASS_COUNT
 };
 
-enum { STATE_MAGIC = 0x434d4654, NO_ERROR = 0, SHORT_COUNT = -1, MAX_MODULES = 64, SITE_DEPTH = 9, TRACE_DEPTH = 24, LINE_SIZE = 1024 };
+enum { STATE_MAGIC = 0x434d4654, NO_ERROR = 0, SHORT_COUNT = -1, MAX_MODULES = 64, SITE_DEPTH = 9, ALLOC_SITE_DEPTH = 6, TRACE_DEPTH = 24, LINE_SIZE = 1024 };
+/* Recording: each matching call gets a line in `log`; of the class, or of all classes. */
+enum { RECORD_NOTHING, RECORD_CLASS, RECORD_ALL };
 enum { KIND_ANY, KIND_FILE, KIND_SOCKET, KIND_OTHER };
 
 struct fault_state { /* the layout is known to faults.py */
@@ -60,7 +63,7 @@ struct fault_state { /* the layout is known to faults.py */
     uint64_t until;
     uint64_t site; /* 0: any */
     uint32_t kind;
-    uint32_t record; /* each matching call gets a line in `log` */
+    uint32_t record;
     char call[32];   /* "": any of the class */
     char path[128];  /* a part of the path; "": any */
     char log[256];   /* what fired, with the callers; "": no log */
@@ -187,11 +190,12 @@ static size_t append_callers(char *line, size_t used, size_t size, void *const *
     return used;
 }
 
-static void log_call(const char *what, const char *call, const char *path, uint64_t number, uint64_t site, void *const *frames, int count)
+static void log_call(const char *what, enum fault_class class, const char *call, const char *path, uint64_t number, uint64_t site,
+                     void *const *frames, int count)
 {
     char line[LINE_SIZE];
     const char *slash = strrchr(path, '/');
-    size_t used = (size_t)snprintf(line, sizeof(line), "%s %" PRIu64 " %016" PRIx64 " %s %.80s", what, number, site, call,
+    size_t used = (size_t)snprintf(line, sizeof(line), "%s %" PRIu64 " %016" PRIx64 " %d %s %.80s", what, number, site, (int)class, call,
                                    *path == '\0' ? "-" : slash == NULL ? path : slash + 1);
     used = append_callers(line, used, sizeof(line) - 1, frames, count);
     line[used++] = '\n';
@@ -204,7 +208,7 @@ static int decide_unguarded(enum fault_class class, const char *call, int fd, co
     char found[PATH_MAX] = "";
     void *frames[TRACE_DEPTH];
     atomic_fetch_add(&state->counts[class], 1);
-    if (class != state->class || (state->call[0] != '\0' && strcmp(call, state->call) != 0))
+    if ((class != state->class && state->record != RECORD_ALL) || (state->call[0] != '\0' && strcmp(call, state->call) != 0))
         return NO_ERROR;
     if (state->kind != KIND_ANY && (fd < 0 || kind_of(fd) != state->kind))
         return NO_ERROR;
@@ -216,7 +220,7 @@ static int decide_unguarded(enum fault_class class, const char *call, int fd, co
         return NO_ERROR;
     /* The frames of this file: decide_unguarded, decide, the replacement. */
     const bool needs_site = state->site != 0 || state->record != 0;
-    int count = needs_site ? backtrace(frames, SITE_DEPTH + 3) : 0;
+    int count = needs_site ? backtrace(frames, (class == CLASS_ALLOC ? ALLOC_SITE_DEPTH : SITE_DEPTH) + 3) : 0;
     const uint64_t site = needs_site && count > 3 ? site_of(frames + 3, count - 3) : 1;
     if (state->site != 0 && site != state->site)
         return NO_ERROR;
@@ -227,7 +231,7 @@ static int decide_unguarded(enum fault_class class, const char *call, int fd, co
     if (state->log[0] != '\0' && (state->record != 0 || (fires && number == state->at))) {
         if (fires)
             count = backtrace(frames, TRACE_DEPTH);
-        log_call(fires ? "failed" : "call", call, path == NULL ? "" : path, number, site, frames + 3, fires && count > 3 ? count - 3 : 0);
+        log_call(fires ? "failed" : "call", class, call, path == NULL ? "" : path, number, site, frames + 3, fires && count > 3 ? count - 3 : 0);
     }
     return fires ? state->error : NO_ERROR;
 }
@@ -244,18 +248,29 @@ static int __attribute__((noinline)) decide(enum fault_class class, const char *
     return verdict;
 }
 
-/* The number of the failing call, by descriptor: what goes over a socket is one class whichever call is used. */
+/* A connection that was reset is gone: what follows sees its end. */
+static int decide_transfer(const char *call, int fd)
+{
+    const int verdict = decide(CLASS_TRANSFER, call, fd, NULL);
+    if (verdict == ECONNRESET || verdict == EPIPE)
+        (void)syscall(SYS_shutdown, fd, SHUT_RDWR);
+    return verdict;
+}
+
+/* What goes over a socket is one class whichever call is used; an eventfd or a pipe is part of waiting. */
 static int decide_by_kind(enum fault_class class, const char *call, int fd)
 {
     if (state == NULL || inside != 0 || atomic_load_explicit(&state->armed, memory_order_acquire) == 0)
         return NO_ERROR;
-    return decide(kind_of(fd) == KIND_SOCKET ? CLASS_TRANSFER : class, call, fd, NULL);
+    const uint32_t kind = kind_of(fd);
+    return kind == KIND_SOCKET ? decide_transfer(call, fd) : decide(kind == KIND_FILE ? class : CLASS_EVENT, call, fd, NULL);
 }
 
 #define FAIL(verdict, result) \
     do { \
-        if ((verdict) > 0) { \
-            errno = (verdict); \
+        const int failing = (verdict); \
+        if (failing > 0) { \
+            errno = failing; \
             return result; \
         } \
     } while (0)
@@ -606,7 +621,7 @@ REPLACE(int, layer_getsockname, "getsockname", int fd, struct sockaddr *address,
 
 REPLACE(ssize_t, layer_send, "send", int fd, const void *data, size_t size, int flags)
 {
-    const int verdict = decide(CLASS_TRANSFER, "send", fd, NULL);
+    const int verdict = decide_transfer("send", fd);
     FAIL(verdict, -1);
     REAL(ssize_t, "send", int, const void *, size_t, int);
     return real(fd, data, shortened(verdict, size), flags);
@@ -614,7 +629,7 @@ REPLACE(ssize_t, layer_send, "send", int fd, const void *data, size_t size, int 
 
 REPLACE(ssize_t, layer_recv, "recv", int fd, void *data, size_t size, int flags)
 {
-    const int verdict = decide(CLASS_TRANSFER, "recv", fd, NULL);
+    const int verdict = decide_transfer("recv", fd);
     FAIL(verdict, -1);
     REAL(ssize_t, "recv", int, void *, size_t, int);
     return real(fd, data, shortened(verdict, size), flags);
@@ -628,7 +643,7 @@ REPLACE(ssize_t, layer_recv_chk, "__recv_chk", int fd, void *data, size_t size, 
 #define REPLACE_MESSAGE(symbol, suffix, constness) \
     REPLACE(ssize_t, layer_##suffix, symbol, int fd, constness struct msghdr *message, int flags) \
     { \
-        const int verdict = decide(CLASS_TRANSFER, symbol, fd, NULL); \
+        const int verdict = decide_transfer(symbol, fd); \
         FAIL(verdict, -1); \
         REAL(ssize_t, symbol, int, constness struct msghdr *, int); \
         if (verdict == SHORT_COUNT && message->msg_iovlen > 0) { \
@@ -756,20 +771,22 @@ REPLACE(pid_t, layer_fork, "fork", void)
 
 REPLACE(int, layer_flock, "flock", int fd, int operation)
 {
-    FAIL(decide(CLASS_LOCK, "flock", fd, NULL), -1);
+    if ((operation & LOCK_UN) == 0)
+        FAIL(decide(CLASS_LOCK, "flock", fd, NULL), -1);
     REAL(int, "flock", int, int);
     return real(fd, operation);
 }
 
-static int is_lock(int command)
+/* Letting go never fails. */
+static int takes_lock(int command, const void *argument)
 {
-    return command == F_SETLK || command == F_SETLKW || command == F_GETLK;
+    return (command == F_SETLK || command == F_SETLKW) && ((const struct flock *)argument)->l_type != F_UNLCK;
 }
 
 #define REPLACE_FCNTL(symbol, suffix) \
     REPLACE(int, layer_##suffix, symbol, int fd, int command, void *argument) \
     { \
-        if (is_lock(command)) \
+        if (takes_lock(command, argument)) \
             FAIL(decide(CLASS_LOCK, "fcntl", fd, NULL), -1); \
         REAL(int, "fcntl64", int, int, ...); \
         return real(fd, command, argument); \

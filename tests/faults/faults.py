@@ -1,6 +1,6 @@
 """Each call that can fail, made to fail in turn, over the main flows (flows.py). Standard library only.
 
-  faults.py                          the long form: every call of every class; allocations: every place, and every hundredth call
+  faults.py                          the long form: every call of every class; allocations: every place, its first call and a later one
   faults.py --sample 200 --seed 7    that many cases, chosen by the seed
   faults.py --flow accept --class write --error EIO --call pwrite --site 0123… --at 2      one case again: what a failure prints
   faults.py --count                  only how many calls of which class each flow makes
@@ -19,29 +19,27 @@ import traceback
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 from flows import FLOWS, Broken, Fault  # noqa: E402
-from layer import CLASSES, ERRORS, LIBRARY, errors_of, harness  # noqa: E402
+from layer import CLASSES, LIBRARY, RECORD_ALL, errors_of, harness  # noqa: E402
 
 # Of the calls from one place, at most so many are made to fail: the first ones, and some of the later.
 CALLS_A_PLACE = 12
 
 
-def record(flow, kind):
-    """The calls of a class that the flow makes, without a fault: (call, site, about) in order; and the counts of all classes."""
-    flow.layer.select(kind, record=True)
-    counting = Fault(kind, ERRORS[kind]["*"][0], at=0)
-    counting.select = lambda layer: layer.select(kind, record=True)
+def record(flow):
+    """The calls that the flow makes, without a fault: (class, call, site) in order; and how many of each class."""
+    counting = Fault("alloc", "ENOMEM", at=0)
+    counting.select = lambda layer: layer.select(record=RECORD_ALL)
     flow.attempt(counting)
     return flow.layer.calls(), flow.layer.counts
 
 
-def cases_of(calls, kind):
+def cases_of(calls, kinds):
     """Every call in turn, named by its place and its number there, with every error that it may give."""
-    found = collections.Counter((call, site) for call, site, _ in calls)
     cases = []
-    for (call, site), count in found.items():
+    for (kind, call, site), count in collections.Counter(call for call in calls if call[0] in kinds).items():
         numbers = range(1, count + 1)
         if kind == "alloc":
-            numbers = sorted({1, (count + 1) // 2, count})
+            numbers = [1] if count == 1 else [1, (count + 1) // 2 + 1]
         elif count > CALLS_A_PLACE:
             half = CALLS_A_PLACE // 2
             numbers = sorted(set(range(1, half + 1)) | {half + 1 + (count - half - 1) * i // half for i in range(1, half + 1)})
@@ -72,6 +70,8 @@ def run_case(result, name, flow, fault):
     except Exception as error:  # noqa: BLE001 - whatever it is, it is reported, and the next case gets a new world
         text = str(error) if isinstance(error, Broken) else "".join(traceback.format_exception(error)[-3:])
         where = flow.layer.failed()
+        for log in sorted(flow.world.directory.rglob("*.log")):
+            where += f"\n  {log.name}: ..." + log.read_text(errors="replace")[-700:]
         result.failures.append({"replay": replay_command(name, fault), "what": text, "call": where})
         print(f"FAILED {replay_command(name, fault)}\n  {text}\n  {where}", flush=True)
         return False
@@ -103,13 +103,9 @@ def run_flow(name, kinds, choose, limit_seconds=None):
         result.failures.append({"replay": f"--flow {name}", "what": "the healthy flow: " + "".join(traceback.format_exception(error)[-3:]), "call": ""})
         return result
     try:
-        cases = []
-        for kind in kinds:
-            calls, counts = record(flow, kind)
-            result.counts = counts if not result.counts else result.counts
-            mine = cases_of(calls, kind)
-            result.places[kind] = len({(call, site) for call, site, _ in calls})
-            cases += mine
+        calls, result.counts = record(flow)
+        result.places = collections.Counter(call[0] for call in set(calls))
+        cases = cases_of(calls, kinds)
         for fault in choose(cases):
             if limit_seconds is not None and time.monotonic() - started > limit_seconds:
                 break

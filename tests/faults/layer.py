@@ -4,7 +4,9 @@ import errno
 import mmap
 import os
 import pathlib
+import re
 import struct
+import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "system"))
@@ -17,6 +19,7 @@ LIBRARY = pathlib.Path(os.environ.get("CLAUDEMESH_FAULT_LAYER", pathlib.Path(har
 CLASSES = ["alloc", "open", "read", "write", "sync", "truncate", "name", "look", "close", "socket", "transfer", "event", "map", "thread", "lock", "random"]
 KINDS = {"any": 0, "file": 1, "socket": 2, "other": 3}
 SHORT = -1
+RECORD_NOTHING, RECORD_CLASS, RECORD_ALL = range(3)
 FOR_EVER = 2**64 - 1
 
 # What each call is made to fail with. "*" in a class: every call of it that is not named.
@@ -34,16 +37,16 @@ ERRORS = {
                "bind": ["EACCES", "EADDRINUSE"]},
     "transfer": {"*": ["ECONNRESET", "EINTR", "EAGAIN", "SHORT"], "send": ["ECONNRESET", "EPIPE", "EINTR", "EAGAIN", "SHORT"],
                  "sendmsg": ["ECONNRESET", "EPIPE", "EINTR", "EAGAIN", "SHORT"]},
-    "event": {"*": ["EMFILE", "ENOMEM"], "epoll_wait": ["EINTR"], "poll": ["EINTR"], "nanosleep": ["EINTR"], "epoll_ctl": ["ENOMEM", "ENOSPC"]},
+    "event": {"*": ["EMFILE", "ENOMEM"], "epoll_wait": ["EINTR"], "read": ["EINTR"], "write": [], "poll": ["EINTR"], "nanosleep": ["EINTR"], "epoll_ctl": ["ENOMEM", "ENOSPC"]},
     "map": {"*": ["ENOMEM"], "mlock": ["EAGAIN"]},
     "thread": {"*": ["EAGAIN"]},
     "lock": {"*": ["ENOLCK"], "flock": ["ENOLCK", "EINTR"]},
-    "random": {"*": ["ENOSYS"], "getrandom": ["EINTR", "ENOSYS", "SHORT"]},
+    "random": {"*": ["ENOSYS"], "getrandom": ["EINTR"]},
 }
 
 # These the process must get over as if nothing had happened.
 INVISIBLE = {("read", "EINTR"), ("read", "SHORT"), ("write", "EINTR"), ("write", "SHORT"), ("transfer", "EINTR"), ("transfer", "SHORT"),
-             ("transfer", "EAGAIN"), ("event", "EINTR"), ("close", "EINTR"), ("socket", "ECONNABORTED"), ("lock", "EINTR"), ("random", "EINTR"), ("random", "SHORT")}
+             ("transfer", "EAGAIN"), ("event", "EINTR"), ("close", "EINTR"), ("socket", "ECONNABORTED"), ("lock", "EINTR"), ("random", "EINTR")}
 
 
 def errors_of(kind, call):
@@ -71,13 +74,13 @@ class Layer:
     def environment(self):
         return {"LD_PRELOAD": str(LIBRARY), "CLAUDEMESH_FAULTS": str(self.path)}
 
-    def select(self, kind="alloc", call="", error="ENOMEM", at=0, until=None, site=0, path="", fd_kind="any", record=False, log=True):
+    def select(self, kind="alloc", call="", error="ENOMEM", at=0, until=None, site=0, path="", fd_kind="any", record=RECORD_NOTHING, log=True):
         """What is meant from now on; not armed, nothing counted."""
         number = SHORT if error == "SHORT" else getattr(errno, error)
         self.arm(False)
         self.NUMBERS.pack_into(self.map, self.HEAD.size, *([0] * (2 + len(CLASSES))))
         self.HEAD.pack_into(self.map, 0, self.MAGIC, 0, CLASSES.index(kind), number, at, at if until is None else until, site, KINDS[fd_kind],
-                            1 if record else 0, call.encode(), path.encode(), str(self.log).encode() if log else b"")
+                            record, call.encode(), path.encode(), str(self.log).encode() if log else b"")
         self.log.unlink(missing_ok=True)
 
     def arm(self, armed=True):
@@ -99,17 +102,26 @@ class Layer:
         return dict(zip(CLASSES, self._numbers()[2:]))
 
     def calls(self):
-        """What was recorded: (call, site, what it was about), in order."""
+        """What was recorded: (class, call, site), in order."""
         found = []
         if self.log.exists():
             for line in self.log.read_text(errors="replace").splitlines():
                 part = line.split(" ")
-                if part[0] == "call" and len(part) >= 5:
-                    found.append((part[3], int(part[2], 16), part[4]))
+                if part[0] == "call" and len(part) >= 6:
+                    found.append((CLASSES[int(part[3])], part[4], int(part[2], 16)))
         return found
 
     def failed(self):
-        """The line about the call that was made to fail, its callers named where the binary tells."""
+        """The line about the call that was made to fail, with our own callers' files and lines."""
         if not self.log.exists():
             return ""
-        return "\n".join(line for line in self.log.read_text(errors="replace").splitlines() if line.startswith("failed"))
+        text = "\n".join(line for line in self.log.read_text(errors="replace").splitlines() if line.startswith("failed"))
+        return re.sub(r"claudemesh\+(0x[0-9a-f]+)", lambda found: place_of(int(found.group(1), 16) - 1), text)
+
+
+def place_of(offset):
+    try:
+        out = subprocess.run(["addr2line", "-fse", harness.BINARY, hex(offset)], capture_output=True, text=True, timeout=20).stdout.split()
+        return f"{out[0]}({out[1]})"
+    except (OSError, IndexError, subprocess.TimeoutExpired):
+        return f"claudemesh+{offset:#x}"
