@@ -1006,6 +1006,51 @@ static bool answer_peers(struct stub *stub, struct stub_connection *connection, 
     return true;
 }
 
+/* Owner and me, then carol, then nobody; a broker that lies says that more follows, and names the last page for ever. */
+static bool list_in_pages(struct stub *stub, struct stub_connection *connection, const json_t *frame, bool lies)
+{
+    const json_t *whole = json_object_get(stub->members, "members");
+    json_t *page = json_deep_copy(stub->members);
+    json_t *members = json_new_array();
+    bool second = json_number_value(json_object_get(frame, "after")) == 7;
+    for (size_t index = 0; index < json_array_size(whole); index++) {
+        if ((index >= 2) == second) {
+            json_array_append_new(members, json_deep_copy(json_array_get(whole, index)));
+        }
+    }
+    json_put_string(page, "type", "members_list");
+    json_put(page, "members", members);
+    if (!second || lies) {
+        json_put_integer(page, "next", 7);
+    }
+    json_object_set(page, "_reqId", json_object_get(frame, "_reqId"));
+    stub_send_json(connection, page);
+    return true;
+}
+
+static bool answer_members_in_pages(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame)
+{
+    return string_equal(type, "list_members") && list_in_pages(stub, connection, frame, false);
+}
+
+static bool answer_members_without_end(struct stub *stub, struct stub_connection *connection, const char *type, const json_t *frame)
+{
+    return string_equal(type, "list_members") && list_in_pages(stub, connection, frame, true);
+}
+
+static void members_that_come_in_pages_are_all_known(void **state)
+{
+    struct fixture *f = *state;
+    f->stub.hook = answer_members_in_pages;
+    open_link(f);
+    assert_int_equal(stub_count(&f->stub, "list_members"), 2);
+    const json_t *carol = ask_peer(f, f->bench.carol);
+    assert_non_null(carol);
+    assert_string_equal(text_of(carol, "name"), "carol");
+    assert_true(json_is_true(json_object_get(carol, "verified")));
+    assert_true(json_is_true(json_object_get(peer(f, f->bench.owner), "verified")));
+}
+
 static void peers_are_who_trust_knows_with_the_presence_that_the_broker_tells(void **state)
 {
     struct fixture *f = *state;
@@ -1067,6 +1112,23 @@ static void a_peer_that_knows_more_revocations_makes_the_list_be_fetched_and_a_f
     assert_string_equal(text_of(wait_event(f, "system", 1), "event"), "membership_fork");
     assert_true(delivery_is_degraded(f->delivery));
     wait_event(f, "message", 1); /* the message itself is good */
+}
+
+/* It would otherwise hide a revocation behind pages that never end. */
+static void a_member_list_without_an_end_brings_what_is_in_it_and_counts_as_none(void **state)
+{
+    struct fixture *f = *state;
+    f->stub.hook = answer_members_without_end;
+    delivery_start(f->delivery);
+    static const char RV[] = "1:f02bb2074ab84d5edfb9c3c237349597b0bc6545a5a8ff4c491057f8cb825175";
+    wait_frame(f, "list_members", 2);
+    json_t *push = bench_push(&f->bench, &(struct bench_letter){ .body = "I know of one", .rv = RV }, NULL);
+    send_push(f, push);
+    json_decref(push);
+    run_until(f->loop, has_fork, f, "the fork");
+    assert_string_equal(text_of(wait_event(f, "system", 1), "event"), "membership_fork");
+    assert_string_equal(text_of(wait_event(f, "message", 1), "sender_name"), "carol"); /* of the second page */
+    assert_false(delivery_members_are_fresh(f->delivery));
 }
 
 static bool is_revoked(void *argument)
@@ -1249,6 +1311,8 @@ int main(void)
         TEST(a_receipt_that_comes_before_the_answer_waits_for_it),
         TEST(without_a_signature_it_is_the_brokers_word_until_the_signed_one_comes),
         TEST(false_receipts_are_told_to_nobody_and_leave_room_for_the_true_one),
+        TEST(members_that_come_in_pages_are_all_known),
+        TEST(a_member_list_without_an_end_brings_what_is_in_it_and_counts_as_none),
         TEST(peers_are_who_trust_knows_with_the_presence_that_the_broker_tells),
         TEST(peers_that_come_and_go_are_told_by_their_certified_name),
         TEST(a_peer_that_knows_more_revocations_makes_the_list_be_fetched_and_a_fork_be_told),
