@@ -239,6 +239,7 @@ static int open_store(struct broker *broker, const struct broker_options *option
         .completions = loop_mailbox(broker->loop),
         .admission = admission_for_store(broker->admission),
         .waiting_maximum = settings_integer(options->settings, "broker.max_waiting_per_recipient"),
+        .batched = string_equal(settings_text(options->settings, "store.fsync"), "batched"),
         .measured = measured,
         .argument = broker,
     };

@@ -7,11 +7,13 @@ The contract, for whoever drives it (run, test_power_loss.py, mutants.py):
         One undisturbed run of the workload; one label ("sync outbox.db-wal", "exit", …) for each point at which the power of `which` can go.
         Raises Finding when even the undisturbed run breaks the ledger.
 
-    run_power_loss(binary, which="daemon", points="all", modes=MODES, seed=1, jobs=2, stop_at_first=False, say=None, **options) -> list[Finding]
+    run_power_loss(binary, which="daemon", points="all", modes=MODES, seed=1, jobs=2, stop_at_first=False, say=None, one_mode=False, **options)
+            -> list[Finding]
         which    "sender", "recipient", "broker"; "daemon" is sender and recipient, "all" is all three
         points   "all"; a number: that many, spread over the workload; or an iterable of point numbers (from 1)
         modes    of MODES: "drop", "tear-512", "tear-4096", "reorder", "late" (vfs.c says what each does)
-        options  settings={"sender": "<config.toml>", "recipient": …}: the daemons' configuration (outbox.fsync = "batched", …)
+        one_mode each point in one of the modes, in turn; else in all
+        options  settings={"sender": "<config.toml>", "recipient": …, "broker": …}: configuration (outbox.fsync = "batched", …)
                  preload=[paths]: more libraries for the victim, after the VFS (the file layer)
                  environment={…}: more environment for the victim
         An empty list: nothing was lost, nothing came twice, every database is sound.
@@ -23,7 +25,8 @@ The contract, for whoever drives it (run, test_power_loss.py, mutants.py):
         kinds: lost, twice, order, body, receipt, seen, retired, membership, integrity, dedupe, stuck, start, crash
 
 The binary is any claudemesh (a mutant too): the VFS comes by LD_PRELOAD, from $CLAUDEMESH_POWERLOSS_VFS, else from the build directory of
-$CLAUDEMESH_BINARY, else from build/. The victim is restarted without the VFS, by the same binary.
+$CLAUDEMESH_BINARY, else from build/. The victim is started again without the VFS, by the same binary;
+in half of the runs with it, and the power goes once more soon after.
 """
 
 import concurrent.futures
@@ -156,7 +159,12 @@ class Run:
         for name, text in (settings or {}).items():
             self.all[name].settings(text) if name != "broker" else self._broker_settings(text)
         self.preload, self.environment = list(preload), environment or {}
-        self.lost = False
+        chance = random.Random(f"{seed}/{which}/{point}/{mode}")
+        self.vfs_seed = chance.getrandbits(63)
+        # The power may go once more, that many points after it came back: a recovery is cut as well.
+        self.again = chance.choice((0, 0, 1, 2, 3, 5, 9)) if point else 0
+        self.cut_at = point  # where it goes next; 0: nowhere
+        self.lost = False  # it went
         self.wanted = set()  # who is meant to be up
         self.lock = threading.RLock()
         self.bodies = harness.messages(400)
@@ -176,11 +184,10 @@ class Run:
     # ---- processes
 
     def armed(self, name):
-        if name != self.which or self.lost:
+        if name != self.which or (self.lost and not self.cut_at):
             return {}
-        return {"LD_PRELOAD": ":".join([find_vfs(), *self.preload]), "POWERLOSS_VFS_AT": str(self.point), "POWERLOSS_VFS_MODE": self.mode,
-                "POWERLOSS_VFS_SEED": str(random.Random(f"{self.seed}/{self.which}/{self.point}/{self.mode}").getrandbits(63)),
-                "POWERLOSS_VFS_REPORT": str(self.report), **self.environment}
+        return {"LD_PRELOAD": ":".join([find_vfs(), *self.preload]), "POWERLOSS_VFS_AT": str(self.cut_at), "POWERLOSS_VFS_MODE": self.mode,
+                "POWERLOSS_VFS_SEED": str(self.vfs_seed), "POWERLOSS_VFS_REPORT": str(self.report), **self.environment}
 
     def log_tail(self, name):
         with contextlib.suppress(OSError):
@@ -200,14 +207,16 @@ class Run:
                 code = process.poll()
                 if code is None:
                     continue
-                if code != POWER_LOST or name != self.which or self.lost:
+                if code != POWER_LOST or name != self.which or not self.cut_at:
                     raise Broken("crash", f"{name} ended with {code}: {self.log_tail(name)}")
                 self.lost = True
+                self.cut_at, self.again = len(labels_of(self)) + self.again if self.again else 0, 0
                 for path in self.all[name].databases:
                     books.check_integrity(path, "after the power went")
-                self.all[name].launch({})
+                self.all[name].launch(self.armed(name))
 
-    def persist(self, act, what):
+    def persist(self, act, what, seconds=LIMIT_S):
+        end = min(self.end, harness.deadline(seconds))
         while True:
             try:
                 value = act()
@@ -217,7 +226,7 @@ class Run:
             except TRANSIENT as error:
                 problem = repr(error)
             self.revive()
-            if time.monotonic() > self.end:
+            if time.monotonic() > end:
                 raise Broken("stuck", f"{what}: {problem[:600]}")
             time.sleep(0.004)
 
@@ -239,7 +248,7 @@ class Run:
         process = self.all[name].process
         process.terminate()
         code = process.wait(max(1, self.end - time.monotonic()))
-        if code == POWER_LOST and name == self.which and not self.lost:
+        if code == POWER_LOST and name == self.which and self.cut_at:
             with self.lock:
                 self.wanted.add(name)
             self.revive()
@@ -351,8 +360,7 @@ class Run:
         def all_there():
             self.revive()
             self.gather_events()
-            have = {item["client_message_id"] for item in self.bob.inbox()}
-            back = {item["client_message_id"] for item in self.alice.inbox()}
+            have, back = ({item["client_message_id"] for item in node.inbox() if item["verified"]} for node in (self.bob, self.alice))
             if not self.out.must_arrive() <= have or not self.back.must_arrive() <= back:
                 missing = sorted((self.out.must_arrive() - have) | (self.back.must_arrive() - back))
                 raise AssertionError(f"{len(missing)} missing: {missing[:5]}")
@@ -369,12 +377,14 @@ class Run:
         def told():
             for node, ledger in ((self.alice, self.out), (self.bob, self.back)):
                 for identifier in ledger.must_arrive():
-                    receipts = node.api.get(f"/v1/outbox/{identifier}").json["receipts"]
+                    answer = node.api.get(f"/v1/outbox/{identifier}")
+                    if answer.status == 404:
+                        raise Broken("lost", f"answered 2xx and not in the outbox: {identifier}")
+                    receipts = answer.json["receipts"]
                     assert receipts and receipts[0]["stored_at"] and receipts[0]["verified"], f"{identifier}: {receipts}"
-                    assert identifier not in ledger.seen or receipts[0]["seen_at"], f"{identifier} was seen: {receipts}"
             return True
         try:
-            self.persist(told, "the receipts")
+            self.persist(told, "the receipts", 12)
         except Broken as problem:
             raise Broken("receipt" if problem.kind == "stuck" else problem.kind, problem.detail) from problem
 
@@ -387,6 +397,11 @@ class Run:
                 self.out.seen.update(item["client_message_id"] for item in items)
             return True
         self.persist(mark, "seen to be answered")
+
+        def told():  # what the sender is shown here must stay; nobody promises that it comes when the power goes on the way
+            self.gather_events()
+            return self.lost or {(identifier, "seen") for identifier in self.out.seen} <= self.out.receipts
+        self.persist(told, "the receipts of what was seen")
 
     def retire(self):
         """While no broker is there: one waiting row dropped, one requeued with another body."""
@@ -443,7 +458,8 @@ class Run:
         yield lambda: self.traffic("waiting here", writers=2)
         yield self.retire
         yield lambda: self.down("sender")
-        yield lambda: self.up("sender", "broker", "recipient")
+        yield lambda: self.up("broker", "recipient")
+        yield lambda: self.up("sender")
         yield self.arrived
         yield self.quiet
 
@@ -489,7 +505,7 @@ class Run:
         self.check_disk()
 
 
-def _labels(run):
+def labels_of(run):
     with contextlib.suppress(OSError):
         lines = [line.split() for line in run.report.read_text().splitlines()]
         return [" ".join(line[1:3]) for line in lines if line[0] == "point"]
@@ -499,19 +515,20 @@ def _labels(run):
 def run_once(binary, which, point, mode, seed, keep=False, **options):
     harness.BINARY = str(binary)
     run = Run(which, point, mode, seed, **options)
-    finding = None
+    problem = None
     try:
         run.go()
-    except Broken as problem:
-        finding = (problem.kind, problem.detail)
-    labels = _labels(run)
+    except Broken as broken:
+        problem = broken
+    finally:
+        labels = labels_of(run)
+        if keep and problem:
+            os.environ["CLAUDEMESH_KEEP"] = "1"
+        with contextlib.suppress(AssertionError):  # who did not end is told by the finding
+            run.world.close()
     label = labels[point - 1] if 0 < point <= len(labels) else ""
-    if finding and keep:
-        os.environ["CLAUDEMESH_KEEP"] = "1"
     directory = str(run.world.directory) if keep else ""
-    with contextlib.suppress(AssertionError):  # who did not end is told by the finding
-        run.world.close()
-    findings = [Finding(which, point, mode, seed, *finding, label, directory)] if finding else []
+    findings = [Finding(which, point, mode, seed, problem.kind, problem.detail, label, directory)] if problem else []
     return Result(findings, run.lost, label, labels)
 
 
@@ -531,7 +548,7 @@ def choose_points(points, count):
     return list(points)
 
 
-def run_power_loss(binary, which="daemon", points="all", modes=MODES, seed=1, jobs=2, stop_at_first=False, say=None, **options):
+def run_power_loss(binary, which="daemon", points="all", modes=MODES, seed=1, jobs=2, stop_at_first=False, say=None, one_mode=False, **options):
     say = say or (lambda text: None)
     findings, reached, total = [], 0, 0
     context = multiprocessing.get_context("fork")
@@ -545,7 +562,9 @@ def run_power_loss(binary, which="daemon", points="all", modes=MODES, seed=1, jo
                 findings.append(finding)
                 continue
             say(f"{name}: {len(labels)} points")
-            work += [(name, point, mode) for point in choose_points(points, len(labels)) for mode in modes]
+            chosen = choose_points(points, len(labels))
+            for number, point in enumerate(chosen):
+                work += [(name, point, mode) for mode in ([modes[number % len(modes)]] if one_mode else modes)]
         running = {pool.submit(run_once, binary, name, point, mode, seed, **options): (name, point, mode) for name, point, mode in work}
         for future in concurrent.futures.as_completed(running):
             result = future.result()
@@ -555,7 +574,8 @@ def run_power_loss(binary, which="daemon", points="all", modes=MODES, seed=1, jo
                 say(str(finding))
             findings += result.findings
             if findings and stop_at_first:
-                pool.shutdown(cancel_futures=True)
+                for other in running:
+                    other.cancel()
                 break
     say(f"{total} runs, the power went in {reached}, {len(findings)} findings")
     return findings

@@ -236,7 +236,7 @@ int store_open(const char *where, const struct store_options *options, struct st
         .path = path,
         .migrations = SQLITE_BROKER_MIGRATIONS,
         .migration_count = SQLITE_BROKER_MIGRATION_COUNT,
-        .durability = DB_STRICT,
+        .durability = options->batched ? DB_BATCHED : DB_STRICT,
         .completions = options->completions,
         .background_check_above = UINT64_C(64) * 1024 * 1024,
     };

@@ -387,6 +387,7 @@ struct store_options {
     struct mailbox *completions;
     struct store_admission admission;
     int64_t waiting_maximum; /* deliveries of one session */
+    bool batched;            /* what is durable survives a crash of the process only, not the loss of power */
     /* Each request's time from submission to done, on the loop thread. May be NULL. */
     void (*measured)(void *argument, enum store_measure op, int64_t duration_us);
     void *argument;

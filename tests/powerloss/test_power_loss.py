@@ -1,0 +1,32 @@
+"""Power loss, the short form: points of the workload in one mode each. `make powerloss` takes every point in every mode. And the proof that it can fail."""
+
+import random
+
+import pytest
+
+import harness
+import workload
+
+POINTS = 6
+
+
+@pytest.fixture(autouse=True)
+def built():
+    try:
+        workload.find_vfs()
+    except FileNotFoundError:
+        pytest.skip("the VFS is not built (a sanitizer's build has none)")
+
+
+@pytest.mark.parametrize("process", workload.PROCESSES)
+def test_what_was_answered_survives_the_power_of_one_process_going_at_a_sync(process):
+    modes = list(workload.MODES)
+    random.Random(process).shuffle(modes)
+    findings = workload.run_power_loss(harness.BINARY, process, POINTS, modes, jobs=2, one_mode=True)
+    assert not findings, "\n".join(map(str, findings))
+
+
+def test_an_outbox_that_does_not_sync_its_commits_is_caught():
+    findings = workload.run_power_loss(harness.BINARY, "sender", 12, ("drop",), jobs=2, stop_at_first=True,
+                                       settings={"sender": '[outbox]\nfsync = "batched"\n'})
+    assert any(finding.kind == "lost" for finding in findings), findings
