@@ -89,6 +89,10 @@ static int add_url(struct broker *broker, const char *url, struct error *error)
     int status = url_parse(url, &parts, error);
     if (status != 0)
         return error_prefix(error, "broker.public_urls");
+    if (strncasecmp(url, "ws", 2) != 0) { /* no client names it so at hello: nobody could come in */
+        url_parts_release(&parts);
+        return error_set(error, ERROR_INVALID, "broker.public_urls: '%s' does not begin with ws:// or wss://", url);
+    }
     bool is_ipv6 = strchr(parts.host, ':') != NULL;
     const char *open = is_ipv6 ? "[" : "", *close = is_ipv6 ? "]" : "";
     add_text(&broker->public_urls, &broker->public_url_count, memory_strdup(url));
@@ -397,6 +401,7 @@ int broker_run(const struct broker_options *options)
     struct broker broker = { 0 };
     struct error error = { 0 };
     enum log_level level;
+    (void)clock_steady_ms(); /* from now on it knows a step */
     if (log_level_parse(settings_text(options->settings, "log.level"), &level) == 0)
         log_set_level(level);
     if (crypto_start(&error) != 0 || start(&broker, options, &error) != 0) {

@@ -851,6 +851,47 @@ def test_new_connections_a_second_from_one_address(world):
     assert outcomes.count(101) <= 10
 
 
+def test_behind_a_trusted_proxy_the_forwarded_address_is_what_counts(world):
+    broker = Broker(world, environment=settings(max_new_connections_per_second=5, trusted_proxies="127.0.0.1"))
+
+    def connect(forwarded):
+        ws = WebSocket.connect(broker.port, headers={"X-Forwarded-For": forwarded} if forwarded else None)
+        ws.abort()
+        return ws.status, ws.headers.get("retry-after")
+
+    assert [connect(f"10.9.9.9, 10.0.0.{number}") for number in range(30)] == [(101, None)] * 30  # the last one is the proxy's own word
+    answers = [connect("10.0.0.1") for _ in range(30)]
+    assert (429, "1") in answers and answers.count((101, None)) <= 20, answers  # a second may end in between
+    assert [connect(None) for _ in range(30)] == [(101, None)] * 30  # the proxy itself is not limited
+
+
+def test_an_allowlisted_web_origin_gets_its_preflight_and_nobody_else(world):
+    broker = Broker(world, environment=settings(allowed_origins="https://app.example"))
+
+    def ask(method, origin):
+        connection = http.client.HTTPConnection("127.0.0.1", broker.port, timeout=20)
+        connection.request(method, "/health", headers={"Origin": origin} if origin else {})
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        return answer.status, answer.getheader("Access-Control-Allow-Origin"), answer.getheader("Vary"), answer.getheader("Access-Control-Allow-Methods")
+
+    assert ask("GET", "https://app.example") == (200, "https://app.example", "Origin", None)
+    assert ask("OPTIONS", "https://app.example") == (204, "https://app.example", "Origin", "GET, POST")
+    assert ask("GET", "https://evil.example") == (403, None, None, None)
+    assert ask("OPTIONS", "https://evil.example") == (403, None, None, None)
+    assert ask("OPTIONS", None) == (403, None, None, None)
+    assert ask("GET", None) == (200, None, None, None)
+
+
+def test_the_offer_can_be_overridden_in_parts(world):
+    override = {"max_payload": {"version": 1, "inline_bytes": 1000, "blob_bytes": 0}, "delivery_ack": None}
+    mesh = Mesh(world, settings(offer_override=json.dumps(override)))
+    supported = mesh.client(mesh.owner_entry).features["supported"]
+    assert supported["max_payload"]["params"]["inline_bytes"] == 1000
+    assert "delivery_ack" not in supported and "client_message_id_dedupe" in supported and "key_epoch" not in supported
+
+
 def test_a_frame_over_1_mib_closes_with_1009(world):
     mesh = Mesh(world)
     for fragments in (1, 4):
@@ -934,6 +975,10 @@ def test_what_keeps_it_from_starting_is_said_in_one_line_for_a_person(world):
         (("--listen", "127.0.0.1:0", "--store", f"sqlite:{broker.store}"), None, "newer"),
         (("--listen", "127.0.0.1:0", "--store", store("c"), "--config", str(directory / "broker.toml")), None, "no_such_thing"),
         (("--listen", "127.0.0.1:0", "--store", store("c")), settings(lease_s="soon"), "LEASE_S"),
+        (("--listen", "127.0.0.1:0", "--store", store("c")), settings(offer_override="{"), "offer_override"),
+        (("--listen", "127.0.0.1:0", "--store", store("c")), settings(offer_override="[]"), "must be a JSON object"),
+        (("--listen", "127.0.0.1:0", "--store", store("c")), settings(public_urls="http://x"), "public_urls"),
+        (("--listen", "[::1:0", "--store", store("c")), None, "[ADDRESS]:PORT"),
         (("--listen", "127.0.0.1:0", "--store", store("c"), "--tls-cert", str(directory / "none.pem"), "--tls-key", str(directory / "none.pem")), None, "none.pem"),
     ]
     for arguments, environment, word in cases:

@@ -100,6 +100,35 @@ static void no_rate_is_no_limit(void **state)
     admission_free(world.admission);
 }
 
+/* Members who sent once and never again cost no memory for ever; one who used up its burst stays known. */
+static void buckets_that_are_full_again_are_forgotten_and_no_others(void **state)
+{
+    (void)state;
+    enum { MEMBERS = 40000 };
+    struct world world = begin(60, 2);
+    struct store_accept spent = message("spent", "x", 1);
+    for (int64_t member = 1; member <= MEMBERS; member++) {
+        struct store_accept accept = message("id", "x", 1);
+        accept.sender = member;
+        assert_int_equal(ask(&world, &accept), 0);
+        decide(&world, &accept, false);
+        world.calls.committed(world.calls.argument);
+        if (member == MEMBERS / 2) { /* all so far are full again, and those of the window before are forgotten */
+            now_ms += 120 * 1000;
+            spent.sender = member;
+            for (int number = 0; number < 2; number++) {
+                spent.client_message_id = number == 0 ? "one" : "two";
+                assert_int_equal(ask(&world, &spent), 0);
+                decide(&world, &spent, false);
+                world.calls.committed(world.calls.argument);
+            }
+        }
+    }
+    spent.client_message_id = "three";
+    assert_int_equal(ask(&world, &spent), 429);
+    admission_free(world.admission);
+}
+
 static void an_id_that_is_asked_about_again_is_not_charged_again_in_its_window(void **state)
 {
     (void)state;
@@ -199,6 +228,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_bucket_holds_its_burst_and_fills_at_its_rate),
         cmocka_unit_test(no_rate_is_no_limit),
+        cmocka_unit_test(buckets_that_are_full_again_are_forgotten_and_no_others),
         cmocka_unit_test(an_id_that_is_asked_about_again_is_not_charged_again_in_its_window),
         cmocka_unit_test(a_destination_is_held_for_its_connection_and_priority_alone),
         cmocka_unit_test(what_a_rollback_undid_holds_those_behind_it),

@@ -342,6 +342,39 @@ static void the_public_form_holds_no_secret_and_is_read_again(void **state)
     invite_release(&again);
 }
 
+static void a_malformed_public_form_is_refused(void **state)
+{
+    (void)state;
+    struct invite invite = { 0 };
+    static const struct {
+        const char *field;
+        const char *json; /* NULL: it is missing */
+    } CASES[] = {
+        { "root_key_sha256", NULL },       { "root_key_sha256", "5" },  { "root_key_sha256", "\"ab\"" },
+        { "invite_seed", "\"AAAA\"" },     { "v", "4" },                { "v", "\"3\"" },
+        { "mesh_id", NULL },               { "mesh_name", "5" },        { "expires_at", "0" },
+        { "expires_at", "9007199254740991" }, { "max_uses", "0" },      { "max_uses", "1.5" },
+        { "role", "\"king\"" },            { "signature", "\"zz\"" },   { "owner_pubkey", "\"AB\"" },
+        { "signer_pubkey", "\"nokey\"" },  { "signer_pubkey", "5" },
+    };
+    parse_vector(&invite);
+    for (size_t index = 0; index < ARRAY_LENGTH(CASES); index++) {
+        struct invite again = { 0 };
+        json_t *form = invite_public_json(&invite);
+        if (CASES[index].json == NULL) {
+            (void)json_object_del(form, CASES[index].field);
+        } else {
+            json_put(form, CASES[index].field, json_loads(CASES[index].json, JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL, NULL));
+        }
+        if (invite_parse_public(form, &again, NULL) == 0) {
+            fail_msg("%s = %s was taken", CASES[index].field, CASES[index].json == NULL ? "nothing" : CASES[index].json);
+        }
+        assert_null(again.mesh_id); /* untouched */
+        json_decref(form);
+    }
+    invite_release(&invite);
+}
+
 static void links_of_the_older_form_are_read_and_never_verified(void **state)
 {
     (void)state;
@@ -574,6 +607,7 @@ int main(void)
         cmocka_unit_test(a_grant_that_does_not_make_the_signer_an_admin_of_this_mesh_is_refused),
         cmocka_unit_test(only_the_owner_invites_an_admin),
         cmocka_unit_test(the_public_form_holds_no_secret_and_is_read_again),
+        cmocka_unit_test(a_malformed_public_form_is_refused),
         cmocka_unit_test(links_of_the_older_form_are_read_and_never_verified),
         cmocka_unit_test(a_certificate_has_the_vectors_signatures_and_verifies),
         cmocka_unit_test(a_certificate_survives_being_printed_and_parsed),
