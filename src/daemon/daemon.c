@@ -13,6 +13,7 @@
 #include "crypto/crypto.h"
 #include "daemon/internal.h"
 #include "delivery/delivery.h"
+#include "util/clock.h"
 #include "util/log.h"
 #include "util/text.h"
 
@@ -224,6 +225,7 @@ int daemon_run(const struct daemon_options *options)
 {
     struct daemon daemon = { .options = options, .lock_fd = -1, .ready_fd = options->ready_fd, .exit_status = -1 };
     struct error error = { 0 };
+    (void)clock_steady_ms(); /* from now on it knows a step */
     daemon.metrics = ipc_metrics_new();
     if (daemon_open(&daemon, &error) != 0) {
         if (error.code == ERROR_FULL)

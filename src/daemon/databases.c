@@ -20,6 +20,12 @@ static void on_measured(void *argument, int64_t commit_us, size_t batch)
     ipc_metrics_commit(daemon->metrics, commit_us, batch);
 }
 
+static void on_failed(void *argument, const struct error *error)
+{
+    (void)argument;
+    log_event(LOG_LEVEL_ERROR, "database_failed", LOG_TEXT("error", error->message), LOG_NUMBER("errno", error->sys_errno), LOG_END);
+}
+
 /* ---- outbox.db ----------------------------------------------------------------------------------------------------- */
 
 static void on_outbox_damaged(void *argument, const char *detail)
@@ -58,6 +64,7 @@ static int open_outbox(struct daemon *daemon, struct error *error)
         .damaged = on_outbox_damaged,
         .argument = daemon,
         .measured = on_measured,
+        .failed = on_failed,
     };
     int status = db_open(&options, &daemon->outbox_db, error);
     if (status == -ERROR_CORRUPT) {
@@ -119,6 +126,7 @@ static int open_inbox(struct daemon *daemon, struct error *error)
         .damaged = on_inbox_damaged,
         .argument = daemon,
         .measured = on_measured,
+        .failed = on_failed,
     };
     int status = db_open(&options, &daemon->inbox_db, error);
     if (status == -ERROR_CORRUPT) {
@@ -157,7 +165,7 @@ static int64_t longest_retention_days(const struct daemon *daemon)
 
 void daemon_prune(struct daemon *daemon)
 {
-    int64_t now = clock_wall_ms();
+    int64_t now = clock_steady_ms();
     int64_t inbox_days = settings_integer(daemon->settings, "inbox.retention_days");
     outbox_prune(daemon->outbox, now - settings_integer(daemon->settings, "outbox.done_retention_days") * DAY_MS);
     inbox_prune(daemon->inbox, now - inbox_days * DAY_MS, now - (inbox_days + longest_retention_days(daemon)) * DAY_MS);

@@ -14,7 +14,7 @@ struct received {
     const struct keypair *keys;
     struct box_cache *boxes;
     const struct trust *trust;
-    int64_t now_ms; /* corrected by the skew that the link knows */
+    int64_t now_ms; /* the latest that it may be, clocks being what they are */
     const json_t *frame;
     const struct frame_push *push;
 

@@ -263,7 +263,7 @@ void drain_writable(struct drain *drain)
 
 static bool is_past_age(const struct drain *drain, const struct outbox_row *row)
 {
-    return clock_wall_ms() - row->enqueued_at > drain->max_age_ms;
+    return clock_steady_ms() - row->enqueued_at > drain->max_age_ms;
 }
 
 static void refuse_unsealable(struct drain *drain, const struct outbox_row *row, const struct error *error)

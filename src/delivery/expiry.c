@@ -52,9 +52,9 @@ static void wait_for_oldest(struct delivery *delivery, int64_t oldest_enqueued_a
     if (oldest_enqueued_at < 0) {
         return; /* nothing waits: the next accept starts the timer */
     }
-    int64_t wait_ms = oldest_enqueued_at + expiry_max_age_ms(delivery) - clock_wall_ms();
+    int64_t wait_ms = oldest_enqueued_at + expiry_max_age_ms(delivery) - clock_steady_ms();
     wait_ms = wait_ms < SHORTEST_WAIT_MS ? SHORTEST_WAIT_MS : wait_ms;
-    wait_ms = wait_ms > LONGEST_WAIT_MS ? LONGEST_WAIT_MS : wait_ms; /* the wall clock may step meanwhile */
+    wait_ms = wait_ms > LONGEST_WAIT_MS ? LONGEST_WAIT_MS : wait_ms; /* a step of the wall clock may be believed meanwhile */
     loop_timer_start(delivery->expiry.timer, wait_ms);
 }
 
@@ -89,7 +89,7 @@ void expiry_run(struct delivery *delivery)
     expiry->running = true;
     loop_timer_stop(expiry->timer);
     delivery_hold(delivery);
-    outbox_expire(delivery->outbox, delivery_row_mesh(delivery), clock_wall_ms() - expiry_max_age_ms(delivery), expired, delivery);
+    outbox_expire(delivery->outbox, delivery_row_mesh(delivery), clock_steady_ms() - expiry_max_age_ms(delivery), expired, delivery);
 }
 
 void expiry_run_and_open(struct delivery *delivery)

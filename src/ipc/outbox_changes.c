@@ -210,7 +210,7 @@ static struct outbox_row *successor_of(const struct outbox_row *old, const struc
     row->request_fingerprint = old->request_fingerprint;
     row->payload = old->payload != NULL ? memory_dup(old->payload, old->payload_size) : NULL;
     row->payload_size = old->payload_size;
-    row->enqueued_at = row->next_attempt_at = clock_wall_ms();
+    row->enqueued_at = row->next_attempt_at = clock_steady_ms();
     row->delivered_at = row->aborted_at = row->history_id = -1;
     patch_row(row, change);
     compute_fingerprints(row, change, delivery);

@@ -156,7 +156,7 @@ static struct outbox_row *row_of(const struct send *send)
     row->priority = request->priority;
     row->state = OUTBOX_PENDING;
     row->request_fingerprint = send->fingerprint;
-    row->enqueued_at = row->next_attempt_at = clock_wall_ms();
+    row->enqueued_at = row->next_attempt_at = clock_steady_ms();
     row->delivered_at = row->aborted_at = row->history_id = -1;
     row->payload_size = request->message.length;
     return row;

@@ -21,7 +21,8 @@ enum {
     CLOSE_FEATURE_UNAVAILABLE = 4010,
     REPLAYS_MAXIMUM = 3 /* mended in a row; then it is somebody's game, and backoff applies */
 };
-static const int64_t SKEW_MAXIMUM_MS = INT64_C(24) * 3600 * 1000; /* 45-trust: corrected only within 24 h */
+/* 45-trust: corrected only within 24 h; with the 60 s that a broker grants, so that a clock that is a day off to the second is. */
+static const int64_t SKEW_MAXIMUM_MS = INT64_C(24) * 3600 * 1000 + 60 * 1000;
 
 /* Whoever sits between us and a broker that has used the challenge must not be able to take it away (45-trust). */
 static bool challenge_is_acceptable(struct link *link, const char *challenge)
@@ -58,6 +59,7 @@ void hello_send(struct link *link, const char *challenge)
         timestamp = link->last_hello_at + 1;
     }
     link->last_hello_at = timestamp;
+    link->hello_boot_ms = clock_boot_ms();
     struct frame_hello hello = {
         .protocol_version = PROTOCOL_VERSION,
         .mesh_id = link->options.mesh_id,

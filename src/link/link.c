@@ -40,6 +40,11 @@ int64_t link_clock_skew_ms(const struct link *link)
     return link->skew_ms;
 }
 
+int64_t link_now_ms(const struct link *link)
+{
+    return link->phase == PHASE_OPEN ? link->last_hello_at + clock_boot_ms() - link->hello_boot_ms : clock_wall_ms() + link->skew_ms;
+}
+
 int64_t link_lag_ms(const struct link *link)
 {
     int64_t rtt_ms = link->socket == NULL ? -1 : websocket_rtt_ms(link->socket);
@@ -104,6 +109,9 @@ static void enter_open(struct link *link)
     link->skew_tried = false;
     link->replays = 0;
     link->opened_ms = clock_monotonic_ms();
+    if (link->skew_ms == 0) {
+        clock_believe_wall(); /* the broker's clock says the same, to 60 s */
+    }
     json_t *early = link->early;
     link->early = NULL;
     size_t index = 0;

@@ -82,6 +82,7 @@ struct link {
     char challenge[65]; /* "" none */
     bool challenge_required;
     int64_t skew_ms, last_hello_at;
+    int64_t hello_boot_ms;                    /* when last_hello_at was now */
     bool skew_tried;                          /* corrected once since the last OPEN or backoff */
     unsigned replays;                         /* mended since then */
     char refusal_code[64], refusal_text[160]; /* of the error frame that came before the close; "" none */
