@@ -284,6 +284,61 @@ static void the_reader_cannot_write(void **state)
     place_close(place, db);
 }
 
+static void what_comes_after_the_stop_is_answered_and_changes_nothing(void **state)
+{
+    struct test_place *place = *state;
+    struct db *db = place_open(place, MIGRATIONS, 1);
+    struct item_task before = item_task("before", INSERT, 0), write = item_task("after", INSERT, 0), read = item_task("", COUNT, 0);
+    db_write(db, &before.task);
+    db_stop(db);
+    db_write(db, &write.task);
+    db_read(db, &read.task);
+    assert_false(write.finished || read.finished); /* through the completions, as every answer */
+    (void)place_run(place);
+    assert_true(before.finished && write.finished && read.finished);
+    assert_int_equal(before.task.status, 0);
+    assert_int_equal(write.task.status, -ERROR_UNREACHABLE);
+    assert_int_equal(read.task.status, -ERROR_UNREACHABLE);
+    assert_int_equal(write.runs + read.runs, 0);
+    db_close(db);
+    db = place_open(place, MIGRATIONS, 1);
+    assert_int_equal(read_number(db, "SELECT count(*) FROM item"), 1);
+    place_close(place, db);
+}
+
+static void where_no_database_can_be_it_does_not_open_and_says_why(void **state)
+{
+    struct test_place *place = *state;
+    static const struct db_migration HOLE[] = { { 1, "CREATE TABLE a (x INTEGER) STRICT" }, { 3, "CREATE TABLE b (x INTEGER) STRICT" } };
+    char *missing = path_join(place->directory, "missing/test.db"), *below = path_join(place->directory, "file/test.db");
+    char *file = path_join(place->directory, "file");
+    struct error error;
+    assert_int_equal(file_write_atomic(file, 0600, "x", 1, &error), 0);
+    const struct {
+        const char *path;
+        const struct db_migration *migrations;
+        size_t count;
+        const char *word;
+    } cases[] = { { missing, MIGRATIONS, 1, "missing" }, { below, MIGRATIONS, 1, "file" }, { place->directory, MIGRATIONS, 1, "" },
+                  { place->path, HOLE, 2, "migration" }, { place->path, HOLE, 0, "migrations" } };
+    for (size_t index = 0; index < ARRAY_LENGTH(cases); index++) {
+        const struct db_options options = { .path = cases[index].path,
+                                            .migrations = cases[index].migrations,
+                                            .migration_count = cases[index].count,
+                                            .completions = &place->completions,
+                                            .background_check_above = UINT64_C(64) << 20 };
+        struct db *db = NULL;
+        error.message[0] = '\0';
+        assert_true(db_open(&options, &db, &error) < 0);
+        assert_null(db);
+        assert_non_null(strstr(error.message, cases[index].word));
+        assert_true(error.message[0] != '\0');
+    }
+    free(missing);
+    free(below);
+    free(file);
+}
+
 /* ---- failures inside a batch ------------------------------------------------------------------------------------ */
 
 static void submit_batch(struct test_place *place, struct db *db, struct item_task *tasks, size_t count)
@@ -908,6 +963,8 @@ int main(void)
         TEST(the_reader_sees_what_a_done_task_wrote),
         TEST(a_query_that_leaves_its_statement_open_does_not_freeze_what_the_next_one_sees),
         TEST(the_reader_cannot_write),
+        TEST(what_comes_after_the_stop_is_answered_and_changes_nothing),
+        TEST(where_no_database_can_be_it_does_not_open_and_says_why),
         TEST(a_failed_task_takes_nobody_down),
         TEST(a_savepoint_undoes_the_whole_task_and_only_it),
         TEST(a_task_that_failed_half_way_without_a_savepoint_leaves_nothing_either),
