@@ -75,14 +75,13 @@ static void wait_ms(int64_t ms)
 }
 
 /* In the child: a session of its own, no terminal, nothing inherited but the pipe. Never returns. */
-static void become_daemon(struct daemon_options *options, int ready_fd)
+static void become_daemon(struct daemon_options *options, int null_fd, int ready_fd)
 {
-    int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     (void)setsid();
-    if (null_fd >= 0) {
-        (void)dup2(null_fd, STDIN_FILENO);
-        (void)dup2(null_fd, STDOUT_FILENO);
-        (void)dup2(null_fd, STDERR_FILENO);
+    (void)dup2(null_fd, STDIN_FILENO);
+    (void)dup2(null_fd, STDOUT_FILENO);
+    (void)dup2(null_fd, STDERR_FILENO);
+    if (null_fd > STDERR_FILENO) {
         (void)close(null_fd);
     }
     if (chdir("/") != 0) { /* the paths are absolute */
@@ -120,11 +119,18 @@ static int await_ready(struct cli *cli, int fd, pid_t child)
     while (open && memchr(said.data, '\n', said.length) == NULL) {
         struct pollfd wait = { .fd = fd, .events = POLLIN };
         int64_t left = end - clock_monotonic_ms();
-        if (left <= 0 || poll(&wait, 1, (int)left) <= 0) {
+        int waited = left <= 0 ? 0 : poll(&wait, 1, (int)left);
+        if (waited < 0 && errno == EINTR) {
+            continue;
+        }
+        if (waited <= 0) {
             break;
         }
         char *place = buffer_reserve(&said, 512);
         ssize_t count = place == NULL ? 0 : read(fd, place, 512);
+        if (count < 0 && errno == EINTR) {
+            continue;
+        }
         open = count > 0;
         buffer_commit(&said, count > 0 ? (size_t)count : 0);
     }
@@ -148,21 +154,31 @@ static int await_ready(struct cli *cli, int fd, pid_t child)
 static int start_detached(struct cli *cli, struct daemon_options *options)
 {
     int pipe_fds[2];
+    /* Before there is a child: one that kept our standard output would keep whoever reads it waiting for as long as the daemon runs. */
+    int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null_fd < 0) {
+        return cli_fail(cli, EXIT_FAILED, "cannot open /dev/null: %s", strerror(errno));
+    }
     if (pipe(pipe_fds) != 0) {
-        return cli_fail(cli, EXIT_FAILED, "cannot make a pipe: %s", strerror(errno));
+        int status = cli_fail(cli, EXIT_FAILED, "cannot make a pipe: %s", strerror(errno));
+        (void)close(null_fd);
+        return status;
     }
     (void)fcntl(pipe_fds[1], F_SETFD, FD_CLOEXEC); /* not for what the daemon starts */
     (void)fflush(NULL);
     pid_t child = fork();
     if (child < 0) {
+        int status = cli_fail(cli, EXIT_FAILED, "cannot start a process: %s", strerror(errno));
         (void)close(pipe_fds[0]);
         (void)close(pipe_fds[1]);
-        return cli_fail(cli, EXIT_FAILED, "cannot start a process: %s", strerror(errno));
+        (void)close(null_fd);
+        return status;
     }
     if (child == 0) {
         (void)close(pipe_fds[0]);
-        become_daemon(options, pipe_fds[1]);
+        become_daemon(options, null_fd, pipe_fds[1]);
     }
+    (void)close(null_fd);
     (void)close(pipe_fds[1]);
     int status = await_ready(cli, pipe_fds[0], child);
     (void)close(pipe_fds[0]);

@@ -66,10 +66,14 @@ static json_t *read_answer(int fd, const char *id, int64_t timeout_ms)
         struct pollfd wait = { .fd = fd, .events = POLLIN };
         int64_t left = end - clock_monotonic_ms();
         char *place = buffer_reserve(&input, 4096);
-        if (left <= 0 || place == NULL || poll(&wait, 1, (int)left) <= 0) {
+        if (left <= 0 || place == NULL) {
             break;
         }
-        ssize_t count = read(fd, place, 4096);
+        int ready = poll(&wait, 1, (int)left);
+        ssize_t count = ready > 0 ? read(fd, place, 4096) : ready;
+        if (count < 0 && errno == EINTR) {
+            continue; /* giving up would send the message a second time by another way */
+        }
         if (count <= 0) {
             break;
         }

@@ -32,7 +32,7 @@ static int ensure_file(const char *path, uint64_t *ret_size, struct error *error
     if (fd < 0) {
         return error_set_errno(error, "cannot create %s", path);
     }
-    if (close(fd) < 0) {
+    if (close(fd) < 0 && errno != EINTR) { /* interrupted, it is closed all the same */
         return error_set_errno(error, "cannot create %s", path);
     }
     const char *slash = strrchr(path, '/');
@@ -207,6 +207,7 @@ int db_open(const struct db_options *options, struct db **ret_db, struct error *
     db->path = memory_strdup(options->path);
     db->durability = options->durability;
     db->completions = options->completions;
+    db->failed = options->failed;
     db->measured = options->measured;
     db->damaged = options->damaged;
     db->argument = options->argument;

@@ -35,6 +35,8 @@ struct db_options {
     uint64_t background_check_above; /* files at least this large are checked in the background after an unclean stop (64 MiB) */
     void (*damaged)(void *argument, const char *detail); /* on the loop thread, from the background check; NULL: fatal */
     void *argument;
+    /* A task failed for a reason that is the database's (a system call, damage), not the task's; for the log. Once a second at most, on the database's threads; may be NULL. */
+    void (*failed)(void *argument, const struct error *error);
     /* Measures (80-operations cm_*_commit_seconds, _batch_size); called on the writer thread; may be NULL. */
     void (*measured)(void *argument, int64_t commit_us, size_t batch);
 };

@@ -62,6 +62,8 @@ struct db {
     char *path;
     enum db_durability durability;
     struct mailbox *completions;
+    void (*failed)(void *argument, const struct error *error);
+    atomic_int_fast64_t failure_told_ms;
     void (*measured)(void *argument, int64_t commit_us, size_t batch);
     void (*damaged)(void *argument, const char *detail);
     void *argument;
@@ -111,6 +113,7 @@ struct task_list {
     size_t count;
 };
 void task_finish(struct db_task *task, struct task_list *finished);
+void task_tell_failure(struct db *db, const struct db_task *task);
 void task_list_post(struct db *db, struct task_list *finished);
 
 #endif

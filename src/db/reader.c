@@ -38,6 +38,7 @@ void *reader_main(void *argument)
             waiting = waiting->next;
             run_query(db, task);
             struct task_list finished = { .first = NULL };
+            task_tell_failure(db, task);
             task_finish(task, &finished);
             task_list_post(db, &finished);
         }

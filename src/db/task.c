@@ -82,6 +82,20 @@ int db_read_wait(struct db *db, struct db_task *task)
     return wait_for(&db->read_queue, task);
 }
 
+void task_tell_failure(struct db *db, const struct db_task *task)
+{
+    enum { A_SECOND_MS = 1000 };
+    enum error_code code = task->status < 0 ? task->error.code : ERROR_NONE;
+    if (db->failed == NULL || (code != ERROR_SYSTEM && code != ERROR_INTERNAL && code != ERROR_CORRUPT && code != ERROR_DENIED)) {
+        return;
+    }
+    int64_t now_ms = clock_monotonic_ms();
+    int_fast64_t told_ms = atomic_load(&db->failure_told_ms);
+    if ((told_ms == 0 || now_ms - told_ms >= A_SECOND_MS) && atomic_compare_exchange_strong(&db->failure_told_ms, &told_ms, now_ms)) {
+        db->failed(db->argument, &task->error);
+    }
+}
+
 void task_finish(struct db_task *task, struct task_list *finished)
 {
     struct waiter *waiter = task->waiter;

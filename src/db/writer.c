@@ -287,6 +287,7 @@ static struct message *run_batch(struct db *db, struct message *first)
             task->status = -(int)error.code;
         }
         atomic_fetch_sub(&db->write_backlog, 1);
+        task_tell_failure(db, task);
         task_finish(task, &finished);
     }
     task_list_post(db, &finished);

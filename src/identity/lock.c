@@ -28,6 +28,15 @@ static int64_t read_pid(const char *path)
     return pid;
 }
 
+static int truncate_to_nothing(int fd)
+{
+    int result;
+    do {
+        result = ftruncate(fd, 0);
+    } while (result != 0 && errno == EINTR);
+    return result;
+}
+
 int identity_lock(const struct config_paths *paths, int *ret_fd, int64_t *ret_holder, struct error *error)
 {
     int fd = -1;
@@ -41,7 +50,7 @@ int identity_lock(const struct config_paths *paths, int *ret_fd, int64_t *ret_ho
         return result;
     }
     /* A predecessor that was killed left its number; until ours stands there, nobody must take it for ours. */
-    if (ftruncate(fd, 0) != 0) {
+    if (truncate_to_nothing(fd) != 0) {
         result = error_set_errno(error, "cannot truncate %s", paths->pid_file);
         close(fd);
         return result;
@@ -54,11 +63,15 @@ int identity_lock_write_pid(int fd, int64_t pid, struct error *error)
 {
     char digits[PID_FILE_MAXIMUM];
     int length = snprintf(digits, sizeof(digits), "%" PRId64 "\n", pid);
-    if (ftruncate(fd, 0) != 0) {
+    if (truncate_to_nothing(fd) != 0) {
         return error_set_errno(error, "cannot truncate the pid file");
     }
-    if (pwrite(fd, digits, (size_t)length, 0) != length) {
-        return error_set_errno(error, "cannot write the pid file");
+    for (int done = 0; done < length;) {
+        ssize_t count = pwrite(fd, digits + done, (size_t)(length - done), done);
+        if (count < 0 && errno != EINTR) {
+            return error_set_errno(error, "cannot write the pid file");
+        }
+        done += count > 0 ? (int)count : 0;
     }
     return 0;
 }
@@ -69,8 +82,8 @@ void identity_unlock(int fd)
         return;
     }
     /* A number that stays behind is harmless: nobody believes it without the lock. */
-    while (ftruncate(fd, 0) != 0 && errno == EINTR) {
-    }
+    int ignored = truncate_to_nothing(fd);
+    (void)ignored;
     close(fd);
 }
 

@@ -23,6 +23,8 @@ from layer import CLASSES, LIBRARY, RECORD_ALL, errors_of, harness  # noqa: E402
 
 # Of the calls from one place, at most so many are made to fail: the first ones, and some of the later.
 CALLS_A_PLACE = 12
+LONGEST_FIRST = ["restart", "start", "reconnect", "serve-start", "serve-restart", "create", "join", "stop", "receive", "accept", "serve", "operate", "ask", "send-cold",
+                 "invite", "send-warm", "up"]
 
 
 def record(flow):
@@ -127,7 +129,7 @@ def run_flow(name, kinds, choose, limit_seconds=None):
 def chooser(sample, seed):
     def choose(cases):
         if sample is None:
-            return cases
+            return sorted(cases, key=lambda fault: (fault.kind == "alloc", fault.at if fault.kind == "alloc" else 0))
         picked = random.Random(seed)
         # Each class in turn, so that the allocations, which are most, do not push the others out.
         groups = collections.defaultdict(list)
@@ -190,7 +192,7 @@ def main():
             close_flow(flow)
         print("failed" if result.failures else "passed")
         return 1 if result.failures else 0
-    names, kinds = options.flow or list(FLOWS), options.kind or CLASSES
+    names, kinds = options.flow or sorted(FLOWS, key=LONGEST_FIRST.index), options.kind or CLASSES
     sample = 0 if options.count else options.sample
     results = []
     with concurrent.futures.ProcessPoolExecutor(options.jobs) as pool:

@@ -891,5 +891,27 @@ class Ask(Command):
             self.expect(done.returncode != 0 or done.stdout, f"{arguments}: done, and said nothing")
 
 
+class Up(Command):
+    """claudemesh daemon up, detached: the command that waits, and the daemon that it starts."""
+
+    name = "up"
+
+    def set_up(self):
+        self.carol = Node(self.world, "carol")
+        fake_mesh(self.carol, "ws://127.0.0.1:1/ws")
+
+    def perform(self, fault):
+        done = self.run(self.carol, ["daemon", "up", "--no-tcp"], fault)
+        log = self.carol.path("daemon.log")
+        running = self.carol.cli("daemon", "status", check=None).returncode == 0
+        self.expect(done.returncode != 0 or running or (fault is not None and self.is_clear(log.read_text() if log.exists() else "")),
+                    f"says that it started, and nothing runs: {done.stdout}")
+        self.carol.cli("daemon", "down", "--timeout", "20", check=None)
+        again = self.carol.cli("daemon", "up", "--no-tcp", check=None)
+        self.expect(again.returncode == 0, f"cannot be started again: {again.stderr.decode()[-1500:]}")
+        down = self.carol.cli("daemon", "down", "--timeout", "20", check=None)
+        self.expect(down.returncode == 0, f"cannot be stopped: {down.stderr.decode()[-1500:]}")
+
+
 FLOWS = {flow.name: flow for flow in (Accept, Receive, Operate, Start, Restart, Stop, Reconnect, Serve, ServeStart, ServeRestart, Create, Join, Invite, SendCommand,
-                                      SendCold, Ask)}
+                                      SendCold, Ask, Up)}

@@ -108,9 +108,20 @@ def test_an_fsync_of_the_broker_that_fails_ends_it_and_says_which_file(world, la
     assert broker.process.wait(20 * harness.SLOW) == 1
     layer.arm(False)
     assert "fsync_failed" in broker.log.read_text() and "broker.db" in broker.log.read_text().rpartition("fsync_failed")[2]
-    assert alice.health()["meshes"][0]["pending"] + alice.health()["meshes"][0]["inflight"] == 1, "not done: the broker has not said so"
+    assert sum(alice.outbox_counts()[:2]) == 1, "not done: the broker has not said so"
     broker.start()
     assert [item["client_message_id"] for item in bob.wait_inbox(1)] == ["x"]
+
+
+def test_a_database_that_cannot_be_written_is_an_answer_and_the_log_says_why(carol, layer):
+    layer.select("write", error="EIO", at=1, until=FOR_EVER, path="outbox.db")
+    layer.arm()
+    answer = send(carol, "x")
+    layer.arm(False)
+    assert answer.status == 500 and answer.json["error"] == "internal_error", answer
+    failure = [line for line in carol.log.read_text().splitlines() if '"msg":"database_failed"' in line]
+    assert failure and "outbox.db" in failure[0] and "disk I/O error" in failure[0] and '"errno":5' in failure[0], carol.log.read_text()[-2000:]
+    assert send(carol, "x").status == 202, "the id stayed free"
 
 
 def test_a_disk_that_is_full_for_a_while_refuses_sends_and_nothing_is_lost(carol, layer):
@@ -145,6 +156,8 @@ def test_an_inbox_on_a_full_disk_acknowledges_nothing_and_gets_all_of_it_later(w
     wait_for(lambda: layer.fired >= 2, 30, "writes that fail")
     assert bob.inbox() == []
     layer.arm(False)
+    bob.down()  # else the broker's lease, 30 s, would have to end
+    bob.up()
     assert [item["client_message_id"] for item in bob.wait_inbox(10, 90)] == ids
 
 
@@ -225,6 +238,75 @@ def test_output_that_cannot_be_written_is_a_failure(world, arguments):
         process = world.start([harness.BINARY, "--config-dir", node.config, *arguments], world.directory / "said", stdout=full)
         assert process.wait(20 * harness.SLOW) == 1
     assert b"claudemesh" in (world.directory / "said").read_bytes()
+
+
+@pytest.mark.parametrize("kind, call, error, path", [("write", "pwrite", "EINTR", "daemon.pid"), ("write", "pwrite", "SHORT", "daemon.pid"), ("truncate", "", "EINTR", "daemon.pid"),
+                                                     ("close", "", "EINTR", "outbox.db"), ("write", "write", "SHORT", "local-token"), ("lock", "flock", "EINTR", "daemon.pid")])
+def test_a_start_that_is_interrupted_goes_on(world, layer, kind, call, error, path):
+    node = Node(world, "carol")
+    fake_mesh(node, "ws://127.0.0.1:1/ws")
+    process = Process(Under(layer), node)
+    layer.select(kind, call, error, at=1, path=path)
+    layer.arm()
+    process.launch()
+    assert layer.fired == 1
+    assert int(node.path("daemon.pid").read_text()) == node.process.pid
+    assert len(node.path("local-token").read_text().strip()) >= 32
+
+
+def test_a_request_to_the_broker_that_is_interrupted_goes_on(world, layer):
+    broker = Broker(world)
+    for number in range(1, 5):  # each wait of it, and the look at the connection that is kept
+        node = Node(world, f"node-{number}")
+        node.config.mkdir(mode=0o700)
+        layer.select("event", "poll", "EINTR", at=number)
+        layer.arm()
+        done = node.cli("mesh", "create", f"m{number}", "--broker", broker.url, "--admin-token-file", broker.admin_token_file, check=None, environment=layer.environment)
+        layer.arm(False)
+        assert done.returncode == 0, (number, done.stderr)
+
+
+def test_a_bridge_whose_answer_is_waited_for_while_a_signal_comes_has_sent_once(world, layer):
+    from test_cli import Bridge
+    broker, alice, bob = two_nodes(world)
+    bridge = Bridge(alice)
+    layer.select("event", "poll", "EINTR", at=1)
+    layer.arm()
+    done = alice.cli("--json", "send", "bob", "once", environment=layer.environment)
+    assert layer.fired == 1 and b'"bridge"' in done.stdout and len(bridge.requests) >= 1, done
+
+
+def test_an_allocation_that_fails_anywhere_even_in_a_library_ends_the_command_in_one_line(world, layer):
+    broker = Broker(world)
+    node = Node(world, "alice")
+    create_mesh(broker, node)
+    ended = 0
+    for number in range(1, 5000, 83):
+        layer.select("alloc", at=number)
+        layer.arm()
+        done = node.cli("mesh", "invite", check=None, environment=layer.environment)
+        layer.arm(False)
+        assert done.returncode in (0, 70), (number, done, layer.failed())
+        assert done.returncode == 0 or b"claudemesh: out of memory\n" == done.stderr, (number, done)
+        ended += done.returncode == 70
+    assert ended > 10
+
+
+@pytest.mark.parametrize("kind, call, error", [("open", "open", "EMFILE"), ("event", "pipe", "EMFILE"), ("thread", "fork", "EAGAIN"), ("event", "poll", "EINTR")])
+def test_a_daemon_that_is_put_into_the_background_starts_or_says_why_not(world, layer, kind, call, error):
+    node = Node(world, "carol")
+    fake_mesh(node, "ws://127.0.0.1:1/ws")
+    layer.select(kind, call, error, at=1, path="/dev/null" if kind == "open" else "")
+    layer.arm()
+    done = node.cli("daemon", "up", "--no-tcp", check=None, environment=layer.environment)  # ends, although the daemon lives on
+    assert layer.fired == 1
+    layer.arm(False)
+    if error == "EINTR":
+        assert done.returncode == 0, done
+        node.cli("daemon", "down")
+    else:
+        assert done.returncode == 1 and done.stderr.startswith(b"claudemesh: cannot"), done
+        assert node.cli("daemon", "status", check=None).returncode == 1, "nothing runs"
 
 
 @pytest.mark.parametrize("command", [["send", "bob", "-"], ["join", "-"]])
