@@ -4,7 +4,7 @@ PYTHON ?= /usr/bin/python3
 # Two workers a core: system tests mostly wait for other processes.
 TEST_WORKERS ?= 4
 
-.PHONY: all help bootstrap demo check unit system torture bench release sanitize coverage fuzz clean install
+.PHONY: all help bootstrap demo check unit system torture powerloss faults bench release sanitize coverage fuzz clean install
 
 all: $(BUILD)/build.ninja ## build $(BUILD)/claudemesh
 	@ninja -C $(BUILD) --quiet
@@ -40,6 +40,12 @@ MINUTES ?= 30
 
 torture: all ## kill daemons and broker under load, KILLS times (SEED=… again), and check every message
 	@CLAUDEMESH_BINARY=$(abspath $(BUILD)/claudemesh) $(PYTHON) tests/torture/torture.py --kills $(KILLS) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(TORTURE_DIRECTORY),--directory $(TORTURE_DIRECTORY))
+
+powerloss: all ## take the power away at every sync of a workload, in every mode (POINTS=20: fewer; SEED=…: another workload; JOBS=…)
+	@CLAUDEMESH_BINARY=$(abspath $(BUILD)/claudemesh) $(PYTHON) tests/powerloss/run
+
+faults: all ## make each call into the system and each allocation fail in turn, over the main flows (FAULTS="--sample 100 --seed 7": fewer)
+	@CLAUDEMESH_BINARY=$(abspath $(BUILD)/claudemesh) $(PYTHON) tests/faults/faults.py $(FAULTS)
 
 bench: ## measure; prints what docs/benchmarks.md records
 	@script/bootstrap
