@@ -363,6 +363,10 @@ class Run:
             have, back = ({item["client_message_id"] for item in node.inbox() if item["verified"]} for node in (self.bob, self.alice))
             if not self.out.must_arrive() <= have or not self.back.must_arrive() <= back:
                 missing = sorted((self.out.must_arrive() - have) | (self.back.must_arrive() - back))
+                for node, identifiers in ((self.alice, self.out.must_arrive() - have), (self.bob, self.back.must_arrive() - back)):
+                    for identifier in identifiers:
+                        if node.api.get(f"/v1/outbox/{identifier}").status == 404:
+                            raise Broken("lost", f"answered 2xx and not in the outbox: {identifier}")
                 raise AssertionError(f"{len(missing)} missing: {missing[:5]}")
             counts = [node.outbox_counts() for node in (self.alice, self.bob)]
             assert all(count == (0, 0, 0) for count in counts), counts
