@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "net/http_internal.h"
+#include "net/websocket.h"
 #include "util/memory.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -10,7 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static struct loop *loop;
 static struct http_server *server;
 static struct http_request *held;
-static int open_requests;
+static int open_requests, open_sockets;
 
 static void answer_late(void *argument)
 {
@@ -21,6 +22,34 @@ static void answer_late(void *argument)
     open_requests--;
     http_respond(request, 200, NULL, "late", 4);
 }
+
+/* ---- /ws: the connection becomes a WebSocket ---------------------------------------------------------------------------- */
+
+static void on_message(void *argument, struct websocket *socket, const char *text, size_t size)
+{
+    (void)argument;
+    (void)websocket_send(socket, text, size);
+}
+
+static void on_closed(void *argument, struct websocket *socket, int code, const char *reason)
+{
+    (void)argument;
+    (void)socket;
+    (void)code;
+    (void)reason;
+    open_sockets--;
+}
+
+static void upgrade(struct http_request *request)
+{
+    static const struct websocket_callbacks callbacks = { .message = on_message, .closed = on_closed };
+    static const char challenge[] = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+    if (websocket_accept(loop, request, challenge, &callbacks, NULL) != NULL)
+        open_sockets++;
+}
+
+/* ---- requests --------------------------------------------------------------------------------------------------------------- */
 
 static void on_head(void *argument, struct http_request *request)
 {
@@ -46,7 +75,9 @@ static void on_request(void *argument, struct http_request *request)
         return;
     }
     open_requests--;
-    if (string_has_prefix(http_path(request), "/stream") || string_has_prefix(http_path(request), "/cut")) {
+    if (string_has_prefix(http_path(request), "/ws")) {
+        upgrade(request);
+    } else if (string_has_prefix(http_path(request), "/stream") || string_has_prefix(http_path(request), "/cut")) {
         const bool cut = string_has_prefix(http_path(request), "/cut");
         http_stream_start(request, 200, "text/plain", NULL);
         http_stream_write(request, body.data, body.length);
@@ -80,7 +111,7 @@ static void stop_turning(void *argument)
 static void stop_when_closed(void *argument)
 {
     (void)argument;
-    if (http_server_connection_count(server) == 0)
+    if (http_server_connection_count(server) == 0 && open_sockets == 0)
         loop_stop(loop);
     else
         loop_defer(loop, stop_when_closed, NULL);
