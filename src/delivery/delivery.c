@@ -119,18 +119,15 @@ static struct text meta_of(const struct outbox_row *row)
     return row->meta == NULL || string_equal(row->meta, "{}") ? (struct text){ "", 0 } : text_from(row->meta);
 }
 
-/* Of the accept; never later than now, by our clock or the broker's: a recipient takes what is ahead of its own time for a replay, and an old time for what it is. The same for each
- * attempt, so that a resend is the same bytes, but where the clock that the row was stamped by is not the one that the link corrects. */
+/* Of the accept, in the broker's time; never later than now, which the recipient would take for a replay. The same for each attempt, so that a resend is the same bytes, but where
+ * the clock that the row was stamped by is not the one that the link corrects. */
 static int64_t sent_at_of(const struct delivery *delivery, const struct outbox_row *row)
 {
     static const int64_t TOLERANCE_MS = 60000; /* what the link's time may be off */
-    int64_t link_ms = delivery_now_ms(delivery);
-    int64_t own_ms = clock_steady_ms();
-    int64_t now_ms = link_ms < own_ms ? link_ms : own_ms;
-    int64_t age_ms = own_ms - row->enqueued_at;
+    int64_t now_ms = delivery_now_ms(delivery);
+    int64_t age_ms = clock_steady_ms() - row->enqueued_at;
     int64_t by_age_ms = now_ms - (age_ms > 0 ? age_ms : 0);
-    int64_t skew_ms = link_clock_skew_ms(delivery->link);
-    int64_t stamped_ms = row->enqueued_at + (skew_ms < 0 ? skew_ms : 0);
+    int64_t stamped_ms = row->enqueued_at + link_clock_skew_ms(delivery->link);
     int64_t off_ms = stamped_ms - by_age_ms;
     if (off_ms > TOLERANCE_MS || off_ms < -TOLERANCE_MS) {
         return by_age_ms;
