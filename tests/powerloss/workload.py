@@ -170,6 +170,7 @@ class Run:
         self.bodies = harness.messages(400)
         self.out, self.back = Ledger(), Ledger()  # alice to bob, bob to alice
         self.streams = []
+        self.waiting = {}  # since when these are done and have not arrived
         self.members = ["alice"]
         self.end = harness.deadline(LIMIT_S)
 
@@ -355,6 +356,21 @@ class Run:
         if any(thread.is_alive() for thread in threads):
             raise Broken("stuck", "a send was never answered")
 
+    def _give_up_early(self, sender, recipient, missing):
+        """What no outbox knows will not come, nor what the broker took ten seconds ago and has not given to a recipient that is there."""
+        rows = {identifier: sender.api.get(f"/v1/outbox/{identifier}") for identifier in missing}
+        for identifier, row in rows.items():
+            if row.status == 404:
+                raise Broken("lost", f"answered 2xx and not in the outbox: {identifier}")
+        linked = all(mesh["connected"] for mesh in recipient.health()["meshes"])
+        key = (recipient.name, frozenset(missing))
+        if missing and linked and all(row.json["status"] == "done" for row in rows.values()):
+            since = self.waiting.setdefault(key, time.monotonic())
+            if time.monotonic() - since > 10 * harness.SLOW:
+                raise Broken("lost", f"done in the outbox and not in {recipient.name}'s inbox: {sorted(missing)}")
+        else:
+            self.waiting.pop(key, None)
+
     def arrived(self):
         """All that was answered is shown by the recipients, and the outboxes have nothing left to do."""
         def all_there():
@@ -363,10 +379,8 @@ class Run:
             have, back = ({item["client_message_id"] for item in node.inbox() if item["verified"]} for node in (self.bob, self.alice))
             if not self.out.must_arrive() <= have or not self.back.must_arrive() <= back:
                 missing = sorted((self.out.must_arrive() - have) | (self.back.must_arrive() - back))
-                for node, identifiers in ((self.alice, self.out.must_arrive() - have), (self.bob, self.back.must_arrive() - back)):
-                    for identifier in identifiers:
-                        if node.api.get(f"/v1/outbox/{identifier}").status == 404:
-                            raise Broken("lost", f"answered 2xx and not in the outbox: {identifier}")
+                self._give_up_early(self.alice, self.bob, self.out.must_arrive() - have)
+                self._give_up_early(self.bob, self.alice, self.back.must_arrive() - back)
                 raise AssertionError(f"{len(missing)} missing: {missing[:5]}")
             counts = [node.outbox_counts() for node in (self.alice, self.bob)]
             assert all(count == (0, 0, 0) for count in counts), counts
