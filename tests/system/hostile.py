@@ -27,7 +27,7 @@ class Server:
         self.get, self.post, self.ok = get, post, ok
         self.memory_at_first = memory_kib(process)
         length = len(self.body())
-        self.constants = {"<get>": get, "<getx>": get[:-1] + f"%{ord(get[-1]):02x}", "<post>": post, "<port>": str(port), "<token>": token, "<length>": str(length), "<hex>": f"{length:x}",
+        self.constants = {"<get>": get, "<getx>": get[:-1] + f"%{ord(get[-1]):02x}", "<post>": post, "<port>": str(port), "<wrapped>": str(port + 65536), "<token>": token, "<length>": str(length), "<hex>": f"{length:x}",
                           "<h>": f"Host: localhost\r\nAuthorization: Bearer {token}\r\n"}
         smuggled = len(self.fill("<smuggled>"))
         self.constants.update({"<slength>": str(smuggled), "<slength2>": str(2 * smuggled), "<shex>": f"{smuggled:x}"})
