@@ -4,7 +4,7 @@ PYTHON ?= /usr/bin/python3
 # Two workers a core: system tests mostly wait for other processes.
 TEST_WORKERS ?= 4
 
-.PHONY: all help bootstrap demo check unit system torture powerloss faults bench release sanitize coverage fuzz clean install
+.PHONY: all help bootstrap demo check unit system torture powerloss mutants faults bench release sanitize coverage fuzz clean install
 
 all: $(BUILD)/build.ninja ## build $(BUILD)/claudemesh
 	@ninja -C $(BUILD) --quiet
@@ -44,6 +44,10 @@ torture: all ## kill daemons and broker under load, KILLS times (SEED=… again)
 powerloss: all ## take the power away at every sync of a workload, in every mode (POINTS=20: fewer; SEED=…: another workload; JOBS=…)
 	@CLAUDEMESH_BINARY=$(abspath $(BUILD)/claudemesh) $(PYTHON) tests/powerloss/run
 
+mutants: all ## break one promise at a time, in copies, and demand that the instruments catch it (MUTANTS=name: one)
+	@CLAUDEMESH_BINARY=$(abspath $(BUILD)/claudemesh) $(PYTHON) tests/powerloss/mutants.py --long $(MUTANTS)
+	@CLAUDEMESH_BINARY=$(abspath $(BUILD)/claudemesh) CLAUDEMESH_LONG=1 $(PYTHON) -m pytest -q -n $(TEST_WORKERS) -p no:cacheprovider tests/powerloss/test_file_layer.py
+
 faults: all ## make each call into the system and each allocation fail in turn, over the main flows (FAULTS="--sample 100 --seed 7": fewer)
 	@CLAUDEMESH_BINARY=$(abspath $(BUILD)/claudemesh) $(PYTHON) tests/faults/faults.py $(FAULTS)
 
@@ -77,4 +81,4 @@ install: all ## install under the prefix (PREFIX with meson setup)
 	@ninja -C $(BUILD) install
 
 clean: ## remove build directories
-	@rm -rf build build-release build-clang build-asan build-tsan build-valgrind build-coverage build-fuzz
+	@rm -rf build build-mutants build-release build-clang build-asan build-tsan build-valgrind build-coverage build-fuzz

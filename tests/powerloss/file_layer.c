@@ -3,7 +3,7 @@
  *
  * A point is a call that changes a file or a directory, or syncs one, or tells somebody outside (send). At point POWERLOSS_CUT, before that call, it writes to POWERLOSS_JOURNAL what is
  * not on the disk yet, and ends the process at once with status 86; a process that ends by itself writes the same at its end. file_layer.py makes of it each state that the disk may be
- * in. POWERLOSS_FAIL_SYNC: the fsync at that point fails with EIO and syncs nothing.
+ * in. POWERLOSS_FAIL_SYNC: the fsync at that point fails with EIO and syncs nothing. POWERLOSS_FAIL_DATABASES: as long as that file exists, each sync of a database fails so.
  *
  * The disk: the contents of a file are safe as of its last fsync, an entry of a directory as of the last fsync of the directory; nothing else is promised, in no order. SQLite's files are
  * somebody else's (the VFS of this directory), only their names are watched; so are not the log and the sockets. Whatever cannot be accounted for ends the process with status 87.
@@ -26,7 +26,15 @@
 
 #define REPLACES __attribute__((visibility("default")))
 
-enum { EXIT_CUT = 86, EXIT_UNACCOUNTED = 87, INODES_MAX = 256, CHANGES_MAX = 1024, SIZE_MAX_KEPT = 8 * 1024 * 1024 };
+enum {
+    EXIT_CUT = 86,
+    EXIT_UNACCOUNTED = 87,
+    INODES_MAX = 256,
+    CHANGES_MAX = 1024,
+    SIZE_MAX_KEPT = 8 * 1024 * 1024,
+    PATH_SIZE = 4096,
+    TEXT_SIZE = PATH_SIZE + 128
+};
 
 /* A file that was written, made, renamed or removed; `fd` is ours and keeps the inode's number from being used again. */
 struct inode {
@@ -53,8 +61,8 @@ struct change {
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static char root[4096];
-static const char *journal;
+static char root[PATH_SIZE];
+static const char *journal, *fail_databases;
 static long cut_at, fail_sync_at, point;
 static bool active, counts_sends;
 static struct inode inodes[INODES_MAX];
@@ -193,11 +201,19 @@ static int know_inode(const char *path)
     return inode_count++;
 }
 
+static void name_of(int fd, char ret_path[static PATH_SIZE])
+{
+    char link[64];
+    (void)snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, ret_path, PATH_SIZE - 1);
+    ret_path[length < 0 ? 0 : length] = '\0'; /* one that was removed ends with " (deleted)" */
+}
+
 /* ---- the journal -------------------------------------------------------------------------------------------------------------- */
 
 static void write_file(const char *kind, int index, const uint8_t *bytes, size_t size)
 {
-    char path[4200];
+    char path[TEXT_SIZE];
     (void)snprintf(path, sizeof path, "%s/%s%d", journal, kind, index);
     int fd = sys_open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) {
@@ -215,7 +231,7 @@ static void print_place(int fd, const char *name, int before, int after)
 /* manifest: "point N call", "inode I mode dirty path", "change directory name before after [name before after]", tabs between; dI and cI hold the durable and the current contents. */
 static void write_journal(const char *call)
 {
-    char path[4200];
+    char path[TEXT_SIZE];
     (void)snprintf(path, sizeof path, "%s/manifest", journal);
     int fd = sys_open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) {
@@ -226,10 +242,8 @@ static void write_journal(const char *call)
         size_t size;
         uint8_t *current = read_whole(inodes[i].fd, &size);
         bool dirty = inodes[i].dirty && (size != inodes[i].durable_size || memcmp(current, inodes[i].durable, size) != 0);
-        char link[64], name[4096];
-        (void)snprintf(link, sizeof link, "/proc/self/fd/%d", inodes[i].fd);
-        ssize_t length = readlink(link, name, sizeof name - 1);
-        name[length < 0 ? 0 : length] = '\0'; /* one that was removed ends with " (deleted)" */
+        char name[PATH_SIZE];
+        name_of(inodes[i].fd, name);
         dprintf(fd, "inode\t%d\t%o\t%d\t%s\n", i, (unsigned)(inodes[i].mode & 07777), dirty ? 1 : 0, name);
         write_file("c", i, current, size);
         write_file("d", i, inodes[i].watched ? inodes[i].durable : current, inodes[i].watched ? inodes[i].durable_size : size);
@@ -248,7 +262,7 @@ static void write_journal(const char *call)
 /* With the mutex held. Does not return at the cut. */
 static void reach_point(const char *call, const char *path)
 {
-    char text[4200];
+    char text[TEXT_SIZE];
     point++;
     if (point == cut_at) {
         (void)snprintf(text, sizeof text, "%s %s", call, path == NULL ? "" : path);
@@ -309,6 +323,7 @@ __attribute__((constructor)) static void begin(void)
     if ((cut != NULL && sscanf(cut, "%ld", &cut_at) != 1) || (fail != NULL && sscanf(fail, "%ld", &fail_sync_at) != 1)) {
         give_up("POWERLOSS_CUT and POWERLOSS_FAIL_SYNC are numbers of points");
     }
+    fail_databases = getenv("POWERLOSS_FAIL_DATABASES");
     counts_sends = getenv("POWERLOSS_SENDS") != NULL;
     active = true;
 }
@@ -496,16 +511,24 @@ REPLACES ssize_t send(int fd, const void *data, size_t size, int flags)
 
 static void sync_directory(int fd)
 {
-    char link[64], path[4096];
-    (void)snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, sizeof path - 1);
-    if (length < 0) {
-        give_up("cannot tell a directory's name");
-    }
-    path[length] = '\0';
+    char path[PATH_SIZE];
+    name_of(fd, path);
     if (below_root(path)) {
         forget_changes(path);
     }
+}
+
+static bool must_fail(int fd, const struct stat *status, bool is_point)
+{
+    char path[PATH_SIZE];
+    if (is_point && point == fail_sync_at) {
+        return true;
+    }
+    if (fail_databases == NULL || !S_ISREG(status->st_mode) || syscall(SYS_faccessat, AT_FDCWD, fail_databases, F_OK) != 0) {
+        return false;
+    }
+    name_of(fd, path);
+    return below_root(path) && is_database(path);
 }
 
 static int sync_any(int fd, long number)
@@ -520,7 +543,7 @@ static int sync_any(int fd, long number)
     if (counts) {
         reach_point(S_ISDIR(status.st_mode) ? "fsync of a directory" : "fsync", NULL);
     }
-    if (counts && point == fail_sync_at) {
+    if (must_fail(fd, &status, counts)) {
         pthread_mutex_unlock(&mutex);
         errno = EIO;
         return -1;

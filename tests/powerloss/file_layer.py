@@ -23,8 +23,11 @@ MANY_CHANGES, MANY_FILES = 5, 2
 UNIMPORTANT = () if os.environ.get("CLAUDEMESH_LONG") else ("daemon.pid",)
 
 
+TESTED = harness.BINARY  # other instruments set harness.BINARY anew
+
+
 def library():
-    built = pathlib.Path(harness.BINARY).resolve().parents[1] / "tests" / "powerloss" / "file_layer.so"
+    built = pathlib.Path(TESTED).resolve().parents[1] / "tests" / "powerloss" / "file_layer.so"
     return pathlib.Path(os.environ.get("CLAUDEMESH_FILE_LAYER", built))
 
 
@@ -148,7 +151,8 @@ class Cut:
                     continue
                 names = self.bindings(kept)
                 for inode in self.dirty:  # written in place: no name changed
-                    names.setdefault(self.paths[inode], inode)
+                    if not self.paths[inode].name.endswith(" (deleted)"):
+                        names.setdefault(self.paths[inode], inode)
                 state = State(self, names, kept, kinds)
                 if state.key() not in seen:
                     seen.add(state.key())

@@ -1,12 +1,13 @@
 """The power goes at every point of every flow that writes files other than databases, and the disk is found in every state that it may be in: the program starts
 again or the command is repeated, every file is old or new and never between, nobody else can read it, nothing is left over, and what was promised is there."""
 
+import http.client
 import json
-import pathlib
 import re
 import shutil
 import signal
 import sqlite3
+import subprocess
 
 import pytest
 
@@ -202,6 +203,25 @@ def test_a_mesh_is_left_or_not_and_the_others_stay(world, power):
         check_tree(power.root, state.label)
 
 
+def test_a_command_whose_sync_fails_says_so_unless_all_is_on_the_disk(world, power):
+    broker, alice, bob = Broker(world), Node(world, "alice"), node_in(power, "bob")
+    create_mesh(broker, alice)
+    link = alice.cli("mesh", "invite", "--max-uses", "1000").stdout.decode().strip()
+    told = 0
+    for point in range(1, POINTS_MAX):
+        power.prepare()
+        cut = power.layer.run(0, [BINARY, "--config-dir", bob.config, "join", link, "--yes", "--name", f"bob-{point}"], POWERLOSS_FAIL_SYNC=str(point))
+        told += cut.done.returncode != 0
+        for state in cut.states():
+            state.apply()
+            check_tree(power.root, f"after a sync that failed at point {point} was told nobody, {state.label}")
+            assert cut.done.returncode != 0 or bob.pubkey, f"a sync failed at point {point} and was told nobody: {state.label}"
+        cut.forget()
+        if point > cut.point:
+            break
+    assert told >= 8, "each directory, each file and each name"
+
+
 # ---- the daemon ------------------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +302,39 @@ def test_a_daemon_starts_after_a_later_start_was_cut(world, power):
     for _, state in power.each_state(run):
         assert files_of(node) == before, state.label
         check_start(node, state, promised)
+
+
+def test_a_sync_of_a_database_that_fails_ends_the_daemon_before_anything_is_answered(world, power):
+    node = configured(power, "alice")
+    failing = world.directory / "failing"
+    answers = []
+
+    def meanwhile(process):
+        def ready():
+            try:
+                return node.api.get("/v1/health").status == 200
+            except OSError:
+                node.api.close()
+                return False
+        wait_for(ready, 20, "the daemon")
+        failing.touch()
+        try:
+            answers.append(node.new_api().post("/v1/send", {"to": "f" * 64, "message": "hello", "client_message_id": "a"}).status)
+        except (OSError, http.client.HTTPException):
+            pass
+        try:
+            process.wait(10 * harness.SLOW)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            answers.append("it lived")
+
+    journal = world.directory / "journal"
+    journal.mkdir()
+    process = world.start([BINARY, "--config-dir", node.config, "daemon", "up", "--foreground", "--no-tcp"], node.log,
+                          power.layer.environment(0, journal, POWERLOSS_FAIL_DATABASES=str(failing)))
+    meanwhile(process)
+    assert not answers and process.returncode == 1, f"the daemon went on after an fsync that failed: {answers}"
+    assert "fsync_failed" in node.log.read_text()
 
 
 def test_a_damaged_inbox_is_moved_aside_whole_and_the_daemon_starts(world, power):
