@@ -158,7 +158,7 @@ enum acceptance evidence_certificate(struct trust *trust, const json_t *document
     int result = trust->loading ? certificate_parse(document, &certificate, NULL)
                                 : certificate_verify(document, trust->mesh_id, trust->owner_pubkey, &certificate, NULL);
     if (result != 0) {
-        return EVIDENCE_REFUSED;
+        return EVIDENCE_FALSE; /* nothing but the pinned owner decides about it */
     }
     struct person *person = people_get(trust, certificate.pubkey);
     if (person != NULL) {
@@ -193,7 +193,7 @@ enum acceptance evidence_grant(struct trust *trust, const json_t *document)
         return EVIDENCE_REFUSED;
     }
     if (!is_signed(trust, STATEMENT_GRANT, document, by, "sig") || (person = people_get(trust, pubkey)) == NULL) {
-        return EVIDENCE_REFUSED;
+        return EVIDENCE_FALSE;
     }
     person->grants = memory_realloc(person->grants, (person->grant_count + 1) * sizeof(*person->grants));
     person->grants[person->grant_count++] = fact;
@@ -224,7 +224,7 @@ enum acceptance evidence_name(struct trust *trust, const json_t *document)
         return EVIDENCE_KNOWN; /* this one, or an older one that somebody plays again */
     }
     if (!is_signed(trust, STATEMENT_NAME, document, pubkey, "sig")) {
-        return EVIDENCE_REFUSED;
+        return EVIDENCE_FALSE;
     }
     free(person->signed_name);
     person->signed_name = memory_strdup(name);
@@ -245,7 +245,7 @@ enum acceptance evidence_leave(struct trust *trust, const json_t *document)
         return EVIDENCE_KNOWN;
     }
     if (!is_signed(trust, STATEMENT_LEAVE, document, pubkey, "sig")) {
-        return EVIDENCE_REFUSED;
+        return EVIDENCE_FALSE;
     }
     person->left_at = at;
     keep_statement(trust, STATEMENT_LEAVE, "leave", memory_strdup(pubkey), document);
@@ -298,9 +298,11 @@ enum acceptance evidence_revocation(struct trust *trust, const json_t *document)
             return EVIDENCE_KNOWN;
         }
     }
-    if (is_owner(trust, subject) || !may_revoke(trust, by) || !is_signed(trust, STATEMENT_REVOCATION, document, by, "sig") ||
-        people_get(trust, subject) == NULL) {
+    if (is_owner(trust, subject) || !may_revoke(trust, by)) {
         return EVIDENCE_REFUSED;
+    }
+    if (!is_signed(trust, STATEMENT_REVOCATION, document, by, "sig") || people_get(trust, subject) == NULL) {
+        return EVIDENCE_FALSE;
     }
     copy_key(fact.subject, subject);
     copy_key(fact.by, by);
@@ -324,8 +326,11 @@ enum acceptance evidence_invite_revocation(struct trust *trust, const json_t *do
             return EVIDENCE_KNOWN;
         }
     }
-    if (!may_revoke(trust, by) || !is_signed(trust, STATEMENT_INVITE_REVOCATION, document, by, "sig")) {
+    if (!may_revoke(trust, by)) {
         return EVIDENCE_REFUSED;
+    }
+    if (!is_signed(trust, STATEMENT_INVITE_REVOCATION, document, by, "sig")) {
+        return EVIDENCE_FALSE;
     }
     (void)snprintf(fact.invite_id, sizeof(fact.invite_id), "%s", invite_id); /* 64 at most: its text was made */
     copy_key(fact.by, by);
@@ -353,8 +358,11 @@ static enum acceptance rotation_fork(struct trust *trust, const json_t *document
     if (old->fork_at >= 0) {
         return EVIDENCE_KNOWN; /* told once */
     }
-    if (seq != old->successor->rotation_seq || !rotation_is_signed(trust, document, old->member.pubkey, new)) {
+    if (seq != old->successor->rotation_seq) {
         return EVIDENCE_REFUSED;
+    }
+    if (!rotation_is_signed(trust, document, old->member.pubkey, new)) {
+        return EVIDENCE_FALSE;
     }
     old->fork_at = at;
     *ret_fork = true;
@@ -376,13 +384,16 @@ enum acceptance evidence_rotation(struct trust *trust, const json_t *document, b
     if (old->successor != NULL) {
         return rotation_fork(trust, document, old, new_key, seq, at, ret_fork);
     }
-    if (seq != old->rotation_seq + 1 || !rotation_is_signed(trust, document, old_key, new_key)) {
+    if (seq != old->rotation_seq + 1) {
         return EVIDENCE_REFUSED;
+    }
+    if (!rotation_is_signed(trust, document, old_key, new_key)) {
+        return EVIDENCE_FALSE;
     }
     struct person *new_person = people_get(trust, new_key);
     /* A key stands in one line, and in it once: so no line ever runs into itself. */
     if (new_person == NULL || new_person->predecessor != NULL || new_person->successor != NULL) {
-        return EVIDENCE_REFUSED;
+        return EVIDENCE_FALSE;
     }
     old->successor = new_person;
     new_person->predecessor = old;

@@ -68,12 +68,12 @@ static const struct source {
 struct candidate {
     const json_t *document;
     const struct source *source;
-    bool settled;
+    bool settled; /* accepted, or never to be */
 };
 
 struct candidates {
     struct candidate *items;
-    size_t count, settled;
+    size_t count, accepted;
 };
 
 static void candidates_add(struct candidates *candidates, const struct source *source, const json_t *document)
@@ -105,11 +105,11 @@ static void candidates_settle(struct trust *trust, struct candidates *candidates
             }
             enum acceptance acceptance = candidate->source->accept(trust, candidate->document, changes);
             candidate->settled = acceptance != EVIDENCE_REFUSED;
-            candidates->settled += candidate->settled ? 1 : 0;
+            candidates->accepted += acceptance == EVIDENCE_NEW || acceptance == EVIDENCE_KNOWN ? 1 : 0;
             accepted += acceptance == EVIDENCE_NEW ? 1 : 0;
         }
     } while (accepted > 0);
-    changes->refused += candidates->count - candidates->settled;
+    changes->refused += candidates->count - candidates->accepted;
 }
 
 /* ---- what the broker says ------------------------------------------------------------------------------------- */
@@ -289,7 +289,7 @@ int trust_merge_event(struct trust *trust, const char *event, const json_t *even
     candidates_add_whole(&candidates, event, event_data);
     candidates_settle(trust, &candidates, &changes);
     free(candidates.items);
-    is_useful = is_useful || candidates.settled > 0;
+    is_useful = is_useful || candidates.accepted > 0;
     recount(trust, &changes);
     trust_store_flush(trust->store);
     if (!is_useful) {

@@ -108,7 +108,8 @@ bool person_is_visible(const struct trust *trust, const struct person *person);
 bool person_is_known(const struct person *person);
 
 /* ---- evidence.c: one statement at a time, verified, then kept ----------------------------------------------------- */
-enum acceptance { EVIDENCE_NEW, EVIDENCE_KNOWN, EVIDENCE_REFUSED };
+/* REFUSED: not by what is known now. FALSE: never; looking at its signatures again, as often as a broker likes, would only cost time. */
+enum acceptance { EVIDENCE_NEW, EVIDENCE_KNOWN, EVIDENCE_REFUSED, EVIDENCE_FALSE };
 /* With trust->loading nothing is verified or stored again: it comes from our own tables. */
 enum acceptance evidence_certificate(struct trust *trust, const json_t *document);
 enum acceptance evidence_grant(struct trust *trust, const json_t *document);
