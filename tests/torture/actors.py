@@ -282,10 +282,11 @@ class Reader(threading.Thread):
             return
         kind = event[b"event"].decode()
         self.last_id = event[b"id"].decode()
+        if kind == "message":
+            self.run_.counters["received", self.node].add()  # first: a blow falls as soon after the event as it can
         data = json.loads(event[b"data"])
         if kind == "message":
             self.messages.append((self.last_id, data))
-            self.run_.counters["received", self.node].add()
         else:
             self.others[kind if kind != "outbox_status" else data["status"]] += 1
             if kind == "outbox_status" and data["status"] == "done":

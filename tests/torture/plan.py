@@ -120,12 +120,12 @@ def _blow(generator, nodes):
     trigger = generator.choice(TRIGGERS)
     node = generator.choice(nodes)
     # Mostly one that has a hand in what just happened: between a step and the next is where it hurts.
-    near = {"posted": (node,), "answered": (node, "broker"), "done": (node, "broker"), "received": (node, "broker")}[trigger]
+    near = {"posted": (node,), "answered": (node, node, "broker"), "done": (node, "broker", "broker"), "received": (node, node, "broker")}[trigger]
     everybody = [*nodes, "broker"]
     targets = [generator.choice(near if generator.random() < 0.7 else everybody)]
     while len(targets) < len(everybody) and generator.random() < 0.15:
         targets.append(generator.choice([name for name in everybody if name not in targets]))
-    delay = 0 if generator.random() < 0.35 else _log_uniform(generator, 20, 20000)
+    delay = 0 if generator.random() < 0.5 else _log_uniform(generator, 20, 20000)
     down = 0 if generator.random() < 0.75 else _log_uniform(generator, 5, 800)
     again = []
     while len(again) < 3 and generator.random() < 0.25:
