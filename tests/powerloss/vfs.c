@@ -64,8 +64,8 @@ struct file_state {
 struct power_file {
     sqlite3_file base;
     struct file_state *state;
-    bool syncs_directory;     /* with its next sync */
-    sqlite3_file *real;       /* the operating system's, behind this struct */
+    bool syncs_directory; /* with its next sync */
+    sqlite3_file *real;   /* the operating system's, behind this struct */
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
