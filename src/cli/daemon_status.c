@@ -62,15 +62,17 @@ static int no_answer(struct cli *cli, const struct error *reason)
         if (locked) {
             json_put_integer(document, "pid", pid);
             json_put_bool(document, "answers", false);
+            json_put_string(document, "detail", reason->message);
         }
         cli_print_json(document);
         json_decref(document);
     } else if (locked) {
-        cli_say(cli, "a daemon (pid %" PRId64 ") runs, but does not answer; 'claudemesh daemon logs' may say why", pid);
+        cli_say(cli, "a daemon (pid %" PRId64 ") runs, but does not answer: %s; 'claudemesh daemon logs' may say why", pid,
+                reason->message);
     } else {
         cli_say(cli, "no daemon is running; start it with 'claudemesh daemon up'");
     }
-    return locked ? cli_fail(cli, EXIT_UNREACHABLE, "no answer of the daemon: %s", reason->message) : EXIT_FAILED;
+    return locked ? EXIT_UNREACHABLE : EXIT_FAILED;
 }
 
 static int run_status(struct cli *cli)
