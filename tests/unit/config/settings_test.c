@@ -155,15 +155,43 @@ static void note_unread(void *argument, const char *variable, const char *neares
     assert_true(snprintf(unread->variables + length, sizeof(unread->variables) - length, "%s>%s;", variable, nearest) > 0);
 }
 
-/* In an environment of its own: whoever runs the tests has variables for them. */
+/* Whoever runs the tests has variables for them: they are put aside. */
+static size_t put_aside(char *kept[static 32])
+{
+    size_t count = 0;
+    for (char **entry = environ; *entry != NULL;) {
+        if (strncmp(*entry, "CLAUDEMESH_", strlen("CLAUDEMESH_")) != 0) {
+            entry++;
+            continue;
+        }
+        assert_true(count < 32);
+        kept[count++] = memory_strdup(*entry);
+        char *name = memory_strndup(*entry, strcspn(*entry, "="));
+        unsetenv(name);
+        free(name);
+        entry = environ;
+    }
+    return count;
+}
+
+static void put_back(char *const *kept, size_t count)
+{
+    for (size_t index = 0; index < count; index++) {
+        char *value = strchr(kept[index], '=');
+        *value = '\0';
+        setenv(kept[index], value + 1, 1);
+        free(kept[index]);
+    }
+}
+
 static void a_variable_that_nobody_reads_is_told_with_the_nearest_that_is_read(void **state)
 {
     (void)state;
     static const char *const READ[] = { "CLAUDEMESH_OUTBOX_MAX_ROWS", "CLAUDEMESH_BROKER_CA_FILE",    "CLAUDEMESH_BROKER_BROKER_LEASE_S",
                                         "CLAUDEMESH_CONFIG_DIR",      "CLAUDEMESH_BROKER_LOG_LEVEL", "CLAUDEMESH_MESH" };
     struct unread unread = { "" };
-    char *nothing[] = { NULL }, **whole = environ;
-    environ = nothing;
+    char *kept[32];
+    size_t kept_count = put_aside(kept);
     for (size_t index = 0; index < ARRAY_LENGTH(READ); index++) {
         setenv(READ[index], "1", 1);
     }
@@ -178,7 +206,10 @@ static void a_variable_that_nobody_reads_is_told_with_the_nearest_that_is_read(v
     settings_check_environment(note_unread, &unread);
     assert_non_null(strstr(unread.variables, "CLAUDEMESH_BROKER_LEASE>CLAUDEMESH_"));
     unsetenv("CLAUDEMESH_BROKER_LEASE");
-    environ = whole;
+    for (size_t index = 0; index < ARRAY_LENGTH(READ); index++) {
+        unsetenv(READ[index]);
+    }
+    put_back(kept, kept_count);
 }
 
 static void the_file_the_environment_and_flags_override_in_that_order(void **state)
