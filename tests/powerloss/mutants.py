@@ -69,19 +69,19 @@ class Vfs:
 
     def run(self, binary, long, mutated=True):
         import workload
-        limit, workload.LIMIT_S = workload.LIMIT_S, MUTANT_LIMIT_S if mutated else workload.LIMIT_S
         context = multiprocessing.get_context("fork")
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:  # a run without a cut must succeed, also of a mutant
+            labels = pool.submit(workload.count_points, binary, self.process).result()
+        points = self.choose(labels, LONG_POINTS if long else POINTS if mutated else POINTS // AS_IT_IS)
+        assert points, f"no point to cut at in {labels}"
+        limit, workload.LIMIT_S = workload.LIMIT_S, MUTANT_LIMIT_S if mutated else workload.LIMIT_S
         try:
             with concurrent.futures.ProcessPoolExecutor(JOBS, mp_context=context) as pool:
-                labels = pool.submit(workload.count_points, binary, self.process).result()
-                points = self.choose(labels, LONG_POINTS if long else POINTS if mutated else POINTS // AS_IT_IS)
-                assert points, f"no point to cut at in {labels}"
                 runs = [pool.submit(workload.run_once, binary, self.process, point, self.mode, 1) for point in points]
                 for done in concurrent.futures.as_completed(runs):
-                    found = [str(finding) for finding in done.result().findings]
-                    if found:
+                    if done.result().findings:
                         pool.shutdown(cancel_futures=True)
-                        return found
+                        return [str(finding) for finding in done.result().findings]
         finally:
             workload.LIMIT_S = limit
         return []
