@@ -286,7 +286,8 @@ __attribute__((constructor)) static void begin(void)
     (void)dl_iterate_phdr(note_module, NULL);
     const long fd = syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
     if (fd >= 0) {
-        const long mapped = syscall(SYS_mmap, NULL, sizeof(struct fault_state), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        /* Whole words: what does not fit the registers is read as a long from the stack. */
+        const long mapped = syscall(SYS_mmap, 0L, sizeof(struct fault_state), (long)(PROT_READ | PROT_WRITE), (long)MAP_SHARED, fd, 0L);
         struct fault_state *found = (struct fault_state *)mapped;
         (void)syscall(SYS_close, fd);
         if (mapped != -1 && found->magic == STATE_MAGIC)

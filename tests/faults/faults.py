@@ -1,6 +1,6 @@
 """Each call that can fail, made to fail in turn, over the main flows (flows.py). Standard library only.
 
-  faults.py                          the long form: every call of every class; allocations: every place, its first call and a later one
+  faults.py                          the long form: every call of every class; of the allocations, the first from every place (half an hour and more)
   faults.py --sample 200 --seed 7    that many cases, chosen by the seed
   faults.py --flow accept --class write --error EIO --call pwrite --site 0123… --at 2      one case again: what a failure prints
   faults.py --count                  only how many calls of which class each flow makes
@@ -35,13 +35,13 @@ def record(flow):
     return flow.layer.calls(), flow.layer.counts
 
 
-def cases_of(calls, kinds):
+def cases_of(calls, kinds, later_too=False):
     """Every call in turn, named by its place and its number there, with every error that it may give."""
     cases = []
     for (kind, call, site), count in collections.Counter(call for call in calls if call[0] in kinds).items():
         numbers = range(1, count + 1)
         if kind == "alloc":
-            numbers = [1] if count == 1 else [1, (count + 1) // 2 + 1]
+            numbers = [1] if count == 1 or not later_too else [1, (count + 1) // 2 + 1]
         elif count > CALLS_A_PLACE:
             half = CALLS_A_PLACE // 2
             numbers = sorted(set(range(1, half + 1)) | {half + 1 + (count - half - 1) * i // half for i in range(1, half + 1)})
@@ -107,7 +107,7 @@ def run_flow(name, kinds, choose, limit_seconds=None):
     try:
         calls, result.counts = record(flow)
         result.places = collections.Counter(call[0] for call in set(calls))
-        cases = cases_of(calls, kinds)
+        cases = cases_of(calls, kinds, later_too=limit_seconds is not None)
         for fault in choose(cases):
             if limit_seconds is not None and time.monotonic() - started > limit_seconds:
                 break

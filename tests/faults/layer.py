@@ -46,7 +46,7 @@ ERRORS = {
 
 # These the process must get over as if nothing had happened.
 INVISIBLE = {("read", "EINTR"), ("read", "SHORT"), ("write", "EINTR"), ("write", "SHORT"), ("transfer", "EINTR"), ("transfer", "SHORT"),
-             ("transfer", "EAGAIN"), ("event", "EINTR"), ("close", "EINTR"), ("socket", "ECONNABORTED"), ("lock", "EINTR"), ("random", "EINTR")}
+             ("transfer", "EAGAIN"), ("event", "EINTR"), ("close", "EINTR"), ("lock", "EINTR"), ("random", "EINTR")}
 
 
 def errors_of(kind, call):
