@@ -35,13 +35,13 @@ def record(flow):
     return flow.layer.calls(), flow.layer.counts
 
 
-def cases_of(calls, kinds, later_too=False):
+def cases_of(calls, kinds):
     """Every call in turn, named by its place and its number there, with every error that it may give."""
     cases = []
     for (kind, call, site), count in collections.Counter(call for call in calls if call[0] in kinds).items():
         numbers = range(1, count + 1)
         if kind == "alloc":
-            numbers = [1] if count == 1 or not later_too else [1, (count + 1) // 2 + 1]
+            numbers = [1] if count == 1 else [1, (count + 1) // 2 + 1]
         elif count > CALLS_A_PLACE:
             half = CALLS_A_PLACE // 2
             numbers = sorted(set(range(1, half + 1)) | {half + 1 + (count - half - 1) * i // half for i in range(1, half + 1)})
@@ -107,7 +107,7 @@ def run_flow(name, kinds, choose, limit_seconds=None):
     try:
         calls, result.counts = record(flow)
         result.places = collections.Counter(call[0] for call in set(calls))
-        cases = cases_of(calls, kinds, later_too=limit_seconds is not None)
+        cases = cases_of(calls, kinds)
         for fault in choose(cases):
             if limit_seconds is not None and time.monotonic() - started > limit_seconds:
                 break
@@ -129,7 +129,7 @@ def run_flow(name, kinds, choose, limit_seconds=None):
 def chooser(sample, seed):
     def choose(cases):
         if sample is None:
-            return sorted(cases, key=lambda fault: (fault.kind == "alloc", fault.at if fault.kind == "alloc" else 0))
+            return sorted((fault for fault in cases if fault.kind != "alloc" or fault.at == 1), key=lambda fault: fault.kind == "alloc")
         picked = random.Random(seed)
         # Each class in turn, so that the allocations, which are most, do not push the others out.
         groups = collections.defaultdict(list)
