@@ -103,8 +103,8 @@ class Flow:
 
     @staticmethod
     def is_clear(output):
-        """An error line of the log, or a sentence of the command line."""
-        return any('"level":"error"' in line or line.startswith("claudemesh") for line in output.splitlines())
+        """An error line of the log, or a sentence of the command line; `daemon status` answers on standard output."""
+        return any('"level":"error"' in line or line.startswith("claudemesh") or "does not answer: " in line for line in output.splitlines())
 
     def expect(self, condition, text):
         if not condition:
@@ -791,7 +791,7 @@ class Command(Sending):
             raise Broken(f"{arguments}: does not end") from None
         finally:
             self.layer.arm(False)
-        self.judge_end(done.returncode, done.stderr.decode(errors="replace"), " ".join(map(str, arguments)), self.allowed)
+        self.judge_end(done.returncode, (done.stderr + done.stdout).decode(errors="replace"), " ".join(map(str, arguments)), self.allowed)
         if fault is None or fault.invisible or fault.at == 0:
             self.expect(done.returncode == 0, f"{arguments}: exit {done.returncode}: {done.stderr.decode()[-1500:]}")
         return done
