@@ -6,7 +6,7 @@
 #include <time.h>
 
 enum {
-    STEP_MS = 60 * 1000,           /* more is no correction of drift */
+    STEP_MS = 60 * 1000,             /* more is no correction of drift */
     BELIEVED_AFTER_MS = 3600 * 1000, /* a step that stands so long is the truth */
 };
 
