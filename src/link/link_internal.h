@@ -92,6 +92,7 @@ struct link {
     /* features */
     struct feature_set features;
     char negotiation_id[24];
+    bool negotiation_was_silent; /* the last one had no answer, and its ping no pong */
     json_t *early; /* frames that came before OPEN */
     size_t early_bytes;
     char *broker_version;

@@ -23,6 +23,7 @@ void negotiation_send(struct link *link)
     if (features_request_build(link->options.require, link->options.require_count, link->negotiation_id, &frame) == 0) {
         link->hello_sent_us = clock_monotonic_us();
         (void)link_write(link, frame.data, frame.length);
+        websocket_ping(link->socket);
     }
     buffer_release(&frame);
 }
@@ -96,6 +97,7 @@ static void judge(struct link *link, const json_t *response)
         return;
     }
     link->features = features;
+    link->negotiation_was_silent = false;
     (void)link_move(link, EVENT_AGREED, features.negotiated ? "features agreed" : "without feature negotiation");
 }
 
@@ -122,8 +124,18 @@ void negotiation_receive(struct link *link, const char *type, const json_t *fram
     }
 }
 
+/* A broker that answers a ping and not the request does not negotiate. One that answers neither may only be slow, or a network that swallows all: tried
+ * once more before it costs the five minutes of a refusal. */
 void negotiation_give_up(struct link *link)
 {
+    bool silent = websocket_rtt_ms(link->socket) < 0 && link->options.require_count > 0;
+    if (silent && !link->negotiation_was_silent) {
+        link->negotiation_was_silent = true;
+        link_close_socket(link, 1000, "no answer to the negotiation");
+        (void)link_move(link, EVENT_LOST, "the broker did not answer the negotiation");
+        return;
+    }
+    link->negotiation_was_silent = false;
     judge(link, NULL);
 }
 

@@ -341,12 +341,18 @@ static void keep_alive(struct websocket *socket)
         free(reason);
         return;
     }
-    if (now_ms - socket->pinged_at_ms >= socket->ping_ms) {
-        socket->pinged_at_ms = now_ms;
-        socket->ping_sent_us = clock_monotonic_us();
-        websocket_send_frame(socket, WSLAY_PING, &socket->ping_sent_us, sizeof(socket->ping_sent_us));
-    }
+    if (now_ms - socket->pinged_at_ms >= socket->ping_ms)
+        websocket_ping(socket);
     start_keepalive_timer(socket, now_ms);
+}
+
+void websocket_ping(struct websocket *socket)
+{
+    if (socket->state != WEBSOCKET_OPEN)
+        return;
+    socket->pinged_at_ms = clock_monotonic_ms();
+    socket->ping_sent_us = clock_monotonic_us();
+    websocket_send_frame(socket, WSLAY_PING, &socket->ping_sent_us, sizeof(socket->ping_sent_us));
 }
 
 void websocket_take_pong(struct websocket *socket)

@@ -48,6 +48,7 @@ void websocket_abort(struct websocket *socket);
 void websocket_set_keepalive(struct websocket *socket, int64_t ping_ms, int64_t silence_ms);
 /* A smaller maximum than LIMIT_FRAME for the messages that begin from now on: of peers that are not known yet. */
 void websocket_set_maximum(struct websocket *socket, size_t maximum);
+void websocket_ping(struct websocket *socket);            /* now, once it is open: whether somebody is there */
 int64_t websocket_rtt_ms(const struct websocket *socket); /* of the newest ping that was answered; -1: none yet */
 /* Stops and resumes reading (back pressure). */
 void websocket_pause(struct websocket *socket, bool paused);

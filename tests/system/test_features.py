@@ -2,6 +2,7 @@
 
 import copy
 import json
+import threading
 
 import pytest
 
@@ -66,7 +67,6 @@ def test_a_broker_that_lacks_what_is_required_is_refused_with_4010(world, name):
 
 
 def test_the_event_tells_local_programs(world):
-    import threading
     go = threading.Event()
 
     def serve(connection, _index):
@@ -171,3 +171,41 @@ def test_the_maximum_age_follows_the_brokers_retention_and_an_override_above_it_
     alice.settings("[outbox]\nmax_age_hours_override = 71\n")
     alice.up()
     alice.wait_connected()
+
+
+def test_a_broker_that_answers_pings_and_no_negotiation_is_refused_at_once(world):
+    def serve(connection, _index):
+        stub_handshake(connection, answer_negotiation=False)
+        while connection.receive() is not None:
+            pass
+
+    stub = Stub(world, serve)
+    node = Node(world, "host")
+    fake_mesh(node, stub.url)
+    node.up()
+    wait_for(lambda: node.health()["meshes"][0]["status"] == "refused", 30)
+    assert stub.count == 1
+
+
+@pytest.mark.parametrize("silent_times, outcome", [(1, "open"), (2, "refused")])
+def test_a_broker_that_falls_silent_in_the_negotiation_is_tried_once_more_before_it_is_refused(world, silent_times, outcome):
+    over = threading.Event()
+
+    def serve(connection, index):
+        if index < silent_times:
+            stub_handshake(connection, answer_negotiation=False)
+            over.wait(60)  # neither an answer nor a pong
+            return
+        stub_handshake(connection)
+        while (frame := connection.receive()) is not None:
+            stub_answer(connection, frame)
+
+    stub = Stub(world, serve)
+    node = Node(world, "host")
+    fake_mesh(node, stub.url)
+    node.up()
+    try:
+        wait_for(lambda: node.health()["meshes"][0]["status"] == outcome, 30)
+        assert stub.count == 2
+    finally:
+        over.set()
