@@ -70,6 +70,11 @@ void websocket_pause(struct websocket *socket, bool paused)
     socket->paused = paused;
 }
 
+void websocket_ping(struct websocket *socket)
+{
+    REQUIRE(!socket->closing);
+}
+
 size_t websocket_backlog(const struct websocket *socket)
 {
     (void)socket;
