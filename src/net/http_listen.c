@@ -261,6 +261,10 @@ int http_server_listen_tcp(struct http_server *server, const char *host, uint16_
 
     (void)snprintf(service, sizeof(service), "%u", port);
     result = getaddrinfo(host, service, &hints, &addresses);
+    if (result == EAI_MEMORY)
+        memory_exhausted();
+    if (result == EAI_SYSTEM)
+        return error_set_errno(error, "Cannot look up '%s'", host);
     if (result != 0)
         return error_set(error, ERROR_INVALID, "Cannot listen on '%s': %s.", host, gai_strerror(result));
     result = bind_tcp(addresses, host, port, &fd, error);
