@@ -146,3 +146,8 @@ def settings(seed, node):
     """A daemon's config.toml: most runs as it comes, some with a narrow window, so that more waits in more places."""
     generator = random.Random(f"{seed}/settings/{node}")
     return f"[drain]\nwindow = {generator.choice((256, 256, 256, 16, 3))}\n"
+
+
+def slowest_disk_us(seed, name):
+    """How long the write and the sync of a commit may take in this process, beyond what the disk takes. What happens during a commit is what a kill must meet."""
+    return random.Random(f"{seed}/disk/{name}").choice((0, 1000, 3000, 10000))

@@ -58,7 +58,9 @@ class Run:
 
     def set_up(self):
         (self.world.directory / "schedule.txt").write_text("\n".join(f"{index + 1}. {blow}" for index, blow in enumerate(self.blows)) + "\n")
-        broker = harness.Broker(self.world)
+        say = ", ".join(f"{name} {plan.slowest_disk_us(self.seed, name)} µs" for name in (*NODES, "broker"))
+        self.say(f"  disks take up to: {say}")
+        broker = harness.Broker(self.world, environment=self.disk("broker"))
         owner = harness.Node(self.world, NODES[0])
         harness.create_mesh(broker, owner)
         actors = {name: owner if name == NODES[0] else harness.Node(self.world, name) for name in NODES}
@@ -66,6 +68,7 @@ class Run:
             if actor is not owner:
                 harness.join(owner, actor)
             actor.settings(plan.settings(self.seed, name))
+            actor.more_environment = self.disk(name)
             self.nodes[name] = Process(name, actor, lambda actor=actor: actor.up(wait=False))
             self.nodes[name].start()
         self.broker = Process("broker", broker, lambda: broker.start(wait=False))
@@ -82,6 +85,17 @@ class Run:
         for name in NODES:
             for thread, depth in enumerate(DEPTHS):
                 self.senders.append(Sender(self, name, plan.Sender(self.seed, name, thread, NODES, bodies), depth, self.keys))
+
+    def disk(self, name):
+        """The environment that gives a process the disk of the plan. Not with a sanitizer: those want to be loaded first, and are slow enough."""
+        slowest = plan.slowest_disk_us(self.seed, name)
+        if not slowest or harness.SLOW != 1 or sys.platform != "linux":
+            return {}
+        library = self.world.directory / "slow_disk.so"
+        if not library.exists():
+            compiler = os.environ.get("CC", "cc").split()
+            self.world.run(*compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "slow_disk.c", "-ldl", check=0)
+        return {"LD_PRELOAD": str(library), "CLAUDEMESH_SLOW_DISK_US": str(slowest)}
 
     # ---- killing ----------------------------------------------------------------------------------------------------
 
