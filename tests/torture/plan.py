@@ -143,9 +143,11 @@ def blows(seed, nodes, kills):
 
 
 def settings(seed, node):
-    """A daemon's config.toml: most runs as it comes, some with a narrow window, so that more waits in more places."""
+    """A daemon's config.toml: most runs as it comes, some with a narrow window, so that more waits in more places, some without syncs, which a kill must not need."""
     generator = random.Random(f"{seed}/settings/{node}")
-    return f"[drain]\nwindow = {generator.choice((256, 256, 256, 16, 3))}\n"
+    window = generator.choice((256, 256, 256, 16, 3))
+    fsync = generator.choice(("strict", "strict", "strict", "batched"))
+    return f'[drain]\nwindow = {window}\n\n[outbox]\nfsync = "{fsync}"\n'
 
 
 def slowest_disk_us(seed, name):
