@@ -26,7 +26,7 @@ The contract, for whoever drives it (run, test_power_loss.py, mutants.py):
 
 The binary is any claudemesh (a mutant too): the VFS comes by LD_PRELOAD, from $CLAUDEMESH_POWERLOSS_VFS, else from the build directory of
 $CLAUDEMESH_BINARY, else from build/. The victim is started again without the VFS, by the same binary;
-in half of the runs with it, and the power goes once more soon after.
+in most of the runs with it, and the power goes once more soon after.
 """
 
 import concurrent.futures
