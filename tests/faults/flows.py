@@ -137,8 +137,11 @@ class Process:
     def remember(self):
         with contextlib.suppress(OSError):
             self.mark = os.path.getsize(self.actor.log)
-        if not self.alive:
-            self.begun = self.mark
+
+    def begin(self):
+        """Before a start."""
+        self.remember()
+        self.begun = self.mark
 
     @property
     def alive(self):
@@ -165,7 +168,7 @@ class Process:
             self.judge(what)
             self.flow.deaths += 1
         self.flow.layer.arm(False)
-        self.remember()
+        self.begin()
         self.launch()
 
     def launch(self):
@@ -508,7 +511,7 @@ class Start(Sending):
         node, process = self.actor, self.process
         self.expect(not process.alive, "still running")
         self.prepare()
-        process.remember()
+        process.begin()
         ids = self.new_ids(1)
         accepted = []
         if fault is not None:
@@ -527,7 +530,7 @@ class Start(Sending):
         self.layer.arm(False)
         self.expect((node.config / "config.json").read_bytes() == self.config, "config.json was changed")
         # Normally, on what the failed start left.
-        process.remember()
+        process.begin()
         node.api.close()
         node.up()
         self.check(accepted)
@@ -629,7 +632,7 @@ class Stop(Sending):
         self.layer.arm(False)
         if fault is None or fault.invisible or fault.at == 0:
             self.expect(status == 0, f"the stop: exit {status}\n{self.process.said()[-2000:]}")
-        self.process.remember()
+        self.process.begin()
         self.alice.api.close()
         self.alice.up()
         self.wait_received(self.bob, ids, self.process.ensure)
@@ -730,7 +733,7 @@ class ServeStart(Flow):
             for path in self.broker.home.glob("*"):
                 if path.name != "broker.log":
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self.process.remember()
+        self.process.begin()
         if fault is not None:
             self.layer.arm()
         try:
@@ -747,7 +750,7 @@ class ServeStart(Flow):
         if fault is None or fault.invisible or fault.at == 0:
             self.expect(up and self.broker.process.returncode == 0, f"exit {self.broker.process.returncode}\n{self.process.said()[-2000:]}")
         self.layer.arm(False)
-        self.process.remember()
+        self.process.begin()
         self.broker.start()
         token = self.broker.admin_token_file
         self.expect(not token.exists() or len(token.read_text().strip()) >= 32, "half an admin token")
@@ -882,6 +885,7 @@ class SendCommand(Command):
     def start_daemon(self):
         self.alice.up()
         self.alice.wait_connected()
+        harness.wait_for(lambda: any(peer["name"] == "bob" for peer in self.alice.api.get("/v1/peers").json["peers"]), 30, "bob's name")
 
     def perform(self, fault):
         (name,) = self.new_ids(1)
