@@ -29,7 +29,7 @@ static _Noreturn void die(const struct error *error)
 
 static struct options parse_options(int argc, char **argv)
 {
-    static const struct option table[] = { { "from", 1, 0, 'f' }, { "to", 1, 0, 't' },   { "at", 1, 0, 'a' },
+    static const struct option table[] = { { "from", 1, 0, 'f' },  { "to", 1, 0, 't' },   { "at", 1, 0, 'a' },
                                            { "count", 1, 0, 'n' }, { "size", 1, 0, 'b' }, { 0, 0, 0, 0 } };
     struct options options = { .count = 2000, .size = 256 };
     int found = 0;

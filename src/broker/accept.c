@@ -266,6 +266,7 @@ static void submit(struct session *session, struct send_request *request)
     request->sender = session->member;
     session->member->references++;
     store->request.done = decided;
+    store->request.patient = websocket_has_input(session->socket);
     store->mesh = session->member->mesh->key;
     store->sender = session->member->key;
     store->connection = session->connection;

@@ -51,7 +51,7 @@ int daemon_load_settings(const struct daemon_options *options, struct settings *
 void daemon_limits(const struct settings *settings, struct ipc_limits *ret_limits);
 struct outbox_limits daemon_outbox_limits(const struct settings *settings) MUST_CHECK;
 int daemon_open_log(const struct daemon *daemon, struct error *error) MUST_CHECK;
-void daemon_check_environment(void); /* warns of variables that nobody reads */
+void daemon_check_environment(void);       /* warns of variables that nobody reads */
 void daemon_reload(struct daemon *daemon); /* SIGHUP */
 
 /* databases.c */

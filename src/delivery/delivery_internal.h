@@ -44,8 +44,8 @@ struct acks {
 };
 
 struct directory {
-    json_t *presences;  /* array, as peers_list has them; the last known */
-    json_t *of_member;  /* object: a member's key, and an array of its presences */
+    json_t *presences; /* array, as peers_list has them; the last known */
+    json_t *of_member; /* object: a member's key, and an array of its presences */
     size_t presence_bytes;
     json_t *departures; /* object: a member's key, and when it was last present */
     int64_t lost_at;    /* when the link was lost; -1 before */

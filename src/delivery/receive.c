@@ -175,6 +175,7 @@ static void store(struct delivery *delivery, const struct received *received)
     insert->row = make_row(delivery, received);
     insert->legacy_once = !received->is_envelope;
     insert->argument = arrival;
+    insert->patient = link_has_input(delivery->link);
     inbox_insert(delivery->inbox, insert, stored);
 }
 

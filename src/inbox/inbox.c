@@ -341,8 +341,8 @@ void inbox_insert(struct inbox *inbox, struct inbox_insert *insert, void (*done)
 {
     struct insert_task *work = memory_zalloc(sizeof(*work));
     ulid_generate(insert->row->id);
-    work->task =
-        (struct db_task){ .run = run_insert, .done = done_insert, .flags = insert->legacy_once ? DB_DURABLE | DB_SAVEPOINT : DB_DURABLE };
+    work->task = (struct db_task){ .run = run_insert, .done = done_insert, .flags = DB_DURABLE };
+    work->task.flags |= (insert->legacy_once ? (unsigned)DB_SAVEPOINT : 0) | (insert->patient ? (unsigned)DB_PATIENT : 0);
     work->inbox = inbox;
     work->number = ++inbox->insert_count;
     work->attempt = inbox->attempt;

@@ -37,6 +37,7 @@ struct inbox_insert {
     struct inbox_row *row; /* taken over; after done: seq set when new */
     bool legacy_once;      /* bodyVersion 1: also deduped for ever by `content` */
     bool from_history;
+    bool patient; /* others are about to follow, and may share its commit (DB_PATIENT) */
     /* results: */
     int status; /* 0; negative: not stored, do not acknowledge */
     bool is_new;

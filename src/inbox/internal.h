@@ -14,7 +14,7 @@ struct quarantine_count {
 };
 
 enum {
-    INBOX_STEP_ROWS = 500,     /* rows a step when marking or pruning: one commit stays short */
+    INBOX_STEP_ROWS = 500, /* rows a step when marking or pruning: one commit stays short */
     /* A mesh's, in rows and in bytes: neither a hostile broker nor a hostile member may fill the disk with them. */
     QUARANTINE_MAXIMUM = 10000,
     QUARANTINE_BYTES = 64 * 1024 * 1024

@@ -531,6 +531,11 @@ size_t link_backlog(const struct link *link)
     return link->socket == NULL || link->socket_closing ? 0 : websocket_backlog(link->socket);
 }
 
+bool link_has_input(const struct link *link)
+{
+    return link->socket != NULL && websocket_has_input(link->socket);
+}
+
 void link_pause(struct link *link, bool paused)
 {
     if (link->phase == PHASE_OPEN && link->socket != NULL && !link->socket_closing) {

@@ -62,12 +62,13 @@ const char *link_broker_version(const struct link *link); /* "" unknown */
 int64_t link_clock_skew_ms(const struct link *link);      /* 0 unless corrected */
 /* The broker's time as this link knows it, to 60 s: while it is open it follows no step of this host's clock. */
 int64_t link_now_ms(const struct link *link);
-int64_t link_lag_ms(const struct link *link);             /* newest ping's round trip; until there is one, hello's; -1 unknown */
-bool link_is_revoked(const struct link *link);            /* closed with 4002 */
+int64_t link_lag_ms(const struct link *link);  /* newest ping's round trip; until there is one, hello's; -1 unknown */
+bool link_is_revoked(const struct link *link); /* closed with 4002 */
 
 /* -1 when not open. */
 int link_send(struct link *link, const char *text, size_t size);
 size_t link_backlog(const struct link *link);
+bool link_has_input(const struct link *link); /* in a callback: more frames may follow at once */
 /* Adds _reqId, sends, and calls back once with the answer, or NULL (timeout of 15 s, or the link was lost: never silently dropped). The request is borrowed. An `error` frame with the id is an answer too. */
 /* -1 when not open: then there is no callback. */
 int link_request(struct link *link, json_t *request, void (*answer)(void *argument, const json_t *answer), void *argument);

@@ -93,7 +93,7 @@ struct link {
     struct feature_set features;
     char negotiation_id[24];
     bool negotiation_was_silent; /* the last one had no answer, and its ping no pong */
-    json_t *early; /* frames that came before OPEN */
+    json_t *early;               /* frames that came before OPEN */
     size_t early_bytes;
     char *broker_version;
     int64_t lag_ms; /* hello's, or the negotiation's */

@@ -233,6 +233,11 @@ size_t websocket_backlog(const struct websocket *socket)
     return socket->channel == NULL ? 0 : channel_backlog(socket->channel);
 }
 
+bool websocket_has_input(const struct websocket *socket)
+{
+    return socket->feed_size > 0;
+}
+
 /* ---- closing ------------------------------------------------------------------------------------------------------- */
 
 /* code 0: an empty close frame. */

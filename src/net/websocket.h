@@ -40,6 +40,8 @@ int websocket_connect(struct loop *loop, const struct websocket_connect *connect
  * (then the socket is closed: a slow peer). */
 int websocket_send(struct websocket *socket, const char *text, size_t size);
 size_t websocket_backlog(const struct websocket *socket); /* bytes queued and not yet taken by the kernel */
+/* In a callback: whether more of what was read is still to be parsed, so that another message may follow at once. */
+bool websocket_has_input(const struct websocket *socket);
 /* Sends a close frame (reason cut to 123 bytes), waits 2 s for the peer's, then `closed` with the code given. */
 void websocket_close(struct websocket *socket, int code, const char *reason);
 /* At once, without a `closed` callback; frees. Takes NULL. */

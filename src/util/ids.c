@@ -18,7 +18,8 @@ static uint8_t ulid_last_random[ULID_RANDOM_BYTES];
 /* Without randomness ids repeat, and repeated ids lose messages. */
 static NO_RETURN void end_without_randomness(void)
 {
-    (void)fprintf(stderr, "claudemesh: the system gives no random bytes (getentropy: %s), and nothing is safe without; does a sandbox forbid it?\n",
+    (void)fprintf(stderr,
+                  "claudemesh: the system gives no random bytes (getentropy: %s), and nothing is safe without; does a sandbox forbid it?\n",
                   strerror(errno));
     _exit(70);
 }

@@ -3,8 +3,15 @@
 
 #include <errno.h>
 #include <time.h>
+#include <unistd.h>
 
-enum { NS_A_MS = 1000000, NS_A_SECOND = 1000000000 };
+enum {
+    NS_A_US = 1000,
+    NS_A_MS = 1000000,
+    NS_A_SECOND = 1000000000,
+    SPIN_FEW = 2,   /* with more at a time a wake is shared, and the processor has better things to do */
+    QUICK_TIMES = 2 /* a wait counts as quick up to this many spins: some of it is the waking that a spin saves */
+};
 
 void mailbox_init(struct mailbox *mailbox, void (*wake)(void *), void *wake_argument)
 {
@@ -58,7 +65,7 @@ static void post(struct mailbox *mailbox, struct message *first, struct message 
     last->next = NULL;
     pthread_mutex_lock(&mailbox->mutex);
     bool was_empty = mailbox->first == NULL;
-    bool tell = was_empty || (urgent && mailbox->urgent == 0);
+    bool tell = mailbox->reader_waits && (was_empty || (urgent && mailbox->urgent == 0));
     if (was_empty) {
         mailbox->first = first;
         mailbox->patient_until_ns = urgent ? 0 : monotonic_ns() + patience_ms * NS_A_MS;
@@ -67,7 +74,7 @@ static void post(struct mailbox *mailbox, struct message *first, struct message 
     }
     mailbox->last = last;
     mailbox->count += count;
-    mailbox->urgent += urgent ? count : 0;
+    atomic_store_explicit(&mailbox->urgent, mailbox->urgent + (urgent ? count : 0), memory_order_relaxed);
     void (*wake)(void *) = was_empty ? mailbox->wake : NULL;
     void *wake_argument = mailbox->wake_argument;
     if (tell) {
@@ -144,20 +151,43 @@ static bool is_due_locked(const struct mailbox *mailbox, int64_t deadline_ns, in
     return false;
 }
 
+void mailbox_set_spin(struct mailbox *mailbox, int64_t spin_us)
+{
+    mailbox->spin_ns = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? spin_us * NS_A_US : 0;
+}
+
+/* Without the mutex, which would keep the poster out. What it misses the look under the mutex finds. */
+static void spin(struct mailbox *mailbox, int64_t until_ns)
+{
+    while (atomic_load_explicit(&mailbox->urgent, memory_order_relaxed) == 0 && monotonic_ns() < until_ns) {
+#if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+#endif
+    }
+}
+
 struct message *mailbox_wait_all(struct mailbox *mailbox, int64_t timeout_ms, bool *ret_closed)
 {
     int64_t longest_ms = INT64_MAX / 4 / NS_A_MS;
     int64_t wait_ms = timeout_ms < longest_ms ? timeout_ms : longest_ms;
     int64_t deadline_ns = timeout_ms < 0 ? -1 : monotonic_ns() + wait_ms * NS_A_MS;
     int64_t until_ns = -1;
+    int64_t asked_ns = mailbox->spin_ns > 0 ? monotonic_ns() : 0;
+    if (mailbox->answers_quickly) {
+        spin(mailbox, asked_ns + mailbox->spin_ns);
+    }
     pthread_mutex_lock(&mailbox->mutex);
+    mailbox->reader_waits = true;
     while (!is_due_locked(mailbox, deadline_ns, &until_ns) && wait_locked(mailbox, until_ns)) {
     }
+    mailbox->reader_waits = false;
+    bool few = mailbox->count <= SPIN_FEW;
     struct message *first = take_all_locked(mailbox);
     if (ret_closed != NULL) {
         *ret_closed = first == NULL && mailbox->closed;
     }
     pthread_mutex_unlock(&mailbox->mutex);
+    mailbox->answers_quickly = mailbox->spin_ns > 0 && first != NULL && few && monotonic_ns() - asked_ns <= QUICK_TIMES * mailbox->spin_ns;
     return first;
 }
 

@@ -4,6 +4,7 @@
 #define UTIL_MAILBOX_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -18,15 +19,21 @@ struct mailbox {
     pthread_cond_t not_empty;
     struct message *first, *last;
     size_t count;
-    size_t urgent;            /* of these, what was not posted with patience */
+    atomic_size_t urgent;     /* of these, what was not posted with patience */
     int64_t patient_until_ns; /* monotonic; when the oldest of the others has waited enough */
     bool closed;
+    bool reader_waits;            /* it blocks, and must be woken */
+    int64_t spin_ns;              /* see mailbox_set_spin */
+    bool answers_quickly;         /* the reader's: the last wait was short */
     void (*wake)(void *argument); /* called outside the mutex when it becomes non-empty; may be NULL */
     void *wake_argument;
 };
 
 void mailbox_init(struct mailbox *mailbox, void (*wake)(void *), void *wake_argument);
 void mailbox_release(struct mailbox *mailbox); /* must be empty */
+/* For one reader, to whom single messages come one soon after another: while they come within about spin_us of its asking, it looks for the next one that long before it blocks: waking a thread costs about as much. Never on one
+ * processor. 0 (the default): it blocks at once. */
+void mailbox_set_spin(struct mailbox *mailbox, int64_t spin_us);
 void mailbox_post(struct mailbox *mailbox, struct message *message);
 /* The same, but mailbox_wait_all may leave it lying for up to patience_ms, so that what comes meanwhile is taken with it. The order stays; anything urgent behind it takes it along at once. */
 void mailbox_post_patient(struct mailbox *mailbox, struct message *message, int64_t patience_ms);

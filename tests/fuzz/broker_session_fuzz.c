@@ -72,6 +72,12 @@ void websocket_pause(struct websocket *socket, bool paused)
     socket->paused = paused;
 }
 
+bool websocket_has_input(const struct websocket *socket)
+{
+    (void)socket;
+    return false;
+}
+
 size_t websocket_backlog(const struct websocket *socket)
 {
     return socket->stuck ? BROKER_ANSWER_BACKLOG + 1 : 0;

@@ -75,6 +75,12 @@ void websocket_ping(struct websocket *socket)
     REQUIRE(!socket->closing);
 }
 
+bool websocket_has_input(const struct websocket *socket)
+{
+    (void)socket;
+    return false;
+}
+
 size_t websocket_backlog(const struct websocket *socket)
 {
     (void)socket;

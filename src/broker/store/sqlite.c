@@ -93,7 +93,7 @@ void sqlite_submit(struct store *store, struct store_request *request, enum stor
         db_read(sqlite->db, &task->task);
         return;
     }
-    task->task.flags = DB_SAVEPOINT | (way == RUN_WRITING_DURABLY ? DB_DURABLE : 0u);
+    task->task.flags = DB_SAVEPOINT | (way == RUN_WRITING_DURABLY ? DB_DURABLE : 0u) | (request->patient ? DB_PATIENT : 0u);
     db_write(sqlite->db, &task->task);
 }
 

@@ -46,7 +46,7 @@ static const char CHECK_HISTORY[] =
     " WHEN m.history_id < 1 OR m.id <"
     " (SELECT p.id FROM message p WHERE p.mesh_id = m.mesh_id AND p.history_id < m.history_id ORDER BY p.history_id DESC LIMIT 1) "
     "THEN " MESSAGE_TITLE " || ': its history_id ' || m.history_id || ' is out of the order of acceptance, and a reader of history may "
-                          "miss it. Restore a backup of the store.'"
+    "miss it. Restore a backup of the store.'"
     " END FROM (SELECT id, mesh_id, history_id, broker_message_id FROM message WHERE id > ?1 ORDER BY id LIMIT ?5) m";
 static const char CHECK_MESSAGE[] =
     "SELECT m.id, 0, 0, 0, CASE"

@@ -33,6 +33,7 @@ struct store;
 struct store_request {
     void (*done)(struct store_request *request);
     void *argument;            /* the caller's */
+    bool patient;              /* others are about to follow, and may share its commit (DB_PATIENT) */
     int status;                /* 0, or a negative error code; -ERROR_FULL: the disk is full */
     const struct error *error; /* valid during done */
     int64_t submitted_us;      /* monotonic */
