@@ -74,7 +74,7 @@ FUZZ_RUNS ?= 0
 FUZZ_TARGETS ?=
 
 fuzz: ## fuzz every parser (or FUZZ_TARGETS), FUZZ_SECONDS each, at most FUZZ_RUNS executions; fails when anything is found
-	@script/bootstrap sanitize
+	@script/bootstrap fuzz
 	@script/fuzz $(FUZZ_SECONDS) $(FUZZ_RUNS) $(FUZZ_TARGETS)
 
 install: all ## install under the prefix (PREFIX with meson setup)

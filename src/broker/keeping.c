@@ -46,7 +46,9 @@ static void step(struct broker *broker, struct store_keep *keep, int stage)
 {
     keep->request.done = kept;
     keep->request.argument = broker;
-    keep->now_ms = clock_steady_ms(); /* nothing is forgotten because a clock is wrong for a while */
+    int64_t wall_ms = clock_wall_ms();
+    int64_t steady_ms = clock_steady_ms();
+    keep->now_ms = wall_ms < steady_ms ? wall_ms : steady_ms; /* nothing is forgotten because a clock was wrong for a while, or is */
     keep->message_retention_ms = broker->figures.message_retention_ms;
     keep->session_retention_ms = SESSION_RETENTION_DAYS * DAY_MS;
     keep->audit_retention_ms = AUDIT_RETENTION_DAYS * DAY_MS;

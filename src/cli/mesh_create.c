@@ -12,7 +12,7 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-enum { ROOT_KEY_BYTES = 32, TOKEN_FILE_LIMIT = 4096, PENDING_ID_DIGITS = 40 };
+enum { ROOT_KEY_BYTES = 32, TOKEN_FILE_LIMIT = 4096 };
 
 static const struct cli_option OPTIONS[] = {
     { "broker", 0, OPTION_VALUE, "URL", "where the mesh lives, as in wss://broker.example.org/ws" },
@@ -27,7 +27,7 @@ struct creation {
     struct settings *settings;
     struct keypair *owner;
     char *token, *broker_url, *display_name;
-    char slug[LIMIT_NAME + 1], mesh_id[UUID_SIZE], pending_id[SHA256_HEX_SIZE];
+    char slug[LIMIT_NAME + 1], mesh_id[UUID_SIZE], pending_id[PENDING_ID_SIZE];
     struct pending_key pending;
     const char *name;
     json_t *answer;
@@ -94,16 +94,6 @@ static int read_token(struct cli *cli, char **ret_token)
     return status;
 }
 
-/* A slug is one mesh's at a broker, so that the same command finds the same key again. */
-static void name_pending_key(struct creation *creation)
-{
-    char *text = memory_printf("%s %s", creation->slug, creation->broker_url);
-    sha256_hex(text, strlen(text), creation->pending_id);
-    free(text);
-    creation->pending_id[PENDING_ID_DIGITS] = '\0';
-    creation->pending = (struct pending_key){ .kind = "mesh", .id = creation->pending_id };
-}
-
 /* Made of the owner's key, so that a making that is repeated names the same mesh: a UUID of version 8. */
 static void make_mesh_id(struct creation *creation)
 {
@@ -147,7 +137,8 @@ static int prepare(struct cli *cli, struct creation *creation)
         meshes_display_name(cli_value(cli, "name"), &creation->file, &creation->display_name, &error) != 0) {
         return cli_fail_usage(cli, "%s", error.message);
     }
-    name_pending_key(creation);
+    pending_key_name_mesh(creation->slug, creation->broker_url, creation->pending_id);
+    creation->pending = (struct pending_key){ .kind = PENDING_KIND_MESH, .id = creation->pending_id };
     const struct config_mesh *joined = config_file_mesh(&creation->file, creation->slug);
     if (joined != NULL) {
         if (string_equal(joined->broker_url, creation->broker_url)) {

@@ -2,6 +2,8 @@
 #include "cli/broker_link.h"
 #include "cli/meshes.h"
 #include "cli/output.h"
+#include "cli/pending_key.h"
+#include "crypto/crypto.h"
 #include "json/json.h"
 #include "proto/statement.h"
 #include "util/clock.h"
@@ -126,6 +128,17 @@ static int tell_broker(struct cli *cli, const struct config_mesh *mesh)
     return status;
 }
 
+/* Left by a making that ended before it was done: the next mesh of this name must not be this one. */
+static void forget_pending_key(struct cli *cli, const struct config_mesh *mesh)
+{
+    char id[PENDING_ID_SIZE];
+    struct error error;
+    if (crypto_start(&error) == 0) {
+        pending_key_name_mesh(mesh->slug, mesh->broker_url, id);
+        pending_key_forget(&cli->paths, &(struct pending_key){ .kind = PENDING_KIND_MESH, .id = id });
+    }
+}
+
 static int leave(struct cli *cli, const struct config_mesh *mesh)
 {
     struct error error = { 0 };
@@ -144,6 +157,7 @@ static int leave(struct cli *cli, const struct config_mesh *mesh)
     if (config_file_remove_mesh(cli->paths.config_json, mesh->slug, &error) != 0) {
         return cli_fail_error(cli, &error);
     }
+    forget_pending_key(cli, mesh);
     if (cli->json) {
         json_t *document = json_new_object();
         json_put_string(document, "slug", mesh->slug);

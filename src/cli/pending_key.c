@@ -77,3 +77,13 @@ void pending_key_refused(const struct config_paths *paths, const struct pending_
         pending_key_forget(paths, pending);
     }
 }
+
+void pending_key_name_mesh(const char *slug, const char *broker_url, char ret_id[static PENDING_ID_SIZE])
+{
+    char digest[SHA256_HEX_SIZE];
+    char *text = memory_printf("%s %s", slug, broker_url);
+    sha256_hex(text, strlen(text), digest);
+    free(text);
+    memcpy(ret_id, digest, PENDING_ID_SIZE - 1);
+    ret_id[PENDING_ID_SIZE - 1] = '\0';
+}

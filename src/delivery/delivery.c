@@ -276,6 +276,7 @@ static void link_lost(struct delivery *delivery)
 {
     delivery->open = false;
     drain_lost(delivery->drain);
+    receipts_lost(delivery);
     receive_lost(delivery);
     acks_lost(delivery);
     profile_lost(delivery);

@@ -138,6 +138,7 @@ void acks_lost(struct delivery *delivery);
 /* receipts.c */
 void receipts_init(struct delivery *delivery);
 void receipts_release(struct delivery *delivery);
+void receipts_lost(struct delivery *delivery); /* the link is */
 void receipts_accepted(struct delivery *delivery, const char *client_message_id, const char *broker_message_id, const char *destination_ref,
                        const struct sha256 *content);
 void receipts_receive(struct delivery *delivery, const json_t *frame);

@@ -84,15 +84,24 @@ static void free_early(struct early_receipt *early)
     free(early);
 }
 
+/* None of the early ones was acknowledged: the broker sends them again. */
+void receipts_lost(struct delivery *delivery)
+{
+    struct receipts *receipts = delivery->receipts;
+    for (struct early_receipt *early = receipts->early, *next = NULL; early != NULL; early = next) {
+        next = early->next;
+        free_early(early);
+    }
+    receipts->early = NULL;
+    receipts->early_count = 0;
+}
+
 void receipts_release(struct delivery *delivery)
 {
     for (size_t i = 0; i < RECENT_SENDS; i++) {
         forget_send(&delivery->receipts->sends[i]);
     }
-    for (struct early_receipt *early = delivery->receipts->early, *next = NULL; early != NULL; early = next) {
-        next = early->next;
-        free_early(early);
-    }
+    receipts_lost(delivery);
     free(delivery->receipts);
     delivery->receipts = NULL;
 }

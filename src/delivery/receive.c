@@ -161,7 +161,7 @@ static struct inbox_row *make_row(const struct delivery *delivery, const struct 
     row->reply_to_id = memory_strdup(sealed ? envelope->reply_to : push->reply_to_id);
     row->history_id = push->history_id;
     row->sent_at = sealed ? envelope->sent_at : push->created_at;
-    row->received_at = clock_wall_ms();
+    row->received_at = clock_steady_ms(); /* as it is judged by when it is pruned */
     row->seen_at = -1;
     row->content = received->content;
     return row;
@@ -217,7 +217,7 @@ static void quarantine(struct delivery *delivery, const json_t *frame, const cha
     row->broker_message_id = cut(push.message_id);
     row->reason = memory_strdup(reason);
     row->push = json_to_string(frame, NULL);
-    row->received_at = clock_wall_ms();
+    row->received_at = clock_steady_ms(); /* as it is judged by when it is pruned */
     struct arrival *arrival = arrival_new(delivery, frame, &push, push.client_message_id);
     inbox_quarantine(delivery->inbox, row, put_away, arrival);
 }

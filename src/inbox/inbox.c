@@ -123,6 +123,7 @@ int inbox_open(struct db *db, struct inbox **ret_inbox, struct error *error)
 {
     struct inbox *inbox = memory_zalloc(sizeof(*inbox));
     inbox->db = db;
+    inbox->first_of_attempt = 1;
     db_set_hooks(db, &(struct db_hooks){ .argument = inbox, .committed = committed, .rolled_back = rolled_back });
     struct open_task open = { .task = { .run = run_open, .flags = DB_SAVEPOINT | DB_DURABLE }, .inbox = inbox };
     int status = db_write_wait(db, &open.task);
@@ -205,7 +206,7 @@ void inbox_poke(struct inbox *inbox)
 struct insert_task {
     struct db_task task;
     struct inbox *inbox;
-    uint64_t number, attempt;
+    uint64_t number, attempt, first_of_attempt;
     struct inbox_insert *insert;
     void (*done)(struct inbox_insert *insert);
 };
@@ -310,7 +311,8 @@ static int run_insert(struct db_connection *connection, struct db_task *task)
 {
     const struct insert_task *work = CONTAINER_OF(task, struct insert_task, task);
     struct inbox *inbox = work->inbox;
-    if (work->attempt == inbox->attempt_run && work->number != inbox->inserts_run + 1)
+    bool follows = work->attempt == inbox->attempt_run && work->number == inbox->inserts_run + 1;
+    if (!follows && work->number != work->first_of_attempt)
         return error_set(&task->error, ERROR_BUSY, "an earlier message is not stored yet");
     int status = store_once(connection, task);
     if (status == 0) {
@@ -328,8 +330,10 @@ static void done_insert(struct db_task *task)
     inbox_note_result(work->inbox, task->status);
     if (task->status < 0)
         insert->is_new = insert->replay_suspected = false;
-    if (task->status < 0 && work->attempt == work->inbox->attempt)
+    if (task->status < 0 && work->attempt == work->inbox->attempt) {
         work->inbox->attempt++;
+        work->inbox->first_of_attempt = work->inbox->insert_count + 1;
+    }
     if (insert->is_new && insert->row->seq > work->inbox->newest_seq)
         work->inbox->newest_seq = insert->row->seq;
     void (*done)(struct inbox_insert *) = work->done;
@@ -346,6 +350,7 @@ void inbox_insert(struct inbox *inbox, struct inbox_insert *insert, void (*done)
     work->inbox = inbox;
     work->number = ++inbox->insert_count;
     work->attempt = inbox->attempt;
+    work->first_of_attempt = inbox->first_of_attempt;
     work->insert = insert;
     work->done = done;
     db_write(inbox->db, &work->task);

@@ -30,8 +30,9 @@ struct inbox {
     struct quarantine_count *quarantined;
 
     /* Inserts in order: one that follows a failed one fails too, or it would come before it. A failure known to the loop begins a new attempt. */
-    uint64_t insert_count; /* loop: numbers them */
-    uint64_t attempt;      /* loop */
+    uint64_t insert_count;     /* loop: numbers them */
+    uint64_t attempt;          /* loop */
+    uint64_t first_of_attempt; /* loop: the number of its first insert, which follows nothing */
 
     /* writer */
     uint64_t inserts_run, inserts_committed; /* the newest that was run, and that is on disk */

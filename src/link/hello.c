@@ -127,13 +127,21 @@ void hello_receive(struct link *link, const char *type, const json_t *frame)
     loop_timer_start(link->phase_timer, link->times.refusal);
 }
 
+/* What the network adds must not count: times that are made with it stay the same over a restart, nearly always, and a clock that is right again is right to the digit. */
+static int64_t whole_seconds(int64_t ms)
+{
+    enum { SECOND_MS = 1000 };
+    int64_t half_ms = ms < 0 ? -SECOND_MS / 2 : SECOND_MS / 2;
+    return (ms + half_ms) / SECOND_MS * SECOND_MS;
+}
+
 /* The clocks differ: say hello once more with the broker's time, at once. */
 static enum link_event judge_skew(struct link *link)
 {
     if (link->refusal_server_time < 0) {
         return EVENT_LOST;
     }
-    int64_t skew_ms = link->refusal_server_time - clock_wall_ms();
+    int64_t skew_ms = whole_seconds(link->refusal_server_time - clock_wall_ms());
     if (skew_ms > SKEW_MAXIMUM_MS || skew_ms < -SKEW_MAXIMUM_MS || link->skew_tried) {
         log_event(LOG_LEVEL_WARN, "clock_skew_not_corrected", LOG_TEXT("mesh", link->options.mesh_slug), LOG_NUMBER("skew_ms", skew_ms),
                   LOG_END);

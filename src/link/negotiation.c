@@ -97,7 +97,6 @@ static void judge(struct link *link, const json_t *response)
         return;
     }
     link->features = features;
-    link->negotiation_was_silent = false;
     (void)link_move(link, EVENT_AGREED, features.negotiated ? "features agreed" : "without feature negotiation");
 }
 
@@ -106,11 +105,13 @@ void negotiation_receive(struct link *link, const char *type, const json_t *fram
     const char *id = json_string_value(json_object_get(frame, "_reqId"));
     bool ours = string_equal(id, link->negotiation_id);
     if (string_equal(type, "feature_negotiation_response") && (id == NULL || ours)) {
+        link->negotiation_was_silent = false;
         link_measure_lag(link, link->hello_sent_us);
         judge(link, frame);
         return;
     }
     if (string_equal(type, "error") && ours) { /* a broker that does not know the frame */
+        link->negotiation_was_silent = false;
         judge(link, NULL);
         return;
     }

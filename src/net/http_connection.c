@@ -421,7 +421,7 @@ static void settle(struct http_connection *connection)
     }
     if (connection->state == HTTP_STATE_FLUSH && channel_backlog(connection->channel) == 0)
         begin_linger(connection);
-    if (connection->state == HTTP_STATE_HEAD && connection->ended && !connection->scheduled) {
+    if (connection->state == HTTP_STATE_HEAD && connection->ended && !connection->scheduled && !connection->held_back) {
         connection_close_when_sent(connection);
         return;
     }

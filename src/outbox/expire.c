@@ -24,6 +24,7 @@ struct expire_task {
     struct outbox *outbox;
     char *mesh;
     int64_t before_ms;
+    uint64_t moves_before; /* batches of moves that were submitted before */
     struct outbox_move moves[EXPIRE_STEP];
     struct move_note notes[EXPIRE_STEP];
     size_t count;
@@ -72,6 +73,9 @@ static int run_expire(struct db_connection *connection, struct db_task *task)
     struct expire_task *expire = CONTAINER_OF(task, struct expire_task, task);
     forget_notes(expire); /* of a run that was undone */
     expire->oldest = -1;
+    if (expire->outbox->moves_run < expire->moves_before) { /* a mark that found no room waits: what looks pending may be on its way */
+        return error_set(&task->error, ERROR_BUSY, "an earlier change of the outbox is not committed yet");
+    }
     int status = 0;
     for (unsigned priority = 0; priority < PRIORITIES && status == 0; priority++) {
         status = collect_expired(expire, connection, (enum outbox_priority)priority, &task->error);
@@ -96,6 +100,7 @@ static void done_expire(struct db_task *task)
     forget_notes(expire);
     outbox_note_result(outbox, task->status, count > 0);
     if (count > 0) {
+        expire->moves_before = outbox->moves_submitted;
         outbox_write(outbox, task);
         return;
     }
@@ -117,6 +122,7 @@ void outbox_expire(struct outbox *outbox, const char *mesh, int64_t enqueued_bef
     expire->outbox = outbox;
     expire->mesh = memory_strdup(mesh);
     expire->before_ms = enqueued_before_ms;
+    expire->moves_before = outbox->moves_submitted;
     expire->oldest = -1;
     expire->done = done;
     expire->argument = argument;

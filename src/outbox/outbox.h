@@ -145,6 +145,7 @@ struct outbox_retire { /* requeue and drop: one durable transaction */
     void *argument;
     /* internal */
     bool refuse_new;
+    uint64_t moves_before; /* batches of moves that were submitted before */
     enum outbox_state from;
     struct move_note *note;
 };

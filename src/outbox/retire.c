@@ -47,6 +47,11 @@ static int run_retire(struct db_connection *connection, struct db_task *task)
     move_note_release(retire->note); /* of a run that was undone */
     outbox_row_free(retire->retired);
     retire->retired = NULL;
+    if (!retire->force &&
+        retire->outbox->moves_run < retire->moves_before) { /* a mark that found no room waits: what looks pending may be on its way */
+        return error_set(&task->error, ERROR_BUSY, "%s may have been sent, which the disk has had no room to say: only with force",
+                         retire->id);
+    }
     int64_t seq = 0;
     int status = row_find(retire->outbox, connection, retire->id, &seq, &task->error);
     if (status < 0) {
@@ -94,6 +99,7 @@ static void done_retire(struct db_task *task)
 void outbox_retire(struct outbox_retire *retire)
 {
     retire->task = (struct db_task){ .run = run_retire, .done = done_retire, .flags = DB_DURABLE | DB_SAVEPOINT };
+    retire->moves_before = retire->outbox->moves_submitted;
     retire->note = memory_zalloc(sizeof(*retire->note));
     retire->refuse_new = retire->successor != NULL && outbox_bytes_are_full(retire->outbox);
     outbox_write(retire->outbox, &retire->task);

@@ -13,7 +13,8 @@ static const char OLD_MESSAGES[] = "SELECT id, mesh_id, history_id, client_messa
                                    "priority FROM message ORDER BY id LIMIT 200";
 static const char RAISE_FLOOR[] = "UPDATE mesh SET history_floor = max(history_floor, ?) WHERE id = ?";
 static const char MARK_DEDUPE[] =
-    "UPDATE client_message_dedupe SET history_available = 0 WHERE client_message_id = ? AND sender_member_id = ? AND mesh_id = ?";
+    "UPDATE client_message_dedupe SET history_available = 0 WHERE client_message_id = ? AND sender_member_id = ? AND mesh_id = ?"
+    " AND history_id = ?"; /* an id may have been used again after its record expired */
 static const char DELETE_DELIVERY[] =
     "DELETE FROM delivery_queue WHERE member_id = ?1 AND session_id IN (SELECT id FROM session WHERE member_id = ?1 UNION ALL SELECT 0)"
     " AND priority = ?2 AND history_id = ?3";
@@ -40,7 +41,7 @@ static int delete_message(struct sqlite_store *store, struct db_connection *conn
     int64_t deliveries = 0;
     int status = db_execute(connection, error, NULL, RAISE_FLOOR, "ii", old->history_id, old->mesh);
     if (status == 0)
-        status = db_execute(connection, error, NULL, MARK_DEDUPE, "tii", old->client_message_id, old->sender, old->mesh);
+        status = db_execute(connection, error, NULL, MARK_DEDUPE, "tiii", old->client_message_id, old->sender, old->mesh, old->history_id);
     if (status == 0)
         status = db_execute(connection, error, &deliveries, DELETE_DELIVERY, "iii", old->recipient, old->priority, old->history_id);
     if (status == 0)

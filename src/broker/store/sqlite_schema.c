@@ -133,7 +133,8 @@ static const char FIRST[] =
 static const char DEDUPE_FLOOR[] =
     "ALTER TABLE mesh ADD COLUMN dedupe_floor INTEGER NOT NULL DEFAULT 0;"
     "UPDATE mesh SET dedupe_floor = coalesce((SELECT max(m.history_id) FROM message m LEFT JOIN client_message_dedupe d"
-    " ON d.client_message_id = m.client_message_id AND d.sender_member_id = m.sender_member_id AND d.mesh_id = m.mesh_id"
+    " ON d.client_message_id = m.client_message_id AND d.sender_member_id = m.sender_member_id AND d.mesh_id = m.mesh_id AND d.history_id "
+    "= m.history_id"
     " WHERE m.mesh_id = mesh.id AND d.mesh_id IS NULL), 0);";
 
 const struct db_migration SQLITE_BROKER_MIGRATIONS[] = {

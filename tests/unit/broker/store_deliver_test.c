@@ -396,6 +396,11 @@ static void an_expired_dedupe_record_goes_and_its_id_is_free(void **state)
     (void)keep(fixture);
     assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM client_message_dedupe"), 0);
     assert_int_equal(fixture_send_simply(fixture, fixture->alice, BOB, "short"), STORE_ACCEPTED);
+    /* The first message goes, the second one of that id keeps its record as it is. */
+    fixture_set_now_ms(fixture_now_ms() + 363 * DAY_MS);
+    (void)keep(fixture);
+    assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM message"), 1);
+    assert_int_equal(fixture_number(fixture, "SELECT history_available FROM client_message_dedupe"), 1);
 }
 
 static void a_session_unseen_for_long_gives_what_nobody_read_to_one_that_is_there(void **state)

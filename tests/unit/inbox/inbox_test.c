@@ -557,6 +557,31 @@ static void what_follows_a_message_that_found_no_room_does_not_come_before_it(vo
     assert_false(inbox_is_degraded(fixture->inbox));
 }
 
+static void a_message_that_fails_again_and_again_keeps_those_behind_it_back(void **state)
+{
+    struct fixture *fixture = *state;
+    struct outcome outcomes[3];
+    (void)insert_now(fixture, make_row("aa", "m-0", "first"), false);
+    limit_pages(fixture, true);
+    for (int attempt = 0; attempt < 3;
+         attempt++) { /* each time the broker sends all of them again before it is known what became of the first */
+        submit(fixture, make_large_row("m-1"), false, &outcomes[0]);
+        submit(fixture, make_row("aa", "m-2", "small"), false, &outcomes[1]); /* there would be room for it */
+        submit(fixture, make_row("aa", "m-3", "small"), false, &outcomes[2]);
+        wait_all(fixture);
+        assert_int_equal(outcomes[0].status, -ERROR_FULL);
+        assert_true(outcomes[1].status < 0);
+        assert_true(outcomes[2].status < 0);
+    }
+    limit_pages(fixture, false);
+    submit(fixture, make_large_row("m-1"), false, &outcomes[0]);
+    submit(fixture, make_row("aa", "m-2", "small"), false, &outcomes[1]);
+    wait_all(fixture);
+    assert_int_equal(outcomes[0].status, 0);
+    assert_int_equal(outcomes[1].status, 0);
+    assert_true(outcomes[0].seq < outcomes[1].seq);
+}
+
 static void room_is_noticed_although_nothing_comes(void **state)
 {
     struct fixture *fixture = *state;
@@ -592,6 +617,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(the_quarantine_keeps_each_push_once_and_counts_across_a_restart, setup, teardown),
         cmocka_unit_test_setup_teardown(the_quarantine_holds_64_mib_of_a_mesh_whether_they_come_at_once_or_one_by_one, setup, teardown),
         cmocka_unit_test_setup_teardown(what_follows_a_message_that_found_no_room_does_not_come_before_it, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_message_that_fails_again_and_again_keeps_those_behind_it_back, setup, teardown),
         cmocka_unit_test_setup_teardown(room_is_noticed_although_nothing_comes, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

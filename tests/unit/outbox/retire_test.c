@@ -128,6 +128,32 @@ static void the_old_id_stays_refused_and_the_new_one_is_consumed(void **state)
     }
 }
 
+/* Written to the link, and its mark found no room: what looks pending may be at the broker. */
+static void a_row_whose_mark_waits_for_room_is_retired_with_force_only(void **state)
+{
+    struct test_outbox *test = *state;
+    for (int i = 0; i < 400; i++) {
+        char id[32];
+        (void)snprintf(id, sizeof(id), "n-%d", i);
+        (void)accept_new(test, id, "body");
+    }
+    char *limit = memory_printf("PRAGMA max_page_count = %" PRId64, read_number(test->db, "PRAGMA page_count"));
+    write_sql(test->db, limit);
+    free(limit);
+    struct outbox_move *moves = memory_calloc(400, sizeof(*moves));
+    for (int i = 0; i < 400; i++) {
+        moves[i] = (struct outbox_move){ .seq = i + 1, .event = OUTBOX_EVENT_SENT, .history_id = -1 };
+    }
+    outbox_move_batch(test->outbox, moves, 400, true, NULL, NULL); /* the index of inflight rows wants pages */
+    struct outbox_retire *refused = retire_row(test, "n-1", false, NULL);
+    assert_int_equal(refused->status, -ERROR_BUSY);
+    outbox_retire_free(refused);
+    struct outbox_retire *forced = retire_row(test, "n-1", true, NULL);
+    assert_int_equal(forced->status, 0);
+    outbox_retire_free(forced);
+    write_sql(test->db, "PRAGMA max_page_count = 1000000");
+}
+
 static void a_full_outbox_can_still_drop_and_requeue(void **state)
 {
     struct test_outbox *test = *state;
@@ -175,6 +201,7 @@ int main(void)
         TEST(a_row_is_named_by_its_row_id_too),
         TEST(a_successor_whose_id_was_used_changes_nothing),
         TEST(the_old_id_stays_refused_and_the_new_one_is_consumed),
+        TEST(a_row_whose_mark_waits_for_room_is_retired_with_force_only),
         TEST(a_full_outbox_can_still_drop_and_requeue),
         TEST(a_requeue_that_the_disk_refuses_leaves_the_row_as_it_was),
     };
