@@ -65,21 +65,9 @@ static void forget_send(struct recent_send *send)
     *send = (struct recent_send){ 0 };
 }
 
-static void free_receipt(struct outbox_receipt *receipt)
-{
-    free(receipt->client_message_id);
-    free(receipt->mesh);
-    free(receipt->broker_message_id);
-    free(receipt->by);
-    free(receipt->rsig);
-    free(receipt);
-}
-
 static void free_early(struct early_receipt *early)
 {
-    if (early->receipt != NULL) {
-        free_receipt(early->receipt);
-    }
+    outbox_receipt_free(early->receipt);
     free(early->rsig);
     free(early);
 }

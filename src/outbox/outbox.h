@@ -118,6 +118,7 @@ struct outbox_receipt {
     int64_t at, signed_at;
     bool verified;
 };
+void outbox_receipt_free(struct outbox_receipt *receipt); /* one on the heap; takes NULL */
 /* By row id or client_message_id, without payload unless with_payload; `chain` are the rows that superseded it, in order. Everything is the callback's: free with
  * outbox_found_release. status -ERROR_NOT_FOUND. */
 struct outbox_found {

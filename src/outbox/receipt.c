@@ -106,13 +106,20 @@ static void done_receipt(struct db_task *task)
     outbox_note_result(add->outbox, task->status, add->result.is_new);
     add->done(add->argument, receipt, &add->result);
     result_release(&add->result);
-    free(receipt->client_message_id);
-    free(receipt->mesh);
-    free(receipt->broker_message_id);
-    free(receipt->by);
-    free(receipt->rsig);
-    free(receipt);
+    outbox_receipt_free(receipt);
     free(add);
+}
+
+void outbox_receipt_free(struct outbox_receipt *receipt)
+{
+    if (receipt != NULL) {
+        free(receipt->client_message_id);
+        free(receipt->mesh);
+        free(receipt->broker_message_id);
+        free(receipt->by);
+        free(receipt->rsig);
+        free(receipt);
+    }
 }
 
 void outbox_receipt_add(struct outbox *outbox, struct outbox_receipt *receipt,

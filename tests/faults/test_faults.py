@@ -15,18 +15,10 @@ from faults import chooser, run_flow  # noqa: E402
 from flows import FLOWS, Process, two_nodes  # noqa: E402
 from layer import CLASSES, FOR_EVER, LIBRARY, Layer, harness  # noqa: E402
 from harness import Broker, Node, create_mesh, fake_mesh, wait_for  # noqa: E402
+from worlds import world  # noqa: E402,F401
 
 SEED = int(os.environ.get("CLAUDEMESH_FAULT_SEED", "1"))
 SECONDS_A_FLOW = 5
-
-
-@pytest.fixture
-def world():
-    world = harness.World()
-    try:
-        yield world
-    finally:
-        world.close()
 
 
 @pytest.fixture

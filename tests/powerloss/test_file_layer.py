@@ -115,15 +115,6 @@ def rows(broker, sql, *arguments):
 
 
 @pytest.fixture
-def world():
-    world = harness.World()
-    try:
-        yield world
-    finally:
-        world.close()
-
-
-@pytest.fixture
 def power(world):
     return Power(world)
 

@@ -6,15 +6,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import harness  # noqa: E402
-
-
-@pytest.fixture
-def world():
-    world = harness.World()
-    try:
-        yield world
-    finally:
-        world.close()
+from worlds import world  # noqa: E402,F401
 
 
 @pytest.fixture
