@@ -266,6 +266,8 @@ def test_mesh_is_needed_when_two_are_joined_and_both_know_the_name(world):
     create_mesh(first, alice, "two")
     alice.up()
     alice.wait_connected()
+    for slug in ("one", "two"):  # a name is known once the member list has come
+        wait_for(lambda slug=slug: alice.send("alice", "hello", mesh=slug).status != 404, 15, "the members")
     answer = alice.send("alice", "hello")
     assert answer.status == 400 and answer.json["error"] == "mesh_required" and sorted(answer.json["meshes"]) == ["one", "two"]
 
