@@ -227,6 +227,12 @@ void move_free_kept(struct outbox *outbox)
     while (outbox->kept_first != NULL) {
         struct move_task *batch = outbox->kept_first;
         outbox->kept_first = batch->next_kept;
+        for (size_t i = 0; i < batch->count; i++) {
+            batch->moves[i].moved = false;
+        }
+        if (batch->done != NULL) {
+            batch->done(batch->argument, batch->moves, batch->count);
+        }
         move_task_free(batch);
     }
 }

@@ -78,7 +78,8 @@ struct outbox_move { /* one element of a batch */
     bool moved; /* false: the table has a hole there, or the row is gone; the caller logs it */
 };
 /* Takes the array (heap; with the strings in it) over and gives it to `done`, which may be NULL; freed after. Durable when any
- * event needs it (states.h says which). patient: see DB_PATIENT. A failed commit (disk full) is tried again by the outbox until it succeeds: a result is never dropped. */
+ * event needs it (states.h says which). patient: see DB_PATIENT. A failed commit (disk full) is tried again by the outbox until it succeeds: a result is never dropped. What could not
+ * be committed until the outbox is freed is given to `done` then, as not moved. */
 void outbox_move_batch(struct outbox *outbox, struct outbox_move *moves, size_t count, bool patient,
                        void (*done)(void *argument, struct outbox_move *moves, size_t count), void *argument);
 

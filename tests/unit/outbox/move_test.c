@@ -202,9 +202,13 @@ static void kept_batches_are_freed_when_the_outbox_stops_before_there_is_room(vo
     char *limit = memory_printf("PRAGMA max_page_count = %" PRId64, read_number(test->db, "PRAGMA page_count"));
     write_sql(test->db, limit);
     free(limit);
-    submit_batch(test, 1, 400, OUTBOX_EVENT_SENT, NULL);
-    submit_batch(test, 1, 400, OUTBOX_EVENT_ACCEPTED, NULL);
+    struct batch_wait sent = { .finished = false };
+    struct batch_wait accepted = { .finished = false };
+    submit_batch(test, 1, 400, OUTBOX_EVENT_SENT, &sent);
+    submit_batch(test, 1, 400, OUTBOX_EVENT_ACCEPTED, &accepted);
     outbox_again(test);
+    assert_true(sent.finished && accepted.finished); /* who waits holds memory */
+    assert_int_equal(sent.moved + accepted.moved, 0);
     assert_int_equal(accept_outcome_of(test, "n-0", "body"), ACCEPT_DUPLICATE_QUEUED);
 }
 
