@@ -61,6 +61,18 @@ static struct outbox_row *played_row(void)
     return row;
 }
 
+void outbox_receipt_free(struct outbox_receipt *receipt)
+{
+    if (receipt == NULL) {
+        return;
+    }
+    char *const texts[] = { receipt->client_message_id, receipt->mesh, receipt->broker_message_id, receipt->by, receipt->rsig };
+    for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
+        free(texts[i]);
+    }
+    free(receipt);
+}
+
 void outbox_row_free(struct outbox_row *row)
 {
     if (row == NULL)
@@ -216,10 +228,7 @@ static void play_receipt(const struct played_answer *answer)
                                                   .is_new = true };
     if (answer->done != NULL)
         ((receipt_done *)answer->done)(answer->argument, receipt, &result);
-    char *const texts[] = { receipt->client_message_id, receipt->mesh, receipt->broker_message_id, receipt->by, receipt->rsig };
-    for (size_t i = 0; i < ARRAY_LENGTH(texts); i++)
-        free(texts[i]);
-    free(receipt);
+    outbox_receipt_free(receipt);
 }
 
 static void play_rows(const struct played_answer *answer)
