@@ -11,6 +11,7 @@ import os
 import pathlib
 import platform
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -99,7 +100,6 @@ def bench_ceiling_and_accept():
                    f"{result['per_second']:,.0f}/s = {ratio:.2f} of the ceiling; p50 {result['p50_ms']:.2f} ms, p99 {result['p99_ms']:.2f} ms",
                    "≥ 0.80; p99 ≤ 10 ms" if connections == 64 else "", (ratio >= 0.8 and result["p99_ms"] <= 10) if connections == 64 else None)
             rates[f"accept{connections}"] = result["per_second"]
-        token, port = town.alice.path("local-token").read_text().strip(), town.alice.path("http.port").read_text().strip()
     with Town(connect=True) as town:
         result = tool("ipcload", "--socket", town.alice.socket_path, "--to", town.bob.pubkey, "--connections", 64, "--seconds", SECONDS)
         report("the same at 64 connections, link up and draining", f"{result['per_second']:,.0f}/s; p99 {result['p99_ms']:.2f} ms")
@@ -229,6 +229,36 @@ def bench_start_and_memory():
         world.close()
 
 
+def bench_mosquitto():
+    """Beside ours: a broker of another kind, which does not sync what it accepts."""
+    server, publish = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin"), shutil.which("mosquitto_pub")
+    if not server:
+        report("mosquitto", "not installed")
+        return
+    world = harness.World()
+    try:
+        port = harness.free_port()
+        configuration = world.directory / "mosquitto.conf"
+        configuration.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nuser root\n")
+        started = time.perf_counter()
+        process = world.start([server, "-c", configuration], world.directory / "mosquitto.log")
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.0005)
+        report("mosquitto: exec to the first connection; idle memory (PSS)", f"{(time.perf_counter() - started) * 1000:.1f} ms; {pss(process.pid) / 1024:.1f} MB")
+        if publish:
+            count = 5000 if options.quick else 50000
+            lines = ("x" * 256 + "\n").encode() * count
+            started = time.perf_counter()
+            subprocess.run([publish, "-h", "127.0.0.1", "-p", str(port), "-t", "bench", "-q", "1", "-l"], input=lines, check=True)
+            report("mosquitto: QoS 1 publishes over one connection, in memory only", f"{count / (time.perf_counter() - started):,.0f}/s")
+    finally:
+        world.close()
+
+
 def bench_broker():
     peers, each = (20, 200) if options.quick else (100, 1000)
     world = harness.World()
@@ -270,7 +300,7 @@ def bench_broker():
 
 
 BENCHES = {"accept": bench_ceiling_and_accept, "done-rows": bench_done_rows, "end-to-end": bench_end_to_end, "drain": bench_drain,
-           "start": bench_start_and_memory, "broker": bench_broker}
+           "start": bench_start_and_memory, "broker": bench_broker, "mosquitto": bench_mosquitto}
 
 over, append = fsync_speed()
 print(f"Machine: {os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}; fdatasync of 4 KiB: {over:.3f} ms to overwrite, {append:.3f} ms to append. "
