@@ -59,10 +59,10 @@ int db_schema_version(const struct db *db);
 enum { DB_PATIENCE_MS = 2 };
 
 enum db_task_flags {
-    DB_DURABLE = 1,  /* its batch commits with fsync; `done` after it. Without: the batch may commit with synchronous=NORMAL when no
+    DB_DURABLE = 1,   /* its batch commits with fsync; `done` after it. Without: the batch may commit with synchronous=NORMAL when no
                          durable task is in it (survives a crash of the process, not of the power) */
-    DB_PATIENT = 4,  /* nobody waits for it: its commit may come up to DB_PATIENCE_MS later, so that others share it */
-    DB_SAVEPOINT = 2 /* it runs several writing statements: on failure all of them are undone, and only they */
+    DB_SAVEPOINT = 2, /* it runs several writing statements: on failure all of them are undone, and only they */
+    DB_PATIENT = 4    /* nobody waits for it: its commit may come up to DB_PATIENCE_MS later, so that others share it */
 };
 
 struct db_task {

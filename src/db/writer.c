@@ -328,8 +328,11 @@ static void close_down(struct db *db)
 /* -1: nothing is to be moved. Tasks that write nothing, such as sends that are refused for want of room, do not put it off. */
 static int64_t checkpoint_left_ms(const struct db *db)
 {
-    int64_t left_ms = db->wal_dirty ? db->checkpoint_due_ms - clock_monotonic_ms() : -1;
-    return db->wal_dirty && left_ms < 0 ? 0 : left_ms;
+    if (!db->wal_dirty) {
+        return -1;
+    }
+    int64_t left_ms = db->checkpoint_due_ms - clock_monotonic_ms();
+    return left_ms < 0 ? 0 : left_ms;
 }
 
 void *writer_main(void *argument)

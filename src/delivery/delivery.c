@@ -119,8 +119,8 @@ static struct text meta_of(const struct outbox_row *row)
     return row->meta == NULL || string_equal(row->meta, "{}") ? (struct text){ "", 0 } : text_from(row->meta);
 }
 
-/* Of the accept, in the broker's time; never later than now, which the recipient would take for a replay. The same for each attempt, so that a resend is the same bytes, but where
- * the clock that the row was stamped by is not the one that the link corrects. */
+/* Of the accept, in the broker's time. The same for each attempt, so that a resend is the same bytes, but where the clock that the row was stamped by is not the one that the
+ * link corrects: then by the row's age, since the recipient would take a time ahead of its own for a replay. */
 static int64_t sent_at_of(const struct delivery *delivery, const struct outbox_row *row)
 {
     static const int64_t TOLERANCE_MS = 60000; /* what the link's time may be off */

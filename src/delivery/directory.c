@@ -361,8 +361,9 @@ static void presence_changed(struct delivery *delivery, bool joined, const json_
     }
     struct directory *directory = &delivery->directory;
     remove_presence(delivery, data);
-    if (joined && directory->presence_bytes + size_of(data) <= PRESENCE_BYTES) {
-        directory->presence_bytes += size_of(data);
+    size_t size = joined ? size_of(data) : 0;
+    if (joined && directory->presence_bytes + size <= PRESENCE_BYTES) {
+        directory->presence_bytes += size;
         json_t *presence = json_deep_copy(data);
         json_array_append_new(directory->presences, presence);
         index_presence(directory, presence);

@@ -278,6 +278,15 @@ def test_a_first_start_on_a_full_disk_says_so_and_leaves_nothing_half_made(disks
 # ---- under the recipient -------------------------------------------------------------------------------------------------------
 
 
+def send_until_degraded(ledger, recipient):
+    def full():
+        for _ in range(20):
+            ledger.send(3000)
+        return recipient.health()["degraded"]
+
+    wait_for(full, 60, "the recipient's disk to be full")
+
+
 @needs_mount
 def test_a_full_disk_under_the_recipient_loses_nothing(disks, world):  # noqa: F811
     disk = disks("tmpfs", 12 + GROWTH)
@@ -293,13 +302,7 @@ def test_a_full_disk_under_the_recipient_loses_nothing(disks, world):  # noqa: F
     events = bob.events("?types=message,broker_status")
     for leave in range(0, 33) if LONG else (0, 1, 9):
         disk.fill(leave)
-
-        def full():
-            for _ in range(20):
-                ledger.send(3000)
-            return bob.health()["degraded"]
-
-        wait_for(full, 60, "the recipient's disk to be full")
+        send_until_degraded(ledger, bob)
         assert bob.health()["connected"] is True
         assert bob.send(alice.pubkey, "x" * 9000).status in (202, 507)
         disk.free()
@@ -325,13 +328,7 @@ def test_a_recipient_without_room_recovers_although_nobody_sends(disks, world): 
     alice.wait_connected()
     disk.fill(0)
     ledger = Ledger(alice, bob.pubkey, "alone")
-
-    def full():
-        for _ in range(20):
-            ledger.send(3000)
-        return bob.health()["degraded"]
-
-    wait_for(full, 60, "the recipient's disk to be full")
+    send_until_degraded(ledger, bob)
     broker.stop()
     bob.wait_connected(False)
     assert bob.health()["degraded"] is True
@@ -354,13 +351,7 @@ def test_a_recipient_killed_on_a_full_disk_gets_everything_once(disks, world):  
     bob.wait_connected()
     disk.fill(2)
     ledger = Ledger(alice, bob.pubkey, "killed")
-
-    def full():
-        for _ in range(20):
-            ledger.send(3000)
-        return bob.health()["degraded"]
-
-    wait_for(full, 60, "the recipient's disk to be full")
+    send_until_degraded(ledger, bob)
     bob.kill()
     disk.fill(0)
     start_or_say(bob, disk)

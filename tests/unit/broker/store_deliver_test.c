@@ -502,17 +502,22 @@ static void the_check_goes_in_steps_and_looks_at_every_row(void **state)
     free(check);
 }
 
-static void an_expired_record_is_none_that_was_lost(void **state)
+static void send_three_to_bob(struct fixture *fixture)
 {
-    struct fixture *fixture = begin(state);
     struct store_accept accept;
-    struct error error;
-    int found = 0;
     for (int i = 0; i < 3; i++) {
         char id[8];
         (void)snprintf(id, sizeof id, "m%d", i);
         send_to_bob(fixture, &accept, id, 1);
     }
+}
+
+static void an_expired_record_is_none_that_was_lost(void **state)
+{
+    struct fixture *fixture = begin(state);
+    struct error error;
+    int found = 0;
+    send_three_to_bob(fixture);
     fixture_close(fixture);
     fixture_execute(fixture, "UPDATE client_message_dedupe SET expires_at = 1 WHERE history_id < 3");
     fixture_open(fixture);
@@ -528,14 +533,9 @@ static void an_expired_record_is_none_that_was_lost(void **state)
 static void a_store_of_the_first_version_opens_and_what_it_lacks_has_expired(void **state)
 {
     struct fixture *fixture = begin(state);
-    struct store_accept accept;
     struct error error;
     int found = 0;
-    for (int i = 0; i < 3; i++) {
-        char id[8];
-        (void)snprintf(id, sizeof id, "m%d", i);
-        send_to_bob(fixture, &accept, id, 1);
-    }
+    send_three_to_bob(fixture);
     fixture_close(fixture);
     fixture_execute(fixture, "DELETE FROM client_message_dedupe WHERE history_id = 2; ALTER TABLE mesh DROP COLUMN dedupe_floor;"
                              "UPDATE schema SET version = 1");

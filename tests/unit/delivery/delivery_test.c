@@ -837,15 +837,20 @@ static void a_true_receipt_is_told_as_verified_once(void **state)
     assert_true(f->receipt.verified);
 }
 
+static void start_again(struct fixture *f)
+{
+    delivery_free(f->delivery);
+    struct error error;
+    assert_int_equal(make_delivery(f, &error), 0);
+    open_link(f);
+}
+
 static void a_receipt_after_a_restart_is_checked_against_what_the_outbox_remembers(void **state)
 {
     struct fixture *f = *state;
     open_link(f);
     const json_t *send = send_and_wait(f, "out-1");
-    delivery_free(f->delivery);
-    struct error error;
-    assert_int_equal(make_delivery(f, &error), 0);
-    open_link(f);
+    start_again(f);
     stub_send_json(f->stub.current, make_receipt(f, send, f->bench.carol, "stored", NULL));
     assert_true(json_is_true(json_object_get(wait_event(f, "receipt", 1), "verified")));
     look_up(f, "out-1");
@@ -858,10 +863,7 @@ static void a_receipt_is_acknowledged_when_it_is_kept_with_its_signature_not_bef
     struct fixture *f = *state;
     open_link(f);
     const json_t *send = send_and_wait(f, "out-1");
-    delivery_free(f->delivery);
-    struct error error;
-    assert_int_equal(make_delivery(f, &error), 0);
-    open_link(f);
+    start_again(f);
     stub_send_json(f->stub.current, make_receipt(f, send, f->bench.carol, "stored", NULL));
     wait_receipt_acks(f, 1);
     assert_non_null(event_of(f, "receipt", 0));
@@ -1205,10 +1207,7 @@ static void the_profile_is_kept_told_and_told_again(void **state)
     json_decref(applied);
     json_decref(fields);
     run_for(f->loop, 20);
-    delivery_free(f->delivery);
-    struct error error;
-    assert_int_equal(make_delivery(f, &error), 0);
-    open_link(f);
+    start_again(f);
     assert_string_equal(text_of(wait_frame(f, "set_summary", 1), "summary"), "building");
     assert_true(json_is_false(json_object_get(wait_frame(f, "set_visible", 1), "visible")));
     assert_string_equal(text_of(wait_frame(f, "set_profile", 1), "title"), "engineer");

@@ -116,14 +116,8 @@ static void a_batch_moves_each_row_that_it_may(void **state)
 static void a_batch_that_cannot_be_committed_is_tried_again_in_order_until_it_is(void **state)
 {
     struct test_outbox *test = *state;
-    for (int i = 0; i < 400; i++) {
-        char id[32];
-        (void)snprintf(id, sizeof(id), "n-%d", i);
-        (void)accept_new(test, id, "body");
-    }
-    char *limit = memory_printf("PRAGMA max_page_count = %" PRId64, read_number(test->db, "PRAGMA page_count"));
-    write_sql(test->db, limit);
-    free(limit);
+    accept_four_hundred(test);
+    take_room(test);
     struct batch_wait sent = { .finished = false };
     struct batch_wait accepted = { .finished = false };
     struct batch_wait last = { .finished = false };
@@ -145,7 +139,7 @@ static void a_batch_that_cannot_be_committed_is_tried_again_in_order_until_it_is
     assert_int_equal(found.found.row->state, OUTBOX_PENDING);
     outbox_found_release(&found.found);
     assert_false(sent.finished || accepted.finished);
-    write_sql(test->db, "PRAGMA max_page_count = 1000000");
+    give_room(test);
     outbox_poke(test->outbox);
     place_run_until(&test->place, &last.finished);
     assert_int_equal(sent.moved, 400);
@@ -159,19 +153,13 @@ static void a_batch_that_cannot_be_committed_is_tried_again_in_order_until_it_is
 static void what_follows_a_failed_batch_waits_for_it_even_when_there_is_room_again(void **state)
 {
     struct test_outbox *test = *state;
-    for (int i = 0; i < 400; i++) {
-        char id[32];
-        (void)snprintf(id, sizeof(id), "n-%d", i);
-        (void)accept_new(test, id, "body");
-    }
-    char *limit = memory_printf("PRAGMA max_page_count = %" PRId64, read_number(test->db, "PRAGMA page_count"));
-    write_sql(test->db, limit);
-    free(limit);
+    accept_four_hundred(test);
+    take_room(test);
     struct batch_wait sent = { .finished = false };
     struct batch_wait retried = { .finished = false };
     struct batch_wait again = { .finished = false };
     submit_batch(test, 1, 400, OUTBOX_EVENT_SENT, &sent);
-    write_sql(test->db, "PRAGMA max_page_count = 1000000"); /* the batch has failed, and nobody has been told */
+    give_room(test); /* the batch has failed, and nobody has been told */
     submit_batch(test, 1, 400, OUTBOX_EVENT_RETRY, &retried);
     submit_batch(test, 1, 400, OUTBOX_EVENT_SENT, &again);
     int64_t deadline_ms = clock_monotonic_ms() + 30000;
@@ -194,14 +182,8 @@ static void what_follows_a_failed_batch_waits_for_it_even_when_there_is_room_aga
 static void kept_batches_are_freed_when_the_outbox_stops_before_there_is_room(void **state)
 {
     struct test_outbox *test = *state;
-    for (int i = 0; i < 400; i++) {
-        char id[32];
-        (void)snprintf(id, sizeof(id), "n-%d", i);
-        (void)accept_new(test, id, "body");
-    }
-    char *limit = memory_printf("PRAGMA max_page_count = %" PRId64, read_number(test->db, "PRAGMA page_count"));
-    write_sql(test->db, limit);
-    free(limit);
+    accept_four_hundred(test);
+    take_room(test);
     struct batch_wait sent = { .finished = false };
     struct batch_wait accepted = { .finished = false };
     submit_batch(test, 1, 400, OUTBOX_EVENT_SENT, &sent);

@@ -132,14 +132,8 @@ static void the_old_id_stays_refused_and_the_new_one_is_consumed(void **state)
 static void a_row_whose_mark_waits_for_room_is_retired_with_force_only(void **state)
 {
     struct test_outbox *test = *state;
-    for (int i = 0; i < 400; i++) {
-        char id[32];
-        (void)snprintf(id, sizeof(id), "n-%d", i);
-        (void)accept_new(test, id, "body");
-    }
-    char *limit = memory_printf("PRAGMA max_page_count = %" PRId64, read_number(test->db, "PRAGMA page_count"));
-    write_sql(test->db, limit);
-    free(limit);
+    accept_four_hundred(test);
+    take_room(test);
     struct outbox_move *moves = memory_calloc(400, sizeof(*moves));
     for (int i = 0; i < 400; i++) {
         moves[i] = (struct outbox_move){ .seq = i + 1, .event = OUTBOX_EVENT_SENT, .history_id = -1 };
@@ -151,7 +145,7 @@ static void a_row_whose_mark_waits_for_room_is_retired_with_force_only(void **st
     struct outbox_retire *forced = retire_row(test, "n-1", true, NULL);
     assert_int_equal(forced->status, 0);
     outbox_retire_free(forced);
-    write_sql(test->db, "PRAGMA max_page_count = 1000000");
+    give_room(test);
 }
 
 static void a_full_outbox_can_still_drop_and_requeue(void **state)
@@ -177,9 +171,7 @@ static void a_requeue_that_the_disk_refuses_leaves_the_row_as_it_was(void **stat
 {
     struct test_outbox *test = *state;
     (void)row_in_state(test, "dead", "body", OUTBOX_DEAD);
-    char *limit = memory_printf("PRAGMA max_page_count = %" PRId64, read_number(test->db, "PRAGMA page_count"));
-    write_sql(test->db, limit);
-    free(limit);
+    take_room(test);
     struct outbox_row *successor = make_row("large", "body");
     free(successor->payload);
     successor->payload_size = 60000;

@@ -187,6 +187,29 @@ static inline struct move_wait move_one(struct test_outbox *test, int64_t seq, e
     place_run_until(&test->place, &wait.finished);
     return wait;
 }
+/* From now on the database takes no page more, until give_room. */
+static inline void take_room(struct test_outbox *test)
+{
+    char *limit = memory_printf("PRAGMA max_page_count = %" PRId64, read_number(test->db, "PRAGMA page_count"));
+    write_sql(test->db, limit);
+    free(limit);
+}
+
+static inline void give_room(struct test_outbox *test)
+{
+    write_sql(test->db, "PRAGMA max_page_count = 1000000");
+}
+
+/* Rows n-0 to n-399, seq 1 to 400: moving them all wants pages. */
+static inline void accept_four_hundred(struct test_outbox *test)
+{
+    for (int i = 0; i < 400; i++) {
+        char id[32];
+        (void)snprintf(id, sizeof(id), "n-%d", i);
+        (void)accept_new(test, id, "body");
+    }
+}
+
 /* Brings a fresh row into the state. */
 static inline int64_t row_in_state(struct test_outbox *test, const char *client_message_id, const char *body, enum outbox_state state)
 {
