@@ -31,6 +31,11 @@ const struct db_migration INBOX_MIGRATIONS[] = {
              "  client_message_id TEXT NOT NULL, broker_message_id TEXT NOT NULL, reason TEXT NOT NULL, push TEXT NOT NULL,"
              "  push_hash BLOB NOT NULL, received_at INTEGER NOT NULL,"
              "  UNIQUE (mesh, sender_pubkey, broker_message_id, push_hash)) STRICT;" },
+    /* Hooks that have to run for a message: claimed_at is set, durably, before one starts (60-hooks). */
+    { .version = 2,
+      .sql = "CREATE TABLE hook_runs (id INTEGER PRIMARY KEY AUTOINCREMENT, inbox_seq INTEGER NOT NULL, hook TEXT NOT NULL,"
+             "  claimed_at INTEGER) STRICT;"
+             "CREATE INDEX hook_runs_waiting ON hook_runs (id) WHERE claimed_at IS NULL;" },
 };
 const size_t INBOX_MIGRATION_COUNT = ARRAY_LENGTH(INBOX_MIGRATIONS);
 
@@ -102,6 +107,8 @@ static int run_open(struct db_connection *connection, struct db_task *task)
         status = read_newest(inbox, connection, &task->error);
     if (status == 0)
         status = quarantine_load_counts(inbox, connection, &task->error);
+    if (status == 0)
+        status = hook_runs_load(inbox, connection, &task->error);
     return status;
 }
 
@@ -279,6 +286,7 @@ static int insert_row(struct db_connection *connection, struct inbox_insert *ins
     insert->is_new = sqlite3_changes(db_handle(connection)) == 1;
     if (insert->is_new) {
         row->seq = sqlite3_last_insert_rowid(db_handle(connection));
+        status = hook_runs_insert(connection, insert, error);
     } else if (!insert->legacy_once) {
         status = key_exists(connection, SELECT_SIGNED, row, error);
         insert->replay_suspected = status == 0;
@@ -330,6 +338,7 @@ static void done_insert(struct db_task *task)
     inbox_note_result(work->inbox, task->status);
     if (task->status < 0)
         insert->is_new = insert->replay_suspected = false;
+    hook_runs_inserted(work->inbox, insert);
     if (task->status < 0 && work->attempt == work->inbox->attempt) {
         work->inbox->attempt++;
         work->inbox->first_of_attempt = work->inbox->insert_count + 1;
@@ -346,7 +355,9 @@ void inbox_insert(struct inbox *inbox, struct inbox_insert *insert, void (*done)
     struct insert_task *work = memory_zalloc(sizeof(*work));
     ulid_generate(insert->row->id);
     work->task = (struct db_task){ .run = run_insert, .done = done_insert, .flags = DB_DURABLE };
-    work->task.flags |= (insert->legacy_once ? (unsigned)DB_SAVEPOINT : 0) | (insert->patient ? (unsigned)DB_PATIENT : 0);
+    hook_runs_admit(inbox, insert);
+    bool several = insert->legacy_once || insert->hook_count > 0;
+    work->task.flags |= (several ? (unsigned)DB_SAVEPOINT : 0) | (insert->patient ? (unsigned)DB_PATIENT : 0);
     work->inbox = inbox;
     work->number = ++inbox->insert_count;
     work->attempt = inbox->attempt;
@@ -361,5 +372,7 @@ void inbox_insert_free(struct inbox_insert *insert)
     if (insert == NULL)
         return;
     inbox_row_free(insert->row);
+    for (size_t i = 0; i < ARRAY_LENGTH(insert->hooks); i++)
+        free(insert->hooks[i]);
     free(insert);
 }

@@ -33,9 +33,14 @@ struct inbox_row {
 };
 void inbox_row_free(struct inbox_row *row);
 
+/* A message is several events at most: a message, one of its kind, a mention, a file. */
+enum { INBOX_HOOKS_MAXIMUM = 4 };
+
 struct inbox_insert {
-    struct inbox_row *row; /* taken over; after done: seq set when new */
-    bool legacy_once;      /* bodyVersion 1: also deduped for ever by `content` */
+    struct inbox_row *row;            /* taken over; after done: seq set when new */
+    char *hooks[INBOX_HOOKS_MAXIMUM]; /* names of those that run for it when it is new (inbox/hook_runs.h); freed with the insert */
+    size_t hook_count;
+    bool legacy_once; /* bodyVersion 1: also deduped for ever by `content` */
     bool from_history;
     bool patient; /* others are about to follow, and may share its commit (DB_PATIENT) */
     /* results: */

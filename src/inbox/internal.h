@@ -29,6 +29,9 @@ struct inbox {
     bool pruning;
     struct quarantine_count *quarantined;
 
+    size_t hook_runs_waiting;
+    int64_t hook_runs_dropped, hook_runs_lost;
+
     /* Inserts in order: one that follows a failed one fails too, or it would come before it. A failure known to the loop begins a new attempt. */
     uint64_t insert_count;     /* loop: numbers them */
     uint64_t attempt;          /* loop */
@@ -50,6 +53,11 @@ int inbox_row_read(sqlite3_stmt *statement, bool with_body, struct inbox_row **r
 void inbox_rows_free(struct inbox_row **rows, size_t count);
 /* Whether the last commit worked; after each task's end. */
 void inbox_note_result(struct inbox *inbox, int status);
+/* hook_runs.c: before an insert (more than may wait are forgotten), in its transaction, and after it. */
+void hook_runs_admit(struct inbox *inbox, struct inbox_insert *insert);
+int hook_runs_insert(struct db_connection *connection, const struct inbox_insert *insert, struct error *error) MUST_CHECK;
+void hook_runs_inserted(struct inbox *inbox, const struct inbox_insert *insert);
+int hook_runs_load(struct inbox *inbox, struct db_connection *connection, struct error *error) MUST_CHECK;
 int quarantine_load_counts(struct inbox *inbox, struct db_connection *connection, struct error *error) MUST_CHECK;
 
 #endif
