@@ -3,6 +3,7 @@
 
 #include "daemon/internal.h"
 #include "delivery/delivery.h"
+#include "ipc/metrics.h"
 #include "link/link.h"
 #include "util/limits.h"
 #include "util/log.h"
@@ -26,6 +27,12 @@ static void publish(void *argument, const char *type, const char *mesh_slug, jso
     if (strcmp(type, "broker_status") == 0 && daemon->options->exit_on_refused)
         loop_defer(daemon->loop, stop_when_refused, daemon); /* once the link has told everyone */
     ipc_publish(daemon->ipc, type, mesh_slug, data, inbox_seq);
+}
+
+static void count(void *argument, enum delivery_figure figure, const char *mesh_slug, const char *label)
+{
+    const struct daemon *daemon = argument;
+    ipc_metrics_delivery(daemon->metrics, mesh_slug, figure, label);
 }
 
 bool daemon_every_link_is_refused(const struct daemon *daemon)
@@ -100,7 +107,7 @@ static int make_delivery(struct daemon_mesh *mesh, const struct config_file *fil
                   .reconnect_max_ms = 30000 },
         .owner_pubkey = config->owner_pubkey != NULL ? config->owner_pubkey : "",
         .role = config->role,
-        .events = { .argument = daemon, .publish = publish },
+        .events = { .argument = daemon, .publish = publish, .count = count },
         .window = (size_t)settings_integer(settings, "drain.window"),
         .backoff_initial_ms = settings_integer(settings, "drain.backoff_initial_ms"),
         .backoff_max_ms = settings_integer(settings, "drain.backoff_max_ms"),

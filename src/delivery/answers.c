@@ -229,6 +229,9 @@ static void note_acceptance(struct drain *drain, const struct frame_ack *ack)
         return;
     }
     drain->figures.duplicates++;
+    if (drain->options.duplicate != NULL) {
+        drain->options.duplicate(drain->options.argument, ack->history_available == 0);
+    }
     if (ack->history_available == 0) {
         drain->figures.history_pruned++;
         log_event(LOG_LEVEL_WARN, "dedupe_history_pruned", LOG_TEXT("mesh", drain->options.mesh_slug),

@@ -42,6 +42,13 @@ void delivery_publish_system(struct delivery *delivery, const char *event, json_
     delivery_publish(delivery, "system", object, -1);
 }
 
+void delivery_count(const struct delivery *delivery, enum delivery_figure figure, const char *label)
+{
+    if (delivery->events.count != NULL) {
+        delivery->events.count(delivery->events.argument, figure, delivery->slug, label);
+    }
+}
+
 int delivery_send_json(struct delivery *delivery, json_t *frame)
 {
     size_t size = 0;
@@ -189,6 +196,14 @@ static void row_accepted(void *argument, const char *client_message_id, const ch
     receipts_accepted(argument, client_message_id, broker_message_id, destination_ref, content);
 }
 
+static void row_was_known(void *argument, bool history_pruned)
+{
+    delivery_count(argument, DELIVERY_DUPLICATE_OUT, NULL);
+    if (history_pruned) {
+        delivery_count(argument, DELIVERY_HISTORY_PRUNED, NULL);
+    }
+}
+
 static void row_aged(void *argument)
 {
     expiry_run(argument);
@@ -263,6 +278,9 @@ static void link_frame(void *argument, struct link *link, const char *type, cons
 
 static void link_opened(struct delivery *delivery)
 {
+    if (delivery->was_open) {
+        delivery_count(delivery, DELIVERY_RECONNECTED, link_loss(delivery->link));
+    }
     delivery->open = true;
     delivery->was_open = true;
     receive_opened(delivery); /* before the list is asked for: its answer releases what is held */
@@ -401,6 +419,7 @@ static void make_drain(struct delivery *delivery, const struct delivery_options 
         .silent = answers_stopped,
         .given_up = refused_row_given_up,
         .accepted = row_accepted,
+        .duplicate = row_was_known,
         .aged = row_aged,
         .idle = drain_became_idle,
     };

@@ -12,10 +12,22 @@
 #include "outbox/outbox.h"
 #include "trust/trust.h"
 
-/* Where events for local programs go (20-ipc, events). data is given away. seq: for `message`, the row's; else -1. */
+/* What is counted for monitoring (80-operations, Metrics). */
+enum delivery_figure {
+    DELIVERY_RECONNECTED,      /* open again after it was lost; the label says why it was: link_loss_name */
+    DELIVERY_DUPLICATE_IN,     /* a push of what the inbox has */
+    DELIVERY_DUPLICATE_OUT,    /* the broker had what we sent again */
+    DELIVERY_HISTORY_PRUNED,   /* and its message no longer */
+    DELIVERY_INVALID_INBOUND,  /* a push that is no message; the label is the check's reason */
+    DELIVERY_DECRYPT_ARCHIVED, /* opened with an archived key of ours */
+    DELIVERY_DECRYPT_STALE,    /* sealed to a key of ours that is archived no more */
+};
+
+/* Where events for local programs go (20-ipc, events), and figures. data is given away. seq: for `message`, the row's; else -1. label: NULL, or a literal. NULLs allowed. */
 struct event_sink {
     void *argument;
     void (*publish)(void *argument, const char *type, const char *mesh_slug, json_t *data, int64_t inbox_seq);
+    void (*count)(void *argument, enum delivery_figure figure, const char *mesh_slug, const char *label);
 };
 
 struct delivery_options {

@@ -25,7 +25,6 @@ struct receiving {
     } asked[ASKED_KEYS]; /* unknown senders that we have asked about: once is enough */
     size_t asked_next;
     bool insert_failed; /* said in the log, until one succeeds */
-    int64_t stored, duplicates, quarantined;
 };
 
 struct pending_ack {
@@ -110,6 +109,7 @@ void delivery_hold(struct delivery *delivery);
 void delivery_let_go(struct delivery *delivery); /* may free */
 void delivery_publish(struct delivery *delivery, const char *type, json_t *data /* given */, int64_t inbox_seq);
 void delivery_publish_system(struct delivery *delivery, const char *event, json_t *data /* given; NULL none */);
+void delivery_count(const struct delivery *delivery, enum delivery_figure figure, const char *label /* NULL, or a literal */);
 int delivery_send_json(struct delivery *delivery, json_t *frame /* given */); /* -1 not open */
 void delivery_check_stopped(struct delivery *delivery);
 int64_t delivery_now_ms(const struct delivery *delivery); /* wall clock, corrected by the skew that the broker showed us */

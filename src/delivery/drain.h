@@ -38,6 +38,7 @@ struct drain_options {
     /* The broker has it: content is the hash that seal gave. May be NULL. */
     void (*accepted)(void *argument, const char *client_message_id, const char *broker_message_id, const char *destination_ref,
                      const struct sha256 *content);
+    void (*duplicate)(void *argument, bool history_pruned); /* and had it before; may have its message no longer. May be NULL. */
     /* NULL: outbox_fetch_pending. A test that decides when a page arrives puts itself between. */
     void (*fetch)(struct outbox *outbox, const struct outbox_fetch *fetch,
                   void (*done)(void *argument, int status, struct outbox_row **rows, size_t count), void *argument);

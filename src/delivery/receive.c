@@ -107,10 +107,9 @@ static void stored(struct inbox_insert *insert)
         delivery->receiving.insert_failed = false;
         acks_stored(delivery, arrival->client_message_id, arrival->broker_message_id, arrival->sender_pubkey, &arrival->content);
         if (insert->is_new) {
-            delivery->receiving.stored++;
             delivery_publish(delivery, "message", inbox_row_to_json(insert->row, delivery->slug), insert->row->seq);
         } else {
-            delivery->receiving.duplicates++;
+            delivery_count(delivery, DELIVERY_DUPLICATE_IN, NULL);
         }
     }
     inbox_insert_free(insert);
@@ -183,12 +182,12 @@ static void store(struct delivery *delivery, const struct received *received)
 
 static void put_away(void *argument, int status, bool is_new)
 {
+    (void)is_new;
     struct arrival *arrival = argument;
     struct delivery *delivery = arrival->delivery;
     if (!delivery->freed && status < 0) {
         note_failure(delivery, status, arrival->broker_message_id);
     } else if (!delivery->freed) {
-        delivery->receiving.quarantined += is_new ? 1 : 0;
         acks_quarantined(delivery, arrival->client_message_id, arrival->broker_message_id);
     }
     arrival_free(arrival);
@@ -208,6 +207,7 @@ static void quarantine(struct delivery *delivery, const json_t *frame, const cha
         return;
     }
     char *sender = cut(push.sender_member_pubkey);
+    delivery_count(delivery, DELIVERY_INVALID_INBOUND, reason);
     log_event(LOG_LEVEL_WARN, "message_quarantined", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_TEXT("reason", reason),
               LOG_TEXT("broker_message_id", push.message_id), LOG_END);
     struct quarantine_row *row = memory_zalloc(sizeof(*row));
@@ -436,6 +436,7 @@ void receive_push(struct delivery *delivery, const json_t *frame)
     struct frame_push push;
     struct error error;
     if (frame_push_parse(frame, &push, &error) < 0) {
+        delivery_count(delivery, DELIVERY_INVALID_INBOUND, "malformed");
         log_event(LOG_LEVEL_WARN, "push_malformed", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug), LOG_TEXT("detail", error.message),
                   LOG_END);
     } else if (push.subtype != NULL || push.event != NULL) {

@@ -32,6 +32,7 @@ void ipc_remove_mesh(struct ipc *ipc, const char *mesh_id)
     struct ipc_mesh *mesh = ipc_mesh_by_id(ipc, mesh_id);
     if (mesh == NULL)
         return;
+    ipc_metrics_forget_mesh(ipc->metrics, mesh->slug);
     free(mesh->slug);
     free(mesh->mesh_id); /* may be the caller's argument: not used after this */
     free(mesh->failure);

@@ -1,43 +1,41 @@
-/* Owns the daemon's counters. Those of the loop are plain; those of the writer threads are atomic. Must not reach into a database. */
+/* Owns the daemon's counters. Those of the loop are plain; those of the writer threads are atomic. Must not print (metrics_print.c), nor reach into a database. */
 #include "ipc/metrics.h"
 
-#include <stdatomic.h>
-
 #include "ipc/internal.h"
-#include "link/link.h"
-#include "util/clock.h"
+#include "ipc/metrics_internal.h"
 #include "util/memory.h"
+#include "util/text.h"
 
-/* Microseconds, ascending; one more bucket is everything. */
-static const int64_t REQUEST_BOUNDS_US[] = { 100, 250, 500, 1000, 2500, 5000, 10000, 50000, 250000, 1000000, 10000000 };
-static const int64_t COMMIT_BOUNDS_US[] = { 100, 250, 500, 1000, 2500, 5000, 10000, 25000, 50000, 100000, 500000 };
-static const int64_t BATCH_BOUNDS[] = { 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024 };
-enum { BUCKETS = 11 };
+const int64_t METRICS_REQUEST_BOUNDS_US[] = { 100, 250, 500, 1000, 2500, 5000, 10000, 50000, 250000, 1000000, 10000000 };
+const int64_t METRICS_COMMIT_BOUNDS_US[] = { 100, 250, 500, 1000, 2500, 5000, 10000, 25000, 50000, 100000, 500000 };
+const int64_t METRICS_BATCH_BOUNDS[] = { 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024 };
+const int64_t METRICS_HOOK_BOUNDS_MS[] = { 5, 10, 25, 50, 100, 250, 1000, 5000, 15000, 30000, 60000 };
 
-static const int STATUSES[] = { 200, 202, 204, 400, 401, 403, 404, 405, 409, 413, 415, 429, 500, 501, 502, 503, 507 };
-enum { STATUS_COUNT = ARRAY_LENGTH(STATUSES), TRANSPORTS = 2 };
+const int METRICS_STATUS_CODES[METRICS_STATUSES] = { 200, 202, 204, 400, 401, 403, 404, 405, 408, 409,
+                                                     413, 415, 417, 429, 500, 501, 502, 503, 507, 0 };
 
-struct histogram {
-    _Atomic uint64_t buckets[BUCKETS + 1];
-    _Atomic uint64_t sum;
-};
+/* Series of one family. Meshes and hooks are few; what comes beyond is a fault, and must not become everybody's who collects the text. */
+enum { SERIES_MAXIMUM = 2048, HOOKS_MAXIMUM = 256, DISKS_MAXIMUM = 8 };
+static const char OTHER[] = "other";
 
-struct route_figures {
-    uint64_t answers[TRANSPORTS][STATUS_COUNT];
-    struct histogram duration_us;
-};
+static void release_family(struct metrics_family *family)
+{
+    while (family->series != NULL) {
+        struct metrics_series *series = family->series;
+        family->series = series->next;
+        free(series->labels[0]);
+        free(series->labels[1]);
+        free(series);
+    }
+    family->count = 0;
+}
 
-struct traffic { /* of one mesh and kind */
-    struct traffic *next;
-    char *mesh, *kind;
-    uint64_t sent[SEND_OUTCOMES], received;
-};
-
-struct ipc_metrics {
-    struct route_figures *routes; /* one more than ROUTES: refused before a route was found */
-    struct traffic *traffic;
-    struct histogram commit_us, batch;
-};
+static void free_traffic(struct traffic *traffic)
+{
+    free(traffic->mesh);
+    free(traffic->kind);
+    free(traffic);
+}
 
 struct ipc_metrics *ipc_metrics_new(void)
 {
@@ -53,37 +51,77 @@ void ipc_metrics_free(struct ipc_metrics *metrics)
     while (metrics->traffic != NULL) {
         struct traffic *traffic = metrics->traffic;
         metrics->traffic = traffic->next;
-        free(traffic->mesh);
-        free(traffic->kind);
-        free(traffic);
+        free_traffic(traffic);
+    }
+    struct metrics_family *const families[] = { &metrics->reconnects, &metrics->dedupe, &metrics->invalid_inbound, &metrics->hook_runs,
+                                                &metrics->hook_unenforceable };
+    for (size_t i = 0; i < ARRAY_LENGTH(families); i++)
+        release_family(families[i]);
+    while (metrics->hook_durations != NULL) {
+        struct hook_duration *duration = metrics->hook_durations;
+        metrics->hook_durations = duration->next;
+        free(duration->hook);
+        free(duration);
+    }
+    while (metrics->disks != NULL) {
+        struct disk_figure *disk = metrics->disks;
+        metrics->disks = disk->next;
+        free(disk->kind);
+        free(disk);
     }
     free(metrics->routes);
     free(metrics);
 }
 
-static void observe(struct histogram *histogram, const int64_t bounds[static BUCKETS], int64_t value)
+static void observe(struct metrics_histogram *histogram, const int64_t bounds[static METRICS_BUCKETS], int64_t value)
 {
     size_t bucket = 0;
-    while (bucket < BUCKETS && value > bounds[bucket])
+    while (bucket < METRICS_BUCKETS && value > bounds[bucket])
         bucket++;
     atomic_fetch_add_explicit(&histogram->buckets[bucket], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&histogram->sum, value > 0 ? (uint64_t)value : 0, memory_order_relaxed);
 }
 
+/* second NULL: the family has one label. */
+static void count(struct metrics_family *family, const char *first, const char *second, uint64_t by)
+{
+    for (;;) {
+        for (struct metrics_series *series = family->series; series != NULL; series = series->next)
+            if (strcmp(series->labels[0], first) == 0 && string_equal(series->labels[1], second)) {
+                series->value += by;
+                return;
+            }
+        if (family->count < SERIES_MAXIMUM || strcmp(first, OTHER) == 0)
+            break;
+        first = OTHER;
+        second = second != NULL ? OTHER : NULL;
+    }
+    struct metrics_series *series = memory_zalloc(sizeof(*series));
+    series->labels[0] = memory_strdup(first);
+    series->labels[1] = memory_strdup(second);
+    series->value = by;
+    series->next = family->series;
+    family->series = series;
+    family->count++;
+}
+
+/* ---- the local API ----------------------------------------------------------------------------------------------- */
+
 void ipc_metrics_commit(struct ipc_metrics *metrics, int64_t commit_us, size_t batch)
 {
-    observe(&metrics->commit_us, COMMIT_BOUNDS_US, commit_us);
-    observe(&metrics->batch, BATCH_BOUNDS, (int64_t)batch);
+    observe(&metrics->commit_us, METRICS_COMMIT_BOUNDS_US, commit_us);
+    observe(&metrics->batch, METRICS_BATCH_BOUNDS, (int64_t)batch);
 }
 
 void ipc_metrics_request(struct ipc_metrics *metrics, const struct route *route, enum http_transport transport, int status,
                          int64_t duration_us)
 {
     struct route_figures *figures = &metrics->routes[route != NULL ? (size_t)(route - ROUTES) : ROUTE_COUNT];
-    for (size_t i = 0; i < STATUS_COUNT; i++)
-        if (STATUSES[i] == status)
-            figures->answers[transport == HTTP_TCP][i]++;
-    observe(&figures->duration_us, REQUEST_BOUNDS_US, duration_us);
+    size_t place = 0;
+    while (place < METRICS_STATUSES - 1 && METRICS_STATUS_CODES[place] != status)
+        place++;
+    figures->answers[transport == HTTP_TCP][place]++;
+    observe(&figures->duration_us, METRICS_REQUEST_BOUNDS_US, duration_us);
 }
 
 static struct traffic *traffic_of(struct ipc_metrics *metrics, const char *mesh, const char *kind)
@@ -102,6 +140,8 @@ static struct traffic *traffic_of(struct ipc_metrics *metrics, const char *mesh,
 void ipc_metrics_send(struct ipc_metrics *metrics, const char *mesh_slug, const char *kind, enum send_outcome outcome)
 {
     traffic_of(metrics, mesh_slug, kind)->sent[outcome]++;
+    if (outcome == SEND_DUPLICATE)
+        count(&metrics->dedupe, mesh_slug, "out", 1);
 }
 
 void ipc_metrics_received(struct ipc_metrics *metrics, const char *mesh_slug, const char *kind)
@@ -109,120 +149,135 @@ void ipc_metrics_received(struct ipc_metrics *metrics, const char *mesh_slug, co
     traffic_of(metrics, mesh_slug, kind)->received++;
 }
 
-/* ---- print -------------------------------------------------------------------------------------------------- */
+/* ---- other rooms --------------------------------------------------------------------------------------------------- */
 
-static void head(struct buffer *text, const char *name, const char *type, const char *help)
+void ipc_metrics_delivery(struct ipc_metrics *metrics, const char *mesh_slug, enum delivery_figure figure, const char *label)
 {
-    buffer_printf(text, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
-}
-
-/* divisor: what one unit of the observed values is of the printed one. labels: "" or `a="b",`. */
-static void print_histogram(struct buffer *text, const char *name, const char *labels, const struct histogram *histogram,
-                            const int64_t bounds[static BUCKETS], double divisor)
-{
-    uint64_t total = 0;
-    for (size_t i = 0; i < BUCKETS; i++) {
-        total += atomic_load_explicit(&histogram->buckets[i], memory_order_relaxed);
-        buffer_printf(text, "%s_bucket{%sle=\"%g\"} %" PRIu64 "\n", name, labels, (double)bounds[i] / divisor, total);
+    switch (figure) {
+    case DELIVERY_RECONNECTED:
+        count(&metrics->reconnects, mesh_slug, label, 1);
+        break;
+    case DELIVERY_DUPLICATE_IN:
+        count(&metrics->dedupe, mesh_slug, "in", 1);
+        break;
+    case DELIVERY_DUPLICATE_OUT:
+        count(&metrics->dedupe, mesh_slug, "out", 1);
+        break;
+    case DELIVERY_HISTORY_PRUNED:
+        metrics->history_pruned++;
+        break;
+    case DELIVERY_INVALID_INBOUND:
+        count(&metrics->invalid_inbound, label, NULL, 1);
+        break;
+    case DELIVERY_DECRYPT_ARCHIVED:
+        metrics->decrypt_archived++;
+        break;
+    case DELIVERY_DECRYPT_STALE:
+        metrics->decrypt_stale++;
+        break;
     }
-    total += atomic_load_explicit(&histogram->buckets[BUCKETS], memory_order_relaxed);
-    double sum = (double)atomic_load_explicit(&histogram->sum, memory_order_relaxed) / divisor;
-    size_t length = strlen(labels);
-    const char *open = length > 0 ? "{" : "", *close = length > 0 ? "}" : "";
-    int shown = length > 0 ? (int)length - 1 : 0; /* without the comma */
-    buffer_printf(text, "%s_bucket{%sle=\"+Inf\"} %" PRIu64 "\n", name, labels, total);
-    buffer_printf(text, "%s_sum%s%.*s%s %.6f\n%s_count%s%.*s%s %" PRIu64 "\n", name, open, shown, labels, close, sum, name, open, shown,
-                  labels, close, total);
 }
 
-static void print_requests(const struct ipc_metrics *metrics, struct buffer *text)
+static struct hook_duration *duration_of(struct ipc_metrics *metrics, const char *hook)
 {
-    static const char *const TRANSPORT_NAMES[TRANSPORTS] = { "unix", "tcp" };
-    head(text, "cm_daemon_ipc_requests_total", "counter", "Requests answered by the local API.");
-    for (size_t r = 0; r <= ROUTE_COUNT; r++)
-        for (size_t t = 0; t < TRANSPORTS; t++)
-            for (size_t s = 0; s < STATUS_COUNT; s++)
-                if (metrics->routes[r].answers[t][s] > 0)
-                    buffer_printf(text, "cm_daemon_ipc_requests_total{route=\"%s%s%s\",status=\"%d\",transport=\"%s\"} %" PRIu64 "\n",
-                                  r < ROUTE_COUNT ? ROUTES[r].method : "none", r < ROUTE_COUNT ? " " : "",
-                                  r < ROUTE_COUNT ? ROUTES[r].path : "", STATUSES[s], TRANSPORT_NAMES[t], metrics->routes[r].answers[t][s]);
-    head(text, "cm_daemon_ipc_duration_seconds", "histogram", "From a request's head to its answer.");
-    for (size_t r = 0; r < ROUTE_COUNT; r++) {
-        const struct histogram *duration = &metrics->routes[r].duration_us;
-        bool used = atomic_load_explicit(&duration->sum, memory_order_relaxed) > 0;
-        if (!used)
+    struct hook_duration *duration = metrics->hook_durations;
+    while (duration != NULL && strcmp(duration->hook, hook) != 0)
+        duration = duration->next;
+    if (duration != NULL)
+        return duration;
+    if (metrics->hook_count >= HOOKS_MAXIMUM && strcmp(hook, OTHER) != 0)
+        return duration_of(metrics, OTHER);
+    duration = memory_zalloc(sizeof(*duration));
+    duration->hook = memory_strdup(hook);
+    duration->next = metrics->hook_durations;
+    metrics->hook_durations = duration;
+    metrics->hook_count++;
+    return duration;
+}
+
+void ipc_metrics_hook_run(struct ipc_metrics *metrics, const char *hook, int exit_status, int64_t duration_ms)
+{
+    char text[16];
+    if (exit_status == HOOK_EXIT_TIMEOUT)
+        (void)snprintf(text, sizeof(text), "timeout");
+    else if (exit_status == HOOK_EXIT_SIGNAL)
+        (void)snprintf(text, sizeof(text), "signal");
+    else if (exit_status == HOOK_EXIT_NOT_STARTED)
+        (void)snprintf(text, sizeof(text), "not_started");
+    else
+        (void)snprintf(text, sizeof(text), "%d", exit_status & 0xff);
+    count(&metrics->hook_runs, hook, text, 1);
+    if (exit_status != HOOK_EXIT_NOT_STARTED)
+        observe(&duration_of(metrics, hook)->duration_ms, METRICS_HOOK_BOUNDS_MS, duration_ms);
+}
+
+void ipc_metrics_hook_unenforceable(struct ipc_metrics *metrics, const char *hook, const char *reason)
+{
+    count(&metrics->hook_unenforceable, hook, reason, 1);
+}
+
+void ipc_metrics_hook_dropped(struct ipc_metrics *metrics, uint64_t events)
+{
+    metrics->hook_events_dropped += events;
+}
+
+void ipc_metrics_token_rotated(struct ipc_metrics *metrics)
+{
+    metrics->token_rotations++;
+}
+
+void ipc_metrics_clone_suspected(struct ipc_metrics *metrics)
+{
+    metrics->clone_suspected++;
+}
+
+void ipc_metrics_disk_pct(struct ipc_metrics *metrics, const char *kind, int pct)
+{
+    size_t known = 0;
+    struct disk_figure *disk = metrics->disks;
+    for (; disk != NULL && strcmp(disk->kind, kind) != 0; disk = disk->next)
+        known++;
+    if (disk == NULL && known < DISKS_MAXIMUM) {
+        disk = memory_zalloc(sizeof(*disk));
+        disk->kind = memory_strdup(kind);
+        disk->next = metrics->disks;
+        metrics->disks = disk;
+    }
+    if (disk != NULL)
+        disk->pct = pct < 0 ? 0 : pct > 100 ? 100 : pct;
+}
+
+/* ---- a mesh that was left -------------------------------------------------------------------------------------------- */
+
+static void forget_series(struct metrics_family *family, const char *mesh_slug)
+{
+    struct metrics_series **place = &family->series;
+    while (*place != NULL) {
+        struct metrics_series *series = *place;
+        if (strcmp(series->labels[0], mesh_slug) != 0) {
+            place = &series->next;
             continue;
-        char labels[96];
-        (void)snprintf(labels, sizeof(labels), "route=\"%s %s\",", ROUTES[r].method, ROUTES[r].path);
-        print_histogram(text, "cm_daemon_ipc_duration_seconds", labels, duration, REQUEST_BOUNDS_US, 1e6);
+        }
+        *place = series->next;
+        free(series->labels[0]);
+        free(series->labels[1]);
+        free(series);
+        family->count--;
     }
 }
 
-static void print_traffic(const struct ipc_metrics *metrics, struct buffer *text)
+void ipc_metrics_forget_mesh(struct ipc_metrics *metrics, const char *mesh_slug)
 {
-    static const char *const OUTCOMES[SEND_OUTCOMES] = { "queued", "duplicate", "conflict", "refused" };
-    head(text, "cm_daemon_send_total", "counter", "Sends answered, by what became of them.");
-    for (const struct traffic *traffic = metrics->traffic; traffic != NULL; traffic = traffic->next)
-        for (size_t i = 0; i < SEND_OUTCOMES; i++)
-            if (traffic->sent[i] > 0)
-                buffer_printf(text, "cm_daemon_send_total{mesh=\"%s\",kind=\"%s\",outcome=\"%s\"} %" PRIu64 "\n", traffic->mesh,
-                              traffic->kind, OUTCOMES[i], traffic->sent[i]);
-    head(text, "cm_daemon_recv_total", "counter", "Messages stored in the inbox.");
-    for (const struct traffic *traffic = metrics->traffic; traffic != NULL; traffic = traffic->next)
-        if (traffic->received > 0)
-            buffer_printf(text, "cm_daemon_recv_total{mesh=\"%s\",kind=\"%s\"} %" PRIu64 "\n", traffic->mesh, traffic->kind,
-                          traffic->received);
-    head(text, "cm_daemon_dedupe_total", "counter", "Sends that were answered from the outbox because their id had a row.");
-    for (const struct traffic *traffic = metrics->traffic; traffic != NULL; traffic = traffic->next)
-        if (traffic->sent[SEND_DUPLICATE] > 0)
-            buffer_printf(text, "cm_daemon_dedupe_total{mesh=\"%s\",direction=\"out\",kind=\"%s\"} %" PRIu64 "\n", traffic->mesh,
-                          traffic->kind, traffic->sent[SEND_DUPLICATE]);
-}
-
-static void print_meshes(const struct ipc *ipc, struct buffer *text)
-{
-    head(text, "cm_daemon_connected", "gauge", "1 while the mesh's link is open.");
-    for (size_t i = 0; i < ipc->mesh_count; i++) {
-        struct delivery *delivery = ipc->meshes[i].delivery;
-        bool open = delivery != NULL && link_state(delivery_link(delivery)) == LINK_OPEN;
-        buffer_printf(text, "cm_daemon_connected{mesh=\"%s\"} %d\n", ipc->meshes[i].slug, open ? 1 : 0);
+    forget_series(&metrics->reconnects, mesh_slug);
+    forget_series(&metrics->dedupe, mesh_slug);
+    struct traffic **place = &metrics->traffic;
+    while (*place != NULL) {
+        struct traffic *traffic = *place;
+        if (strcmp(traffic->mesh, mesh_slug) != 0) {
+            place = &traffic->next;
+            continue;
+        }
+        *place = traffic->next;
+        free_traffic(traffic);
     }
-    head(text, "cm_daemon_lag_ms", "gauge", "Round trip of the newest ping.");
-    for (size_t i = 0; i < ipc->mesh_count; i++) {
-        struct delivery *delivery = ipc->meshes[i].delivery;
-        int64_t lag_ms = delivery != NULL ? link_lag_ms(delivery_link(delivery)) : -1;
-        if (lag_ms >= 0)
-            buffer_printf(text, "cm_daemon_lag_ms{mesh=\"%s\"} %" PRId64 "\n", ipc->meshes[i].slug, lag_ms);
-    }
-    head(text, "cm_daemon_outbox_depth", "gauge", "Rows of the outbox by status.");
-    for (size_t i = 0; i < ipc->mesh_count; i++) {
-        struct outbox_counts counts;
-        outbox_counts(ipc->outbox, ipc_row_mesh(&ipc->meshes[i]), &counts);
-        const int64_t by_state[OUTBOX_STATES] = { [OUTBOX_PENDING] = counts.pending,
-                                                  [OUTBOX_INFLIGHT] = counts.inflight,
-                                                  [OUTBOX_DONE] = counts.done,
-                                                  [OUTBOX_DEAD] = counts.dead,
-                                                  [OUTBOX_ABORTED] = counts.aborted };
-        for (size_t s = 0; s < OUTBOX_STATES; s++)
-            buffer_printf(text, "cm_daemon_outbox_depth{mesh=\"%s\",status=\"%s\"} %" PRId64 "\n", ipc->meshes[i].slug,
-                          outbox_state_name((enum outbox_state)s), by_state[s]);
-    }
-}
-
-void ipc_metrics_print(const struct ipc *ipc, struct buffer *text)
-{
-    const struct ipc_metrics *metrics = ipc->metrics;
-    head(text, "cm_daemon_build_info", "gauge", "The version that runs.");
-    buffer_printf(text, "cm_daemon_build_info{version=\"%s\"} 1\n", CLAUDEMESH_VERSION);
-    print_meshes(ipc, text);
-    head(text, "cm_daemon_disk_pct", "gauge", "How full the outbox is, of its fuller limit.");
-    buffer_printf(text, "cm_daemon_disk_pct{kind=\"outbox\"} %d\n", outbox_pressure_pct(ipc->outbox));
-    head(text, "cm_daemon_quarantined", "gauge", "Messages kept in quarantine.");
-    buffer_printf(text, "cm_daemon_quarantined %" PRId64 "\n", inbox_quarantine_count(ipc->inbox, NULL));
-    print_traffic(metrics, text);
-    head(text, "cm_daemon_commit_seconds", "histogram", "Group commits of both databases.");
-    print_histogram(text, "cm_daemon_commit_seconds", "", &metrics->commit_us, COMMIT_BOUNDS_US, 1e6);
-    head(text, "cm_daemon_commit_batch_size", "histogram", "Tasks that shared a commit.");
-    print_histogram(text, "cm_daemon_commit_batch_size", "", &metrics->batch, BATCH_BOUNDS, 1);
-    print_requests(metrics, text);
 }

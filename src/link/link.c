@@ -45,6 +45,11 @@ int64_t link_now_ms(const struct link *link)
     return link->phase == PHASE_OPEN ? link->last_hello_at + clock_boot_ms() - link->hello_boot_ms : clock_wall_ms() + link->skew_ms;
 }
 
+const char *link_loss(const struct link *link)
+{
+    return link->loss;
+}
+
 int64_t link_lag_ms(const struct link *link)
 {
     int64_t rtt_ms = link->socket == NULL ? -1 : websocket_rtt_ms(link->socket);
@@ -305,7 +310,14 @@ static void socket_closed(void *argument, struct websocket *socket, int code, co
     if (link->refusal_code[0] == '\0') { /* the reason of the close is the code, too (40-wire) */
         (void)snprintf(link->refusal_code, sizeof(link->refusal_code), "%s", reason);
     }
+    enum { GONE = 1006 };
     enum link_event event = hello_judge_close(link, code);
+    if (link->phase == PHASE_OPEN) {
+        link->loss = code == GONE             ? "connection_lost"
+                     : link->replaced         ? "replaced"
+                     : event == EVENT_REFUSED ? "refused"
+                                              : "closed_by_broker";
+    }
     if (event == EVENT_REFUSED) {
         negotiation_refused_by_broker(link, reason);
     }
@@ -546,6 +558,7 @@ void link_pause(struct link *link, bool paused)
 void link_reset(struct link *link, const char *reason)
 {
     if (link->phase == PHASE_OPEN) {
+        link->loss = "reset";
         link_close_socket(link, 1000, reason);
         (void)link_move(link, EVENT_LOST, reason);
     }

@@ -59,7 +59,10 @@ enum link_state link_state(const struct link *link);
 const char *link_reason(const struct link *link); /* of the newest state */
 const struct feature_set *link_features(const struct link *link);
 const char *link_broker_version(const struct link *link); /* "" unknown */
-int64_t link_clock_skew_ms(const struct link *link);      /* 0 unless corrected */
+/* Why the connection that was open last is no longer: a word of a fixed list (metrics' label), NULL before the first loss: "connection_lost" (gone without a word, or silent),
+ * "closed_by_broker", "replaced" (4003, 4004), "refused" (4010), "reset" (link_reset). */
+const char *link_loss(const struct link *link);
+int64_t link_clock_skew_ms(const struct link *link); /* 0 unless corrected */
 /* The broker's time as this link knows it, to 60 s: while it is open it follows no step of this host's clock. */
 int64_t link_now_ms(const struct link *link);
 int64_t link_lag_ms(const struct link *link);  /* newest ping's round trip; until there is one, hello's; -1 unknown */

@@ -68,7 +68,8 @@ struct link {
     enum link_phase phase;
     enum link_state state;
     char *reason;
-    bool stopping; /* link_stop was called: no callback but `stopped` */
+    const char *loss; /* link_loss */
+    bool stopping;    /* link_stop was called: no callback but `stopped` */
     bool revoked;
     bool replaced; /* the newest end was 4003 or 4004 */
 
