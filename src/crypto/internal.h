@@ -14,6 +14,7 @@ struct keypair {                                /* sodium_malloc */
     uint8_t nonce_key[DERIVED_KEY_BYTES];
     struct public_key public_key;
     char public_hex[KEY_HEX_SIZE];
+    bool opens_only; /* a former key: `secret` is zero */
 };
 
 /* For what only fails when memory is damaged or the library is broken: going on would send or accept something unsafe. */

@@ -22,6 +22,7 @@ int keypair_from_seed(const uint8_t seed[static SEED_BYTES], struct keypair **re
         return error_set(error, ERROR_INTERNAL, "no key can be made from this seed");
     }
     seed_derive(keypair->secret, "cm-nonce", keypair->nonce_key);
+    keypair->opens_only = false;
     public_key_hex(&keypair->public_key, keypair->public_hex);
     *ret_keypair = keypair;
     return 0;
@@ -56,6 +57,74 @@ int keypair_from_secret_hex(const char *hex, struct keypair **ret_keypair, struc
     return result;
 }
 
+/* ---- former keys ------------------------------------------------------------------------------------------------- */
+
+void keypair_box_secret_hex(const struct keypair *keypair, char ret_hex[KEY_HEX_SIZE])
+{
+    hex_encode(keypair->box_secret, sizeof(keypair->box_secret), ret_hex);
+}
+
+void keypair_nonce_key_hex(const struct keypair *keypair, char ret_hex[KEY_HEX_SIZE])
+{
+    hex_encode(keypair->nonce_key, sizeof(keypair->nonce_key), ret_hex);
+}
+
+int public_key_box_hex(const struct public_key *key, char ret_hex[KEY_HEX_SIZE], struct error *error)
+{
+    uint8_t box_public[crypto_box_PUBLICKEYBYTES];
+    if (crypto_sign_ed25519_pk_to_curve25519(box_public, key->bytes) != 0) {
+        return error_set(error, ERROR_INVALID, "no box can be made for this public key");
+    }
+    hex_encode(box_public, sizeof(box_public), ret_hex);
+    return 0;
+}
+
+static int fill_former(struct keypair *keypair, const char *public_hex, const char *box_secret_hex, const char *nonce_key_hex,
+                       struct error *error)
+{
+    uint8_t of_secret[crypto_box_PUBLICKEYBYTES], of_public[crypto_box_PUBLICKEYBYTES];
+    int result = public_key_parse(public_hex, &keypair->public_key, error);
+    if (result != 0) {
+        return result;
+    }
+    if (hex_decode(box_secret_hex, strlen(box_secret_hex), keypair->box_secret, sizeof(keypair->box_secret)) != 0 ||
+        (nonce_key_hex != NULL && hex_decode(nonce_key_hex, strlen(nonce_key_hex), keypair->nonce_key, sizeof(keypair->nonce_key)) != 0)) {
+        return error_set(error, ERROR_INVALID, "a secret half of a former key is 64 lower-case hex digits");
+    }
+    if (crypto_scalarmult_base(of_secret, keypair->box_secret) != 0 ||
+        crypto_sign_ed25519_pk_to_curve25519(of_public, keypair->public_key.bytes) != 0 ||
+        memcmp(of_secret, of_public, sizeof(of_secret)) != 0) {
+        return error_set(error, ERROR_INVALID, "the two halves of a former key do not belong together");
+    }
+    if (nonce_key_hex == NULL) {
+        randombytes_buf(keypair->nonce_key, sizeof(keypair->nonce_key));
+    }
+    public_key_hex(&keypair->public_key, keypair->public_hex);
+    keypair->opens_only = true;
+    return 0;
+}
+
+int keypair_for_opening(const char *public_hex, const char *box_secret_hex, const char *nonce_key_hex, struct keypair **ret_keypair,
+                        struct error *error)
+{
+    struct keypair *keypair = secret_alloc(sizeof(*keypair));
+    sodium_memzero(keypair, sizeof(*keypair));
+    int result = fill_former(keypair, public_hex, box_secret_hex, nonce_key_hex, error);
+    if (result != 0) {
+        keypair_free(keypair);
+        return result;
+    }
+    *ret_keypair = keypair;
+    return 0;
+}
+
+bool keypair_can_sign(const struct keypair *keypair)
+{
+    return !keypair->opens_only;
+}
+
+/* ---- use ---------------------------------------------------------------------------------------------------------- */
+
 void keypair_free(struct keypair *keypair)
 {
     sodium_free(keypair); /* wipes */
@@ -83,7 +152,7 @@ void keypair_seed(const struct keypair *keypair, uint8_t ret_seed[static SEED_BY
 
 void keypair_sign(const struct keypair *keypair, const void *data, size_t size, struct signature *ret_signature)
 {
-    if (crypto_sign_detached(ret_signature->bytes, NULL, data, size, keypair->secret) != 0) {
+    if (keypair->opens_only || crypto_sign_detached(ret_signature->bytes, NULL, data, size, keypair->secret) != 0) {
         crypto_failed("signing");
     }
 }

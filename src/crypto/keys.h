@@ -33,7 +33,16 @@ const struct public_key *keypair_public(const struct keypair *keypair);
 const char *keypair_public_hex(const struct keypair *keypair);                         /* the keypair's */
 void keypair_secret_hex(const struct keypair *keypair, char ret_hex[SECRET_HEX_SIZE]); /* wipe after use */
 void keypair_seed(const struct keypair *keypair, uint8_t ret_seed[static SEED_BYTES]); /* wipe after use */
-/* The X25519 secret that belongs to it, for the archive. */
+/* For the archive of former keys (50-identity, Key rotation): the X25519 half, and what the nonces of its boxes are made with (decision 0005). Wipe after use. */
+void keypair_box_secret_hex(const struct keypair *keypair, char ret_hex[KEY_HEX_SIZE]);
+void keypair_nonce_key_hex(const struct keypair *keypair, char ret_hex[KEY_HEX_SIZE]);
+/* The X25519 public key that boxes to this member are made for; ERROR_INVALID when it has none. */
+int public_key_box_hex(const struct public_key *key, char ret_hex[KEY_HEX_SIZE], struct error *error) MUST_CHECK;
+/* A former key from its archived parts: opens boxes and recognises its own; signing with it ends the process, for there is nothing left to sign with. nonce_key_hex NULL: it
+ * recognises none. ERROR_INVALID when the parts are malformed or do not belong together. */
+int keypair_for_opening(const char *public_hex, const char *box_secret_hex, const char *nonce_key_hex, struct keypair **ret_keypair,
+                        struct error *error) MUST_CHECK;
+bool keypair_can_sign(const struct keypair *keypair);
 
 void keypair_sign(const struct keypair *keypair, const void *data, size_t size, struct signature *ret_signature);
 void keypair_sign_hex(const struct keypair *keypair, const void *data, size_t size, char ret_hex[SIGNATURE_HEX_SIZE]);
