@@ -109,6 +109,7 @@ static int open_ipc(struct daemon *daemon, struct error *error)
         .inbox = daemon->inbox,
         .metrics = daemon->metrics,
         .token = daemon->token,
+        .directory = daemon->options->paths->daemon,
         .schema_version = db_schema_version(daemon->outbox_db),
     };
     daemon_limits(daemon->settings, &options.limits);

@@ -21,6 +21,7 @@ struct ipc {
     struct outbox *outbox;
     struct inbox *inbox;
     struct ipc_metrics *metrics;
+    char *directory; /* of the databases */
     struct http_server *server;
     struct guard guard;
     struct ipc_mesh *meshes; /* by slug */

@@ -159,6 +159,7 @@ int ipc_new(const struct ipc_options *options, struct ipc **ret_ipc, struct erro
     ipc->outbox = options->outbox;
     ipc->inbox = options->inbox;
     ipc->metrics = options->metrics;
+    ipc->directory = memory_strdup(options->directory);
     ipc->schema_version = options->schema_version;
     ipc->started_at_ms = clock_monotonic_ms();
     buffer_init(&ipc->scratch, BUFFER_UNLIMITED);
@@ -186,6 +187,7 @@ void ipc_free(struct ipc *ipc)
         exchange_drop(ipc->exchanges);
     ipc_release_meshes(ipc);
     guard_release(&ipc->guard);
+    free(ipc->directory);
     buffer_release(&ipc->scratch);
     free(ipc);
 }

@@ -29,7 +29,8 @@ struct ipc_options { /* everything borrowed for the ipc's life, but the strings,
     struct outbox *outbox;
     struct inbox *inbox;
     struct ipc_metrics *metrics;
-    const char *token; /* the bearer for TCP */
+    const char *token;     /* the bearer for TCP */
+    const char *directory; /* the databases': metrics say how full its file system is */
     int schema_version;
     struct ipc_limits limits;
 };

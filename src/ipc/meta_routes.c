@@ -147,14 +147,3 @@ void route_prove(struct exchange *exchange)
     json_put_string(answer, "proof", hex);
     exchange_answer_json(exchange, 200, answer);
 }
-
-/* ---- metrics --------------------------------------------------------------------------------------------------------- */
-
-void route_metrics(struct exchange *exchange)
-{
-    struct buffer text;
-    buffer_init(&text, BUFFER_UNLIMITED);
-    ipc_metrics_print(exchange->ipc, &text);
-    exchange_answer(exchange, 200, "text/plain; version=0.0.4; charset=utf-8", text.data, text.length);
-    buffer_release(&text);
-}

@@ -43,7 +43,7 @@ void ipc_metrics_disk_pct(struct ipc_metrics *metrics, const char *kind, int pct
 /* A mesh was left: its series go. */
 void ipc_metrics_forget_mesh(struct ipc_metrics *metrics, const char *mesh_slug);
 
-/* The whole text, with what is read from the rooms at this moment. */
-void ipc_metrics_print(const struct ipc *ipc, struct buffer *ret_text);
+/* The whole text, with what is read from the rooms at this moment. backlog NULL: it could not be had in time, and its series are left out. */
+void ipc_metrics_print(const struct ipc *ipc, const struct outbox_backlog *backlog, struct buffer *ret_text);
 
 #endif

@@ -4,6 +4,7 @@
 #include "ipc/internal.h"
 #include "ipc/metrics_internal.h"
 #include "link/link.h"
+#include "util/clock.h"
 #include "util/memory.h"
 
 static void head(struct buffer *text, const char *name, const char *type, const char *help)
@@ -195,7 +196,21 @@ static void print_links(const struct ipc *ipc, struct buffer *text)
     }
 }
 
-static void print_outbox(const struct ipc *ipc, struct buffer *text)
+static void print_backlog(const struct ipc *ipc, const struct outbox_backlog *backlog, struct buffer *text)
+{
+    int64_t now_ms = clock_steady_ms();
+    head(text, "cm_daemon_outbox_age_seconds", "gauge", "Age of the oldest row that is not yet accepted; 0 when nothing waits.");
+    for (size_t i = 0; backlog != NULL && i < backlog->count; i++) {
+        const struct ipc_mesh *mesh = ipc_mesh_by_id(ipc, backlog->meshes[i].mesh);
+        if (mesh == NULL)
+            continue; /* left meanwhile */
+        int64_t since = backlog->meshes[i].oldest_enqueued_at;
+        sample(text, "cm_daemon_outbox_age_seconds", "mesh", mesh->slug, NULL);
+        buffer_printf(text, "%.3f\n", since >= 0 && now_ms > since ? (double)(now_ms - since) / 1e3 : 0.0);
+    }
+}
+
+static void print_outbox(const struct ipc *ipc, const struct outbox_backlog *backlog, struct buffer *text)
 {
     head(text, "cm_daemon_outbox_depth", "gauge", "Rows of the outbox by status.");
     for (size_t i = 0; i < ipc->mesh_count; i++) {
@@ -211,9 +226,14 @@ static void print_outbox(const struct ipc *ipc, struct buffer *text)
             buffer_printf(text, "%" PRId64 "\n", by_state[s]);
         }
     }
+    print_backlog(ipc, backlog, text);
     head(text, "cm_daemon_disk_pct", "gauge", "How full what is limited is, in percent.");
     sample(text, "cm_daemon_disk_pct", "kind", "outbox", NULL);
     buffer_printf(text, "%d\n", outbox_pressure_pct(ipc->outbox));
+    if (backlog != NULL && backlog->disk_used_pct >= 0) {
+        sample(text, "cm_daemon_disk_pct", "kind", "filesystem", NULL);
+        buffer_printf(text, "%d\n", backlog->disk_used_pct);
+    }
     for (const struct disk_figure *disk = ipc->metrics->disks; disk != NULL; disk = disk->next) {
         sample(text, "cm_daemon_disk_pct", "kind", disk->kind, NULL);
         buffer_printf(text, "%d\n", disk->pct);
@@ -250,14 +270,14 @@ static void print_hooks(const struct ipc *ipc, struct buffer *text)
                   metrics->hook_events_dropped);
 }
 
-void ipc_metrics_print(const struct ipc *ipc, struct buffer *text)
+void ipc_metrics_print(const struct ipc *ipc, const struct outbox_backlog *backlog, struct buffer *text)
 {
     const struct ipc_metrics *metrics = ipc->metrics;
     head(text, "cm_daemon_build_info", "gauge", "The version that runs.");
     sample(text, "cm_daemon_build_info", "version", CLAUDEMESH_VERSION, NULL);
     number(text, 1);
     print_links(ipc, text);
-    print_outbox(ipc, text);
+    print_outbox(ipc, backlog, text);
     print_traffic(ipc, text);
     print_inbound(ipc, text);
     head(text, "cm_daemon_commit_seconds", "histogram", "Group commits of both databases.");

@@ -26,8 +26,9 @@ void route_version(struct exchange *exchange);
 void route_compat(struct exchange *exchange);
 void route_health(struct exchange *exchange);
 void route_prove(struct exchange *exchange);
-void route_metrics(struct exchange *exchange);
 void route_not_implemented(struct exchange *exchange);
+/* metrics_route.c */
+void route_metrics(struct exchange *exchange);
 /* send.c */
 void route_send(struct exchange *exchange);
 /* inbox_routes.c */

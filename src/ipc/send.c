@@ -124,6 +124,7 @@ static void on_accepted(struct outbox_accept *accept)
     struct send *send = accept->argument;
     struct exchange *exchange = send->exchange;
     if (accept->status != 0) {
+        send_count_refused(send);
         send_free(send);
         exchange_fail_store(exchange, accept->status);
     } else if (accept->outcome == ACCEPT_NO_ROW) {
@@ -200,6 +201,7 @@ void route_send(struct exchange *exchange)
     struct error error;
     if (read_wait(exchange, &send->wait_ms, &error) != 0 ||
         send_request_read(exchange->body, http_header(exchange->http, "Idempotency-Key"), &send->request, &code, &error) != 0) {
+        send_count_refused(send);
         send_free(send);
         exchange_fail(exchange, 400, code, "%s", error.message);
         return;

@@ -52,5 +52,7 @@ void send_answer_accepted(struct send *send, int status, const char *word, const
 void send_answer_conflict(struct send *send, const struct accept_cell *cell, enum outbox_state state, const struct send_facts *facts);
 void send_answer_failed(struct send *send, const char *reason);
 void send_answer_refused(struct send *send);
+/* Under mesh "" when none was chosen. */
+void send_count_refused(const struct send *send);
 
 #endif

@@ -98,11 +98,15 @@ void send_answer_failed(struct send *send, const char *reason)
                        reason != NULL ? reason : "no reason is known");
 }
 
+void send_count_refused(const struct send *send)
+{
+    ipc_metrics_send(send->exchange->ipc->metrics, send->slug, send->resolved ? send->kind : "unresolved", SEND_REFUSED);
+}
+
 void send_answer_refused(struct send *send)
 {
     struct exchange *exchange = send->exchange;
-    if (send->placed)
-        ipc_metrics_send(exchange->ipc->metrics, send->slug, send->resolved ? send->kind : "unresolved", SEND_REFUSED);
+    send_count_refused(send);
     exchange_fail_with(exchange, send->refusal.status, send->refusal.code, json_incref(send->refusal.more), "%s", send->refusal.detail);
     send_free(send);
 }

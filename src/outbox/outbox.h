@@ -181,6 +181,20 @@ void outbox_counts(struct outbox *outbox, const char *mesh /* NULL: all */, stru
 int outbox_pressure_pct(struct outbox *outbox);
 bool outbox_is_degraded(struct outbox *outbox);
 
+/* What only the reader can tell, for monitoring: the oldest row with work left (pending or inflight) of each of these meshes, and how full the file system of `directory`
+ * is. Strings are copied; done gets NULL when it cannot be read. */
+struct outbox_mesh_backlog {
+    char *mesh;
+    int64_t oldest_enqueued_at; /* -1: nothing waits */
+};
+struct outbox_backlog {
+    struct outbox_mesh_backlog *meshes;
+    size_t count;
+    int disk_used_pct; /* -1 unknown */
+};
+void outbox_read_backlog(struct outbox *outbox, const char *directory, const char *const *meshes, size_t count,
+                         void (*done)(void *argument, const struct outbox_backlog *backlog), void *argument);
+
 /* Called on the loop thread whenever a row was inserted (with `row` borrowed: the drain's fast path) or retired into a successor, and
  * whenever any row became done, dead or aborted (outbox_status events), and when pressure passes 80 or 95 or falls below. NULLs allowed. */
 struct outbox_observer {
