@@ -206,6 +206,9 @@ int api_collect(struct cli *cli, const char *target, int64_t limit, json_t **ret
             break;
         }
         (void)json_array_extend(items, json_object_get(page, "items"));
+        if (json_object_get(page, "complete") != NULL) {
+            json_put_bool(document, "complete", json_is_true(json_object_get(page, "complete")));
+        }
         free(cursor);
         cursor = memory_strdup(json_string_value(json_object_get(page, "next_cursor")));
         more = cursor != NULL && (int64_t)json_array_size(items) < limit;

@@ -137,7 +137,9 @@ static int open_inbox(struct daemon *daemon, struct error *error)
     }
     if (status != 0)
         return error_prefix(error, "inbox.db");
-    return inbox_open(daemon->inbox_db, &daemon->inbox, error);
+    const struct inbox_options inbox_options = { .search = settings_bool(daemon->settings, "inbox.fts"),
+                                                 .max_bytes = settings_integer(daemon->settings, "inbox.max_bytes") };
+    return inbox_open(daemon->inbox_db, &inbox_options, &daemon->inbox, error);
 }
 
 int daemon_open_databases(struct daemon *daemon, struct error *error)

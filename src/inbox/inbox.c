@@ -36,6 +36,13 @@ const struct db_migration INBOX_MIGRATIONS[] = {
       .sql = "CREATE TABLE hook_runs (id INTEGER PRIMARY KEY AUTOINCREMENT, inbox_seq INTEGER NOT NULL, hook TEXT NOT NULL,"
              "  claimed_at INTEGER) STRICT;"
              "CREATE INDEX hook_runs_waiting ON hook_runs (id) WHERE claimed_at IS NULL;" },
+    { .version = 3,
+      /* Rows from this seq on are in the index (search.c); 0: all. The index itself comes and goes with a setting. */
+      .sql = "CREATE TABLE inbox_index (id INTEGER PRIMARY KEY CHECK (id = 1), down_to INTEGER NOT NULL) STRICT;"
+             "INSERT INTO inbox_index VALUES (1, 0);"
+             /* Up to where a mesh's history was asked for (rebuild.c); mesh '': every mesh without a row of its own, from the beginning. */
+             "CREATE TABLE inbox_rebuild (mesh TEXT PRIMARY KEY, after_history_id INTEGER NOT NULL, finished INTEGER NOT NULL)"
+             " STRICT, WITHOUT ROWID;" },
 };
 const size_t INBOX_MIGRATION_COUNT = ARRAY_LENGTH(INBOX_MIGRATIONS);
 
@@ -57,12 +64,17 @@ static const char INSERT_ROW[] =
     " priority, reply_to_id, sent_at, received_at, verified, content, from_history)"
     " VALUES (?1, ?2, ?3, ?4, nullif(?5, -1), ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, nullif(?14, -1), ?15, ?16, ?17, ?18)"
     " ON CONFLICT (mesh, sender_pubkey, client_message_id) DO NOTHING";
+static const char SELECT_REBUILT[] = "SELECT seq, id, seen_at FROM inbox WHERE mesh = ?1 AND sender_pubkey = ?2 AND client_message_id = ?3"
+                                     " AND from_history = 1";
+static const char DELETE_REBUILT[] = "DELETE FROM inbox WHERE seq = ?1";
+static const char KEEP_SEEN[] = "UPDATE inbox SET seen_at = ?2 WHERE seq = ?1";
 
 /* ---- opening --------------------------------------------------------------------------------------------------- */
 
 struct open_task {
     struct db_task task;
     struct inbox *inbox;
+    bool rebuild;
 };
 
 /* 1 and the first column's text (cut to size) when there is a row, 0 when there is none. */
@@ -95,7 +107,8 @@ static int read_newest(struct inbox *inbox, struct db_connection *connection, st
 
 static int run_open(struct db_connection *connection, struct db_task *task)
 {
-    struct inbox *inbox = CONTAINER_OF(task, struct open_task, task)->inbox;
+    const struct open_task *open = CONTAINER_OF(task, struct open_task, task);
+    struct inbox *inbox = open->inbox;
     int status = read_epoch(inbox, connection, &task->error);
     if (status == 0) {
         uint8_t random[8];
@@ -109,7 +122,9 @@ static int run_open(struct db_connection *connection, struct db_task *task)
         status = quarantine_load_counts(inbox, connection, &task->error);
     if (status == 0)
         status = hook_runs_load(inbox, connection, &task->error);
-    return status;
+    if (status == 0)
+        status = rebuild_load(inbox, connection, open->rebuild, &task->error);
+    return status == 0 ? search_open(inbox, connection, &task->error) : status;
 }
 
 static void committed(void *argument)
@@ -126,13 +141,26 @@ static void rolled_back(void *argument)
     inbox->attempt_run = inbox->attempt_committed;
 }
 
-int inbox_open(struct db *db, struct inbox **ret_inbox, struct error *error)
+static int closing(void *argument, struct db_connection *connection, struct error *error)
+{
+    (void)connection;
+    (void)error;
+    struct inbox *inbox = argument;
+    atomic_store(&inbox->closed, true);
+    return 0;
+}
+
+int inbox_open(struct db *db, const struct inbox_options *options, struct inbox **ret_inbox, struct error *error)
 {
     struct inbox *inbox = memory_zalloc(sizeof(*inbox));
     inbox->db = db;
     inbox->first_of_attempt = 1;
-    db_set_hooks(db, &(struct db_hooks){ .argument = inbox, .committed = committed, .rolled_back = rolled_back });
-    struct open_task open = { .task = { .run = run_open, .flags = DB_SAVEPOINT | DB_DURABLE }, .inbox = inbox };
+    inbox->searchable = options->search;
+    inbox->max_bytes = options->max_bytes;
+    db_set_hooks(db, &(struct db_hooks){ .argument = inbox, .committed = committed, .rolled_back = rolled_back, .closing = closing });
+    struct open_task open = { .task = { .run = run_open, .flags = DB_SAVEPOINT | DB_DURABLE },
+                              .inbox = inbox,
+                              .rebuild = options->rebuild };
     int status = db_write_wait(db, &open.task);
     if (status < 0) {
         db_set_hooks(db, &(struct db_hooks){ .argument = NULL });
@@ -154,6 +182,7 @@ void inbox_free(struct inbox *inbox)
         free(count->mesh);
         free(count);
     }
+    rebuild_release(inbox);
     free(inbox);
 }
 
@@ -175,6 +204,7 @@ bool inbox_is_degraded(const struct inbox *inbox)
 void inbox_note_result(struct inbox *inbox, int status)
 {
     inbox->degraded = status < 0;
+    pressure_report(inbox);
 }
 
 /* ---- room again? ---------------------------------------------------------------------------------------------------- */
@@ -199,6 +229,8 @@ static void done_probe(struct db_task *task)
 
 void inbox_poke(struct inbox *inbox)
 {
+    search_continue(inbox);
+    pressure_poke(inbox);
     if (!inbox->degraded || inbox->probing)
         return;
     struct probe_task *probe = memory_zalloc(sizeof(*probe));
@@ -263,7 +295,37 @@ static int legacy_was_seen(struct db_connection *connection, struct inbox_insert
     return db_execute(connection, error, NULL, INSERT_LEGACY, "tb", row->mesh, (const void *)row->content.bytes, (size_t)SHA256_BYTES);
 }
 
-static int insert_row(struct db_connection *connection, struct inbox_insert *insert, struct error *error)
+/* What came from history, and now comes for the first time: it is published, so it takes a place after what was published before it. 1: *ret_seen_at is what was known of it. */
+static int take_place_of_rebuilt(struct inbox *inbox, struct db_connection *connection, struct inbox_row *row, int64_t *ret_seen_at,
+                                 struct error *error)
+{
+    sqlite3_stmt *statement = db_prepare(connection, SELECT_REBUILT, error);
+    if (statement == NULL)
+        return -(int)error->code;
+    int64_t seq = -1, seen_at = -1;
+    int status = db_bind(statement, error, "ttt", row->mesh, row->sender_pubkey, row->client_message_id);
+    if (status == 0)
+        status = db_step(statement, error);
+    if (status == 1) {
+        const char *id = db_column_string(statement, 1);
+        seq = db_column_integer(statement, 0, -1);
+        seen_at = db_column_integer(statement, 2, -1);
+        if (id == NULL || string_copy(row->id, sizeof(row->id), id) != 0)
+            status = error_set(error, ERROR_CORRUPT, "inbox row %" PRId64 " is damaged", seq);
+    }
+    db_reset(statement);
+    if (status != 1)
+        return status;
+    status = search_remove(inbox, connection, seq, error);
+    if (status == 0)
+        status = db_execute(connection, error, NULL, DELETE_REBUILT, "i", seq);
+    if (status < 0)
+        return status;
+    *ret_seen_at = seen_at;
+    return 1;
+}
+
+static int insert_row(struct inbox *inbox, struct db_connection *connection, struct inbox_insert *insert, struct error *error)
 {
     struct inbox_row *row = insert->row;
     sqlite3_stmt *statement = db_prepare(connection, INSERT_ROW, error);
@@ -286,7 +348,9 @@ static int insert_row(struct db_connection *connection, struct inbox_insert *ins
     insert->is_new = sqlite3_changes(db_handle(connection)) == 1;
     if (insert->is_new) {
         row->seq = sqlite3_last_insert_rowid(db_handle(connection));
-        status = hook_runs_insert(connection, insert, error);
+        status = search_add(inbox, connection, row, error);
+        if (status == 0)
+            status = hook_runs_insert(connection, insert, error);
     } else if (!insert->legacy_once) {
         status = key_exists(connection, SELECT_SIGNED, row, error);
         insert->replay_suspected = status == 0;
@@ -294,7 +358,25 @@ static int insert_row(struct db_connection *connection, struct inbox_insert *ins
     return status < 0 ? status : 0;
 }
 
-static int store_once(struct db_connection *connection, struct db_task *task)
+/* A push of what is there, but came from a broker's history only, counts as the first. */
+static int insert_or_replace(struct inbox *inbox, struct db_connection *connection, struct inbox_insert *insert, struct error *error)
+{
+    int status = insert_row(inbox, connection, insert, error);
+    if (status != 0 || insert->is_new || insert->replay_suspected || insert->from_history || !inbox->rebuilt)
+        return status;
+    int64_t seen_at = -1;
+    status = take_place_of_rebuilt(inbox, connection, insert->row, &seen_at, error);
+    if (status != 1)
+        return status;
+    status = insert_row(inbox, connection, insert, error);
+    if (status == 0 && seen_at >= 0) {
+        insert->row->seen_at = seen_at;
+        status = db_execute(connection, error, NULL, KEEP_SEEN, "ii", insert->row->seq, seen_at);
+    }
+    return status;
+}
+
+static int store_once(struct inbox *inbox, struct db_connection *connection, struct db_task *task)
 {
     struct inbox_insert *insert = CONTAINER_OF(task, struct insert_task, task)->insert;
     insert->is_new = insert->replay_suspected = false;
@@ -312,7 +394,7 @@ static int store_once(struct db_connection *connection, struct db_task *task)
         if (found == 1)
             return 0;
     }
-    return found < 0 ? found : insert_row(connection, insert, &task->error);
+    return found < 0 ? found : insert_or_replace(inbox, connection, insert, &task->error);
 }
 
 static int run_insert(struct db_connection *connection, struct db_task *task)
@@ -322,7 +404,7 @@ static int run_insert(struct db_connection *connection, struct db_task *task)
     bool follows = work->attempt == inbox->attempt_run && work->number == inbox->inserts_run + 1;
     if (!follows && work->number != work->first_of_attempt)
         return error_set(&task->error, ERROR_BUSY, "an earlier message is not stored yet");
-    int status = store_once(connection, task);
+    int status = store_once(inbox, connection, task);
     if (status == 0) {
         inbox->attempt_run = work->attempt;
         inbox->inserts_run = work->number;
@@ -336,6 +418,8 @@ static void done_insert(struct db_task *task)
     struct inbox_insert *insert = work->insert;
     insert->status = task->status;
     inbox_note_result(work->inbox, task->status);
+    if (atomic_exchange(&work->inbox->index_damaged, false))
+        search_renew(work->inbox);
     if (task->status < 0)
         insert->is_new = insert->replay_suspected = false;
     hook_runs_inserted(work->inbox, insert);

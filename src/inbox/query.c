@@ -5,14 +5,16 @@
 #include "util/memory.h"
 
 /* One statement for each way in: the whole table by seq, the unread ones by their partial index, one sender by its index. */
-#define SELECT_PAGE(index, condition, bound, order)                                                        \
-    "SELECT " INBOX_COLUMNS ", body FROM inbox INDEXED BY " index " WHERE " condition " AND " bound        \
-    " AND (?1 IS NULL OR mesh = ?1) AND (?2 IS NULL OR topic = ?2) AND (?3 IS NULL OR sender_pubkey = ?3)" \
-    " AND (?4 IS NULL OR sender_name = ?4 COLLATE NOCASE) AND received_at >= ?5 ORDER BY seq " order " LIMIT ?7"
-#define SELECT_ANY(bound, order)                                                                           \
-    "SELECT " INBOX_COLUMNS ", body FROM inbox NOT INDEXED WHERE " bound                                   \
-    " AND (?1 IS NULL OR mesh = ?1) AND (?2 IS NULL OR topic = ?2) AND (?3 IS NULL OR sender_pubkey = ?3)" \
-    " AND (?4 IS NULL OR sender_name = ?4 COLLATE NOCASE) AND received_at >= ?5 ORDER BY seq " order " LIMIT ?7"
+#define SELECT_PAGE(index, condition, bound, order)                                                               \
+    "SELECT " INBOX_COLUMNS ", body FROM inbox INDEXED BY " index " WHERE " condition " AND " bound               \
+    " AND (?1 IS NULL OR mesh = ?1) AND (?2 IS NULL OR topic = ?2) AND (?3 IS NULL OR sender_pubkey = ?3)"        \
+    " AND (?4 IS NULL OR sender_name = ?4 COLLATE NOCASE) AND received_at >= ?5 AND (?8 = 0 OR from_history = 0)" \
+    " ORDER BY seq " order " LIMIT ?7"
+#define SELECT_ANY(bound, order)                                                                                  \
+    "SELECT " INBOX_COLUMNS ", body FROM inbox NOT INDEXED WHERE " bound                                          \
+    " AND (?1 IS NULL OR mesh = ?1) AND (?2 IS NULL OR topic = ?2) AND (?3 IS NULL OR sender_pubkey = ?3)"        \
+    " AND (?4 IS NULL OR sender_name = ?4 COLLATE NOCASE) AND received_at >= ?5 AND (?8 = 0 OR from_history = 0)" \
+    " ORDER BY seq " order " LIMIT ?7"
 #define UP "seq > ?6"
 #define DOWN "seq < ?6"
 
@@ -90,8 +92,8 @@ static int run_list(struct db_connection *connection, struct db_task *task)
     if (statement == NULL)
         return -(int)task->error.code;
     int64_t bound = query->after_seq >= 0 ? query->after_seq : query->ascending ? -1 : INT64_MAX;
-    int status = db_bind(statement, &task->error, "ttttiii", query->mesh, query->topic, query->sender_pubkey, query->sender_name,
-                         query->since_ms < 0 ? INT64_MIN : query->since_ms, bound, (int64_t)query->limit + 1);
+    int status = db_bind(statement, &task->error, "ttttiiii", query->mesh, query->topic, query->sender_pubkey, query->sender_name,
+                         query->since_ms < 0 ? INT64_MIN : query->since_ms, bound, (int64_t)query->limit + 1, (int64_t)query->came_live);
     if (status == 0)
         status = read_page(list, statement, &task->error);
     db_reset(statement);

@@ -25,7 +25,7 @@ int cursor_decode(const char *text, enum cursor_kind *ret_kind, int64_t *ret_seq
     if (base64url_decode(text, strlen(text), &decoded) != 0 || decoded.length < 2 || strlen(decoded.data) != decoded.length)
         goto out;
     char kind = decoded.data[0];
-    if (kind != CURSOR_INBOX_ASCENDING && kind != CURSOR_INBOX_DESCENDING && kind != CURSOR_OUTBOX)
+    if (kind != CURSOR_INBOX_ASCENDING && kind != CURSOR_INBOX_DESCENDING && kind != CURSOR_OUTBOX && kind != CURSOR_SEARCH)
         goto out;
     if (decoded.data[1] == '0' && decoded.length > 2) /* another spelling of a number */
         goto out;

@@ -7,7 +7,7 @@
 #include "util/attributes.h"
 #include "util/buffer.h"
 
-enum cursor_kind { CURSOR_INBOX_ASCENDING = 'a', CURSOR_INBOX_DESCENDING = 'd', CURSOR_OUTBOX = 'o' };
+enum cursor_kind { CURSOR_INBOX_ASCENDING = 'a', CURSOR_INBOX_DESCENDING = 'd', CURSOR_OUTBOX = 'o', CURSOR_SEARCH = 's' };
 
 /* Heap. */
 char *cursor_encode(enum cursor_kind kind, int64_t seq) MUST_CHECK;

@@ -293,6 +293,7 @@ static void request_page(struct event_stream *stream)
     const struct inbox_query query = { .mesh = stream->row_mesh,
                                        .since_ms = -1,
                                        .ascending = true,
+                                       .came_live = !stream->everything,
                                        .after_seq = stream->seq,
                                        .limit = PAGE_ROWS,
                                        .maximum_bytes = PAGE_BYTES };

@@ -24,6 +24,7 @@ struct event_stream {
     char *mesh_slug, *row_mesh; /* the filter; NULL all */
     int64_t seq, n;             /* the newest message it has had; events since */
     bool replaying, reading, more, dropped;
+    bool everything;        /* it begins anew: what was rebuilt from history too, which nobody was told of */
     bool lagging;           /* the backlog passed its limit: replaying, once it is taken */
     int64_t queued, taken;  /* bytes of events: written to the stream, and gone from its backlog */
     int64_t progress_at_ms; /* when `taken` grew last */

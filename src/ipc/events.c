@@ -62,6 +62,7 @@ static int find_place(const struct exchange *exchange, struct event_stream *stre
     if (wants_messages) {
         stream->seq = *ret_gap ? 0 : id.seq;
         stream->n = *ret_gap ? 0 : id.n;
+        stream->everything = *ret_gap;
     }
     stream->replaying = wants_messages;
     return 0;

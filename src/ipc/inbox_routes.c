@@ -39,7 +39,7 @@ static int read_order(const struct http_request *http, struct inbox_query *query
         return 0;
     enum cursor_kind kind;
     int64_t seq;
-    if (cursor_decode(cursor, &kind, &seq) != 0 || kind == CURSOR_OUTBOX)
+    if (cursor_decode(cursor, &kind, &seq) != 0 || (kind != CURSOR_INBOX_ASCENDING && kind != CURSOR_INBOX_DESCENDING))
         return error_set(error, ERROR_INVALID, "Parameter 'cursor' must be the next_cursor of an earlier page.");
     bool ascending = kind == CURSOR_INBOX_ASCENDING;
     if (order != NULL && ascending != query->ascending)

@@ -30,8 +30,9 @@ void route_not_implemented(struct exchange *exchange)
 
 void route_version(struct exchange *exchange)
 {
-    static const char *const FEATURES[] = { "send",    "send_wait", "inbox",     "inbox_seen", "events", "events_resume", "peers",
-                                            "members", "profile",   "heartbeat", "verify",     "outbox", "prove",         "metrics" };
+    static const char *const FEATURES[] = { "send",      "send_wait",     "inbox",  "inbox_seen", "inbox_search",
+                                            "events",    "events_resume", "peers",  "members",    "profile",
+                                            "heartbeat", "verify",        "outbox", "prove",      "metrics" };
     const struct ipc *ipc = exchange->ipc;
     json_t *answer = json_new_object(), *negotiated = json_new_object();
     json_put_string(answer, "daemon_version", CLAUDEMESH_VERSION);

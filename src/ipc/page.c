@@ -37,9 +37,11 @@ void page_answer(struct page *page, struct exchange *exchange, enum cursor_kind 
 {
     char *cursor = page->count > 0 && (more || page->cut) ? cursor_encode(kind, page->last_seq) : NULL;
     if (cursor != NULL)
-        buffer_printf(&page->text, "],\"next_cursor\":\"%s\"}", cursor);
+        buffer_printf(&page->text, "],\"next_cursor\":\"%s\"", cursor);
     else
-        buffer_append_text(&page->text, "],\"next_cursor\":null}");
+        buffer_append_text(&page->text, "],\"next_cursor\":null");
+    buffer_append_text(&page->text, page->more_fields == NULL ? "" : page->more_fields);
+    buffer_append_byte(&page->text, '}');
     free(cursor);
     exchange_answer(exchange, 200, NULL, page->text.data, page->text.length);
     page_release(page);

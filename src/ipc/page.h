@@ -13,7 +13,8 @@ struct page {
     struct buffer text;
     size_t count;
     int64_t last_seq;
-    bool cut; /* an item did not fit any more */
+    bool cut;                /* an item did not fit any more */
+    const char *more_fields; /* static: `,"name":value` after the cursor; NULL none */
 };
 void page_init(struct page *page);
 /* item is taken over; nothing is added once cut. The first item always is. */

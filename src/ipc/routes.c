@@ -18,7 +18,7 @@ const struct route ROUTES[] = {
     { "GET", "/v1/topic/list", route_not_implemented, BODY_NONE },
     { "GET", "/v1/topic/history", route_not_implemented, BODY_NONE },
     { "GET", "/v1/inbox", route_inbox, BODY_NONE },
-    { "GET", "/v1/inbox/search", route_not_implemented, BODY_NONE },
+    { "GET", "/v1/inbox/search", route_inbox_search, BODY_NONE },
     { "POST", "/v1/inbox/seen", route_inbox_seen, BODY_REQUIRED },
     { "GET", "/v1/events", route_events, BODY_NONE },
     { "GET", "/v1/peers", route_peers, BODY_NONE },

@@ -34,6 +34,8 @@ void route_send(struct exchange *exchange);
 /* inbox_routes.c */
 void route_inbox(struct exchange *exchange);
 void route_inbox_seen(struct exchange *exchange);
+/* search_routes.c */
+void route_inbox_search(struct exchange *exchange);
 /* events.c */
 void route_events(struct exchange *exchange);
 /* outbox_routes.c, outbox_changes.c */

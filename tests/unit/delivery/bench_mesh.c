@@ -47,7 +47,7 @@ void bench_init(struct bench_mesh *bench)
     bench->inbox_db = open_db(bench, "inbox.db", INBOX_MIGRATIONS, INBOX_MIGRATION_COUNT);
     const struct outbox_limits limits = { .max_rows = 100000, .max_bytes = INT64_C(1) << 32 };
     assert_int_equal(outbox_open(bench->outbox_db, &limits, &bench->outbox, &error), 0);
-    assert_int_equal(inbox_open(bench->inbox_db, &bench->inbox, &error), 0);
+    assert_int_equal(inbox_open(bench->inbox_db, &(struct inbox_options){ .search = true }, &bench->inbox, &error), 0);
     struct keypair **keys[] = { &bench->owner, &bench->me, &bench->carol, &bench->stranger };
     for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
         assert_int_equal(keypair_generate(keys[i], &error), 0);

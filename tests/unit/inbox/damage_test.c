@@ -15,7 +15,7 @@ static void up(struct fixture *fixture)
 {
     struct error error = { .message = "" };
     fixture->db = place_open(&fixture->place, INBOX_MIGRATIONS, INBOX_MIGRATION_COUNT);
-    if (inbox_open(fixture->db, &fixture->inbox, &error) != 0)
+    if (inbox_open(fixture->db, &(struct inbox_options){ .search = true }, &fixture->inbox, &error) != 0)
         fail_msg("%s", error.message);
 }
 
@@ -252,7 +252,7 @@ static void an_inbox_whose_own_tables_are_damaged_does_not_open_and_says_why(voi
         fixture->db = place_open(&fixture->place, INBOX_MIGRATIONS, INBOX_MIGRATION_COUNT);
         struct error error = { .message = "" };
         struct inbox *inbox = NULL;
-        assert_true(inbox_open(fixture->db, &inbox, &error) < 0);
+        assert_true(inbox_open(fixture->db, &(struct inbox_options){ .search = true }, &inbox, &error) < 0);
         assert_null(inbox);
         assert_true(error.message[0] != '\0');
         write_sql(fixture->db, MENDED[index]);
