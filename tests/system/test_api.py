@@ -52,7 +52,7 @@ def test_status_of_a_daemon_that_does_not_answer_goes_by_the_lock(world):
 
 def test_a_route_that_is_not_built_yet_says_so(world):
     node = Node(world, "alice").up()
-    for path in ("/v1/topic/list", "/v1/inbox/search?q=x", "/v1/file/list"):
+    for path in ("/v1/topic/list", "/v1/file/list"):
         answer = node.api.get(path)
         assert answer.status == 501 and answer.json["error"] == "not_implemented"
     for path in ("/v1/topic/post", "/v1/group/join", "/v1/file/share"):

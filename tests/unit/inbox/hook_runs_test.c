@@ -30,7 +30,8 @@ static void open_all(struct fixture *fixture)
                                   .migration_count = INBOX_MIGRATION_COUNT,
                                   .completions = &fixture->completions,
                                   .background_check_above = 64 << 20 };
-    if (db_open(&options, &fixture->db, &error) != 0 || inbox_open(fixture->db, &fixture->inbox, &error) != 0)
+    if (db_open(&options, &fixture->db, &error) != 0 ||
+        inbox_open(fixture->db, &(struct inbox_options){ .search = true }, &fixture->inbox, &error) != 0)
         fail_msg("%s", error.message);
 }
 
