@@ -24,6 +24,9 @@ enum { READY_MS = 3000, STOP_DEFAULT_S = 5, STOP_POLL_MS = 5 };
         { "public-health", 0, OPTION_FLAG, NULL, "GET /v1/health needs no token" },                                 \
         { "name", 0, OPTION_VALUE, "N", "display name at the brokers" },                                            \
         { "persistent", 0, OPTION_FLAG, NULL, "keep this identity (the default)" },                                 \
+        { "container", 0, OPTION_FLAG, NULL, "as in a container: no TCP unless asked for" },                        \
+        { "clone-policy", 0, OPTION_VALUE, "refuse|warn|allow", "on another host than last time (refuse)" },        \
+        { "accept-cloned-identity", 0, OPTION_FLAG, NULL, "keep the keys on this other host, from now on" },        \
     {                                                                                                               \
         "exit-on-refused", 0, OPTION_FLAG, NULL, "exit 8 when the only link is refused, for a supervisor to see"    \
     }
@@ -50,6 +53,10 @@ static int read_up_options(struct cli *cli, struct daemon_options *ret_options)
     if (cli_integer(cli, "tcp-port", 0, 65535, -1, &port, &error) != 0) {
         return cli_fail_usage(cli, "%s", error.message);
     }
+    const char *policy = cli_value(cli, "clone-policy");
+    if (policy != NULL && !string_equal(policy, "refuse") && !string_equal(policy, "warn") && !string_equal(policy, "allow")) {
+        return cli_fail_usage(cli, "--clone-policy is refuse, warn or allow");
+    }
     if (cli_has(cli, "no-tcp") && port >= 0) {
         return cli_fail_usage(cli, "--no-tcp and --tcp-port contradict each other");
     }
@@ -62,6 +69,9 @@ static int read_up_options(struct cli *cli, struct daemon_options *ret_options)
                                       : -1,
         .tcp_port = (int)port,
         .public_health = cli_has(cli, "public-health"),
+        .container = cli_has(cli, "container"),
+        .clone_policy = policy,
+        .accept_cloned_identity = cli_has(cli, "accept-cloned-identity"),
         .exit_on_refused = cli_has(cli, "exit-on-refused"),
         .ready_fd = -1,
     };

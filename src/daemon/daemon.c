@@ -140,13 +140,19 @@ static int daemon_open(struct daemon *daemon, struct error *error)
     const struct config_paths *paths = daemon->options->paths;
     int status = harden(error);
     if (status == 0)
-        status = config_paths_make(paths, error);
-    if (status == 0)
         status = daemon_load_settings(daemon->options, &daemon->settings, error);
+    if (status == 0) {
+        daemon_decide_modes(daemon->options, daemon->settings, &daemon->modes);
+        status = daemon_check_host(daemon, error); /* first: on another host nothing here is touched */
+    }
+    if (status == 0)
+        status = config_paths_make(paths, error);
     if (status == 0)
         status = take_lock(daemon, error);
     if (status == 0)
         status = daemon_open_log(daemon, error);
+    if (status == 0)
+        status = daemon_record_host(daemon, error);
     if (status == 0)
         status = identity_local_token(paths, &daemon->token, error);
     if (status == 0)
@@ -234,9 +240,10 @@ int daemon_run(const struct daemon_options *options)
         log_event(LOG_LEVEL_ERROR, "daemon_start_failed", LOG_TEXT("error", error.message), LOG_END);
         daemon_close(&daemon);
         tell_starter(&daemon, error.message);
-        return DAEMON_EXIT_FAILED;
+        return daemon.failure_status != 0 ? daemon.failure_status : DAEMON_EXIT_FAILED;
     }
     daemon_check_environment();
+    daemon_tell_modes(&daemon.modes);
     log_event(LOG_LEVEL_INFO, "daemon_ready", LOG_TEXT("version", CLAUDEMESH_VERSION), LOG_NUMBER("pid", getpid()), LOG_END);
     tell_starter(&daemon, "ready");
     daemon_start_links(&daemon);

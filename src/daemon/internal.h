@@ -9,7 +9,20 @@
 #include "outbox/outbox.h"
 #include "inbox/inbox.h"
 
-enum daemon_exit { DAEMON_EXIT_DONE = 0, DAEMON_EXIT_FAILED = 1, DAEMON_EXIT_LINK_REFUSED = 8 }; /* 10-cli, Exit codes */
+enum daemon_exit {
+    DAEMON_EXIT_DONE = 0,
+    DAEMON_EXIT_FAILED = 1,
+    DAEMON_EXIT_IDENTITY = 4,
+    DAEMON_EXIT_LINK_REFUSED = 8
+}; /* 10-cli, Exit codes */
+
+enum daemon_place { PLACE_HOST, PLACE_CONTAINER, PLACE_CI };
+struct daemon_modes { /* decided once, at the start (modes.c) */
+    enum daemon_place place;
+    bool ephemeral; /* keys in memory alone */
+    bool tcp;       /* the API on TCP, too */
+    bool hooks;     /* hooks run */
+};
 
 struct daemon_mesh { /* one that is served, or on its way out */
     struct daemon *daemon;
@@ -24,6 +37,9 @@ struct daemon_mesh { /* one that is served, or on its way out */
 struct daemon {
     const struct daemon_options *options;
     struct settings *settings;
+    struct daemon_modes modes;
+    char host_fingerprint[SHA256_HEX_SIZE]; /* of this host (host.c) */
+    int failure_status;                     /* the exit status of a start that fails; 0: DAEMON_EXIT_FAILED */
     int lock_fd, ready_fd;
     char *token, *session_id;
     struct loop *loop;
@@ -72,6 +88,18 @@ bool daemon_every_link_is_refused(const struct daemon *daemon);
 /* listeners.c */
 int daemon_listen(struct daemon *daemon, struct error *error) MUST_CHECK;
 void daemon_remove_port(struct daemon *daemon);
+
+/* host.c (50-identity, Host fingerprint) */
+int daemon_check_host(struct daemon *daemon,
+                      struct error *error) MUST_CHECK; /* before anything is touched; sets failure_status when it refuses */
+int daemon_record_host(struct daemon *daemon, struct error *error) MUST_CHECK; /* under the lock; fills host_fingerprint */
+
+/* modes.c (50-identity, Modes) */
+const char *daemon_place_name(enum daemon_place place);
+enum daemon_place daemon_place(bool said_to_be_container);
+void daemon_decide_modes(const struct daemon_options *options, const struct settings *settings, struct daemon_modes *ret_modes);
+void daemon_tell_modes(
+    const struct daemon_modes *modes); /* to the log, with a warning for each choice that is less safe than the default */
 
 /* environment.c (50-identity, Modes) */
 bool environment_is_container(void);

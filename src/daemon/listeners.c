@@ -7,22 +7,6 @@
 #include "util/file.h"
 #include "util/log.h"
 
-/* What the environment says when nobody asked: no TCP in containers and CI. */
-static bool tcp_is_wanted(const struct daemon *daemon)
-{
-    const struct daemon_options *options = daemon->options;
-    const char *surroundings = environment_is_container() ? "container" : environment_is_ci() ? "ci" : NULL;
-    bool configured = settings_bool(daemon->settings, "ipc.tcp_enabled");
-    bool asked_for = options->tcp > 0 || options->tcp_port >= 0 ||
-                     (configured && settings_origin(daemon->settings, "ipc.tcp_enabled") != ORIGIN_DEFAULT);
-    if (options->tcp == 0 || (!configured && !asked_for))
-        return false;
-    if (surroundings != NULL)
-        log_event(asked_for ? LOG_LEVEL_WARN : LOG_LEVEL_INFO, asked_for ? "tcp_on_against_environment" : "tcp_off_by_environment",
-                  LOG_TEXT("environment", surroundings), LOG_END);
-    return surroundings == NULL || asked_for;
-}
-
 static int write_port(struct daemon *daemon, uint16_t port, struct error *error)
 {
     char digits[8];
@@ -58,7 +42,7 @@ int daemon_listen(struct daemon *daemon, struct error *error)
     /* One that was killed left its own behind. */
     daemon_remove_port(daemon);
     int status = ipc_listen_unix(daemon->ipc, daemon->options->paths->socket, error);
-    if (status == 0 && tcp_is_wanted(daemon))
+    if (status == 0 && daemon->modes.tcp)
         status = listen_tcp(daemon, error);
     return status;
 }

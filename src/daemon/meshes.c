@@ -3,6 +3,7 @@
 
 #include "daemon/internal.h"
 #include "delivery/delivery.h"
+#include "identity/host.h"
 #include "ipc/metrics.h"
 #include "link/link.h"
 #include "util/limits.h"
@@ -21,9 +22,28 @@ static void stop_when_refused(void *argument)
         daemon_stop(daemon, DAEMON_EXIT_LINK_REFUSED);
 }
 
+/* The broker saw a member with another host's fingerprint, and tells the mesh's admins (50-identity, Host fingerprint). */
+static void note_clone(const struct daemon *daemon, const char *mesh_slug, const json_t *data)
+{
+    if (!string_equal(json_string_value(json_object_get(data, "event")), "member_clone_suspected"))
+        return;
+    const json_t *told = json_object_get(data, "data");
+    const char *pubkey = json_string_value(json_object_get(told, "memberPubkey"));
+    const char *member_id = json_string_value(json_object_get(told, "memberId"));
+    char *printable_key = text_printable(pubkey == NULL ? "" : pubkey, pubkey == NULL ? 0 : strlen(pubkey));
+    char *printable_id = text_printable(member_id == NULL ? "" : member_id, member_id == NULL ? 0 : strlen(member_id));
+    log_event(LOG_LEVEL_WARN, "member_clone_suspected", LOG_SECURITY, LOG_TEXT("mesh", mesh_slug), LOG_TEXT("member", printable_key),
+              LOG_TEXT("member_id", printable_id), LOG_END);
+    ipc_metrics_clone_suspected(daemon->metrics);
+    free(printable_key);
+    free(printable_id);
+}
+
 static void publish(void *argument, const char *type, const char *mesh_slug, json_t *data, int64_t inbox_seq)
 {
     struct daemon *daemon = argument;
+    if (strcmp(type, "system") == 0)
+        note_clone(daemon, mesh_slug, data);
     if (strcmp(type, "broker_status") == 0 && daemon->options->exit_on_refused)
         loop_defer(daemon->loop, stop_when_refused, daemon); /* once the link has told everyone */
     ipc_publish(daemon->ipc, type, mesh_slug, data, inbox_seq);
@@ -61,14 +81,14 @@ static void mesh_free(struct daemon_mesh *mesh)
     free(mesh);
 }
 
-struct host_facts { /* NULL unless [privacy] share_host */
+struct shared_facts { /* with the broker; NULL unless [privacy] share_host */
     char name[256], directory[HOST_TEXT_SIZE];
     const char *hostname, *cwd;
 };
 
-static void read_host_facts(const struct settings *settings, struct host_facts *ret_facts)
+static void read_shared_facts(const struct settings *settings, struct shared_facts *ret_facts)
 {
-    *ret_facts = (struct host_facts){ 0 };
+    *ret_facts = (struct shared_facts){ 0 };
     if (!settings_bool(settings, "privacy.share_host"))
         return;
     if (gethostname(ret_facts->name, sizeof(ret_facts->name) - 1) == 0)
@@ -82,8 +102,10 @@ static int make_delivery(struct daemon_mesh *mesh, const struct config_file *fil
     struct daemon *daemon = mesh->daemon;
     const struct settings *settings = daemon->settings;
     const char *display_name = settings_text(settings, "daemon.display_name");
-    struct host_facts host;
-    read_host_facts(settings, &host);
+    struct shared_facts host;
+    char host_fingerprint[SHA256_HEX_SIZE];
+    read_shared_facts(settings, &host);
+    host_hello_fingerprint(config->mesh_id, daemon->host_fingerprint, host_fingerprint);
     struct delivery_options options = {
         .loop = daemon->loop,
         .outbox = daemon->outbox,
@@ -98,6 +120,7 @@ static int make_delivery(struct daemon_mesh *mesh, const struct config_file *fil
                   .keys = mesh->keys,
                   .channel = "claudemesh-daemon",
                   .peer_type = "connector",
+                  .host_fingerprint = host_fingerprint,
                   .hostname = host.hostname,
                   .cwd = host.cwd,
                   .receive = true,

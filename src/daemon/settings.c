@@ -17,7 +17,8 @@ int daemon_load_settings(const struct daemon_options *options, struct settings *
     (void)snprintf(port, sizeof(port), "%d", options->tcp_port);
     if (override(settings, "ipc.tcp_port", options->tcp_port >= 0 ? port : NULL, error) != 0 ||
         override(settings, "ipc.public_health_check", options->public_health ? "true" : NULL, error) != 0 ||
-        override(settings, "daemon.display_name", options->display_name, error) != 0) {
+        override(settings, "daemon.display_name", options->display_name, error) != 0 ||
+        override(settings, "clone.policy", options->clone_policy, error) != 0) {
         settings_free(settings);
         return -(int)error->code;
     }

@@ -1,0 +1,244 @@
+"""50-identity "Host fingerprint": each row of the table, through the built binary, on hosts that are directories."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import time
+
+import pytest
+
+from harness import BINARY, Broker, Node, create_mesh, fake_mesh, join, wait_for
+
+ID_A, ID_B = "a" * 32, "b" * 32
+MAC_A, MAC_B = "3c:22:fb:00:00:0a", "3c:22:fb:00:00:0b"
+
+
+def host(world, name, host_id=None, **interfaces):
+    """A host as /etc and /sys tell of it: what $CLAUDEMESH_HOST_ROOT points to."""
+    root = world.directory / f"host-{name}"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    if host_id:
+        (root / "etc").mkdir()
+        (root / "etc/machine-id").write_text(host_id + "\n")
+    for interface, mac in interfaces.items():
+        directory = root / "sys/class/net" / interface
+        (directory / "device").mkdir(parents=True)
+        (directory / "address").write_text(mac + "\n")
+    return {"CLAUDEMESH_HOST_ROOT": str(root)}
+
+
+@pytest.fixture
+def node(world):
+    node = Node(world, "node", environment=host(world, "a", ID_A, eth0=MAC_A))
+    fake_mesh(node, "ws://127.0.0.1:1/ws")
+    node.path("").mkdir(exist_ok=True, mode=0o700)
+    yield node
+    node.cli("daemon", "down", check=None)
+
+
+def record(node):
+    return json.loads(node.path("host_fingerprint.json").read_text())
+
+
+def events(node):
+    found = []
+    for path in (node.log, node.path("daemon.log")):
+        if path.exists():
+            found += [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
+    return found
+
+
+def logged(node, name):
+    return [event for event in events(node) if event["msg"] == name]
+
+
+def run_once(node, *arguments):
+    node.up(*(arguments or ("--no-tcp",)))
+    node.down()
+
+
+def everything(node):
+    """Every file of the directory, to the byte and the nanosecond."""
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else sorted(os.listdir(path)))
+            for path in [node.config, *sorted(node.config.rglob("*"))]}
+
+
+def move_to(node, environment):
+    node.more_environment = environment
+
+
+def test_the_first_start_records_the_host(node):
+    node.up()
+    found = record(node)
+    digest = hashlib.sha256(b"v2\0" + ID_A.encode() + b"\0" + MAC_A.encode()).hexdigest()
+    assert {k: found[k] for k in found if k != "written_at"} == {
+        "schema_version": 2, "fingerprint": digest, "host_id": ID_A, "stable_mac": MAC_A}
+    assert found["written_at"].endswith("Z")
+    assert node.path("host_fingerprint.json").stat().st_mode & 0o7777 == 0o600
+    node.down()
+    before = node.path("host_fingerprint.json").stat()
+    run_once(node)
+    after = node.path("host_fingerprint.json").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns), "a match writes nothing"
+
+
+def test_the_address_is_frozen_and_has_to_be_present_only(world, node):
+    run_once(node)
+    move_to(node, host(world, "a", ID_A, aaa0=MAC_B, eth0=MAC_A))
+    run_once(node)
+    assert record(node)["stable_mac"] == MAC_A
+    assert not logged(node, "host_address_changed")
+
+
+def test_another_network_card_is_the_same_host_with_a_warning_and_recorded_anew(world, node):
+    run_once(node)
+    move_to(node, host(world, "a", ID_A, eth0=MAC_B))
+    run_once(node)
+    warning = logged(node, "host_address_changed")
+    assert len(warning) == 1 and warning[0]["level"] == "warn"
+    assert record(node)["stable_mac"] == MAC_B
+    run_once(node)
+    assert len(logged(node, "host_address_changed")) == 1
+
+
+@pytest.mark.parametrize("foreground", [False, True])
+def test_another_host_is_refused_at_once_and_nothing_is_touched(world, node, foreground):
+    run_once(node)
+    node.cli("daemon", "up", "--no-tcp")
+    node.cli("daemon", "down")
+    before = everything(node)
+    move_to(node, host(world, "b", ID_B, eth0=MAC_A))
+    began = time.monotonic()
+    refused = node.cli("daemon", "up", "--no-tcp", *(["--foreground"] if foreground else []), check=4)
+    assert time.monotonic() - began < float(os.environ.get("CLAUDEMESH_SLOW", "1")), "within a second"
+    said = refused.stderr.decode()
+    for word in (ID_A[:8], ID_B[:8], "claudemesh daemon accept-host", "claudemesh daemon remint"):
+        assert word in said
+    assert ID_A not in said and ID_B not in said, "in short"
+    assert everything(node) == before
+    for _ in range(3):
+        node.cli("daemon", "up", "--no-tcp", check=4)
+    assert everything(node) == before, "a supervisor's tries leave nothing either"
+
+
+def test_a_refusal_says_so_in_json_too(world, node):
+    run_once(node)
+    move_to(node, host(world, "b", ID_B))
+    refused = json.loads(node.cli("--json", "daemon", "up", "--no-tcp", check=4).stdout)
+    assert "accept-host" in refused["detail"]
+
+
+@pytest.mark.parametrize("policy, level", [("warn", "warn"), ("allow", "info")])
+def test_warn_and_allow_go_on_and_keep_the_record(world, node, policy, level):
+    run_once(node)
+    before = node.path("host_fingerprint.json").read_bytes()
+    move_to(node, host(world, "b", ID_B))
+    node.up("--no-tcp", "--clone-policy", policy)
+    assert b"cm_daemon_clone_suspected_total 1" in node.api.get("/v1/metrics").body
+    node.down()
+    told = logged(node, "host_differs")
+    assert [event["level"] for event in told] == [level] and told[0]["security"] is True
+    assert ID_A[:8] in told[0]["recorded"] and ID_B[:8] in told[0]["host"]
+    assert node.path("host_fingerprint.json").read_bytes() == before
+    node.arguments = []
+    node.cli("daemon", "up", "--no-tcp", check=4)
+
+
+def test_the_policy_is_a_setting_and_the_flag_wins(world, node):
+    run_once(node)
+    node.settings('[clone]\npolicy = "warn"\n')
+    move_to(node, host(world, "b", ID_B))
+    run_once(node, "--no-tcp")
+    node.cli("daemon", "up", "--no-tcp", "--clone-policy", "refuse", check=4)
+    node.cli("daemon", "up", "--no-tcp", "--clone-policy", "always", check=2)
+
+
+def test_a_clone_can_be_accepted_once_by_a_flag(world, node):
+    run_once(node)
+    move_to(node, host(world, "b", ID_B, eth0=MAC_B))
+    run_once(node, "--no-tcp", "--accept-cloned-identity")
+    assert record(node)["host_id"] == ID_B
+    run_once(node, "--no-tcp")
+    move_to(node, host(world, "a", ID_A, eth0=MAC_A))
+    node.cli("daemon", "up", "--no-tcp", check=4)
+
+
+def test_accept_host_keeps_the_keys_and_makes_this_host_the_right_one(world, node):
+    run_once(node)
+    key = node.pubkey
+    move_to(node, host(world, "b", ID_B, eth0=MAC_B))
+    node.cli("daemon", "up", "--no-tcp", check=4)
+    said = node.cli("daemon", "accept-host").stdout.decode()
+    assert ID_A[:8] in said and ID_B[:8] in said
+    run_once(node)
+    assert node.pubkey == key and record(node)["host_id"] == ID_B
+    again = node.json("daemon", "accept-host")
+    assert again["changed"] is False
+
+
+def test_accept_host_refuses_while_a_daemon_runs(node):
+    node.up()
+    refused = node.cli("daemon", "accept-host", check=1).stderr.decode()
+    assert "daemon down" in refused
+    node.down()
+
+
+def test_without_ids_the_addresses_decide(world, node):
+    move_to(node, host(world, "a", None, eth0=MAC_A))
+    run_once(node)
+    assert record(node)["host_id"] == ""
+    move_to(node, host(world, "a", None, eth1=MAC_A))
+    run_once(node)
+    move_to(node, host(world, "b", None, eth0=MAC_B))
+    node.cli("daemon", "up", "--no-tcp", check=4)
+
+
+def test_where_nothing_can_be_read_detection_is_off_and_each_start_says_so(world, node):
+    move_to(node, host(world, "a"))
+    run_once(node)
+    first = record(node)
+    assert first["host_id"].startswith("random-") and first["stable_mac"] == ""
+    move_to(node, host(world, "b"))
+    run_once(node)
+    assert record(node) == first
+    told = logged(node, "host_undetectable")
+    assert len(told) == 2 and all(event["level"] == "warn" for event in told)
+    move_to(node, host(world, "c", ID_A, eth0=MAC_A))
+    run_once(node)
+    assert record(node)["host_id"] == ID_A, "from now on it is on"
+    move_to(node, host(world, "b"))
+    node.cli("daemon", "up", "--no-tcp", check=4)
+
+
+@pytest.mark.parametrize("policy", ["refuse", "warn", "allow"])
+@pytest.mark.parametrize("text", ["", "{", '{"schema_version":3}', '{"schema_version":2,"fingerprint":"0","host_id":"a","stable_mac":""}'])
+def test_a_malformed_file_or_a_newer_one_refuses_and_is_never_overwritten(node, text, policy):
+    path = node.path("host_fingerprint.json")
+    path.write_text(text)
+    said = node.cli("daemon", "up", "--no-tcp", "--clone-policy", policy, "--accept-cloned-identity", check=4).stderr.decode()
+    assert "host_fingerprint.json" in said and "accept-host" in said
+    assert path.read_text() == text
+    node.cli("daemon", "accept-host")
+    kept = [p for p in path.parent.iterdir() if p.name.startswith("host_fingerprint.json.replaced-")]
+    assert [p.read_text() for p in kept] == [text]
+    run_once(node)
+
+
+def test_a_kill_while_the_host_is_recorded_leaves_the_old_file_or_the_new_one(world, node):
+    run_once(node)
+    for number in range(20):
+        old = node.path("host_fingerprint.json").read_bytes()
+        move_to(node, host(world, "x", f"{number:032x}"[::-1] + "f", eth0=MAC_A))
+        process = world.start([BINARY, "--config-dir", node.config, "daemon", "accept-host"], node.log,
+                              world.environment(**node.more_environment))
+        time.sleep(number * 0.0004)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        new = node.path("host_fingerprint.json").read_bytes()
+        assert new == old or record(node)["host_id"].startswith(f"{number:032x}"[::-1])
+        node.cli("daemon", "accept-host")
+        assert [p.name for p in node.path("").iterdir() if ".tmp-" in p.name] == [], "the next one clears what was left"
