@@ -1,4 +1,4 @@
-/* Owns blocking work on whole files: reading, atomic durable writing, directories, locks. */
+/* Owns blocking work on whole files: reading, directories, locks. Atomic durable writing is file_writer.c's. */
 #include "util/file.h"
 
 #include <dirent.h>
@@ -9,7 +9,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "util/ids.h"
 #include "util/memory.h"
 
 enum { READ_PART = 64 * 1024 };
@@ -51,23 +50,7 @@ int file_read(const char *path, struct buffer *ret_bytes, struct error *error)
     return result;
 }
 
-static int write_whole(int fd, const char *data, size_t size)
-{
-    while (size > 0) {
-        ssize_t written = write(fd, data, size);
-        if (written < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            return -1;
-        }
-        data += written;
-        size -= (size_t)written;
-    }
-    return 0;
-}
-
-static int sync_descriptor(int fd)
+int file_sync(int fd)
 {
 #ifdef F_FULLFSYNC
     /* macOS: fsync alone leaves the bytes in the drive's cache. Not every file system knows the stronger call. */
@@ -78,7 +61,7 @@ static int sync_descriptor(int fd)
     return fsync(fd);
 }
 
-static char *parent_of(const char *path)
+char *path_parent(const char *path)
 {
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/') {
@@ -100,122 +83,10 @@ int directory_fsync(const char *path, struct error *error)
         return error_set_errno(error, "cannot open directory %s", path);
     }
     int result = 0;
-    if (sync_descriptor(fd) != 0) {
+    if (file_sync(fd) != 0) {
         result = error_set_errno(error, "cannot sync directory %s", path);
     }
     close(fd);
-    return result;
-}
-
-/* ---- atomic writing ------------------------------------------------------------------------------------------------- */
-
-static const char TEMPORARY_MARK[] = ".tmp-";
-enum { TEMPORARY_DIGITS = 16 };
-
-static char *temporary_name(const char *path)
-{
-    uint64_t number = 0;
-    random_bytes(&number, sizeof(number));
-    return memory_printf("%s%s%016" PRIx64, path, TEMPORARY_MARK, number);
-}
-
-static bool is_temporary_of(const char *name, const char *base)
-{
-    size_t length = strlen(base);
-    size_t mark = sizeof(TEMPORARY_MARK) - 1;
-    return strncmp(name, base, length) == 0 && strncmp(name + length, TEMPORARY_MARK, mark) == 0 &&
-           strlen(name + length + mark) == TEMPORARY_DIGITS && strspn(name + length + mark, "0123456789abcdef") == TEMPORARY_DIGITS;
-}
-
-static int flock_at_once(int fd)
-{
-    int result;
-    do {
-        result = flock(fd, LOCK_EX | LOCK_NB);
-    } while (result != 0 && errno == EINTR);
-    return result;
-}
-
-/* Who was killed, or lost its power, left its temporary file, and secrets in it. A writer that lives holds a lock on its own. */
-static void remove_abandoned(const char *directory, const char *base)
-{
-    DIR *entries = opendir(directory);
-    if (entries == NULL) {
-        return; /* the writing that follows says why */
-    }
-    for (const struct dirent *entry = readdir(entries); entry != NULL; entry = readdir(entries)) {
-        if (!is_temporary_of(entry->d_name, base)) {
-            continue;
-        }
-        int fd = openat(dirfd(entries), entry->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-        if (fd >= 0 && flock_at_once(fd) == 0) {
-            char *path = path_join(directory, entry->d_name);
-            unlink(path); /* one that cannot be removed now is met again at the next writing */
-            free(path);
-        }
-        if (fd >= 0) {
-            close(fd);
-        }
-    }
-    closedir(entries);
-}
-
-/* The temporary file, made and locked. A sweeper that came between the two has removed it: then under another name. */
-static int make_temporary(const char *path, mode_t mode, char **ret_temporary, int *ret_fd, struct error *error)
-{
-    for (;;) {
-        char *temporary = temporary_name(path);
-        struct stat status;
-        int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
-        if (fd < 0) {
-            int result = error_set_errno(error, "cannot create %s", temporary);
-            free(temporary);
-            return result;
-        }
-        bool swept = flock_at_once(fd) != 0 && errno == EWOULDBLOCK; /* a file system without locks has no sweepers either */
-        if (!swept && (fstat(fd, &status) != 0 || status.st_nlink > 0)) {
-            *ret_temporary = temporary;
-            *ret_fd = fd;
-            return 0;
-        }
-        close(fd);
-        free(temporary);
-    }
-}
-
-static int write_and_sync(int fd, const char *temporary, const void *data, size_t size, struct error *error)
-{
-    if (write_whole(fd, data, size) != 0) {
-        return error_set_errno(error, "cannot write %s", temporary);
-    }
-    return sync_descriptor(fd) == 0 ? 0 : error_set_errno(error, "cannot sync %s", temporary);
-}
-
-int file_write_atomic(const char *path, mode_t mode, const void *data, size_t size, struct error *error)
-{
-    char *temporary = NULL;
-    char *directory = parent_of(path);
-    const char *slash = strrchr(path, '/');
-    int fd = -1;
-    remove_abandoned(directory, slash == NULL ? path : slash + 1);
-    int result = make_temporary(path, mode, &temporary, &fd, error);
-    if (result != 0) {
-        free(directory);
-        return result;
-    }
-    result = write_and_sync(fd, temporary, data, size, error);
-    if (result == 0 && rename(temporary, path) != 0) {
-        result = error_set_errno(error, "cannot rename %s to %s", temporary, path);
-    }
-    if (result != 0) {
-        unlink(temporary);
-    }
-    close(fd); /* and with it the lock: not before the file has its name */
-    if (result == 0) {
-        result = directory_fsync(directory, error);
-    }
-    free(directory);
-    free(temporary);
     return result;
 }
 
@@ -225,7 +96,7 @@ static int directory_make(const char *path, mode_t mode, struct error *error)
 {
     struct stat status;
     if (mkdir(path, mode) == 0) {
-        char *parent = parent_of(path);
+        char *parent = path_parent(path);
         int result = directory_fsync(parent, error);
         free(parent);
         return result;
