@@ -43,6 +43,10 @@ static void print_meshes(const struct cli *cli, const json_t *meshes)
         if (answer_bool(mesh, "membership_fork")) {
             cli_say(cli, "%s: the broker withholds revocations that others know of", answer_text(mesh, "slug"));
         }
+        if (answer_bool(mesh, "awaiting_members")) {
+            cli_say(cli, "%s: restored from a backup; nothing is sent or taken in before the broker has listed the members",
+                    answer_text(mesh, "slug"));
+        }
         if (quarantined > 0) {
             cli_say(cli, "%s: %" PRId64 " message%s could not be verified and stay%s in quarantine", answer_text(mesh, "slug"), quarantined,
                     quarantined == 1 ? "" : "s", quarantined == 1 ? "s" : "");

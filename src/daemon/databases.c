@@ -3,6 +3,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "backup/outbox_steps.h"
 #include "daemon/internal.h"
 #include "trust/trust.h"
 #include "util/clock.h"
@@ -35,29 +36,13 @@ static void on_outbox_damaged(void *argument, const char *detail)
               (const struct log_field[]){ LOG_TEXT("error", detail), LOG_TEXT("remedy", "run `claudemesh daemon recover`"), LOG_END });
 }
 
-enum { STEPS_MAX = 64 };
-
-/* outbox.db's steps, those of both rooms, in the order in which they were released (docs/decisions/0004): the first of the outbox, trust's, later ones. */
-static size_t join_steps(struct db_migration steps[static STEPS_MAX])
-{
-    size_t count = 0;
-    for (size_t i = 0; i < OUTBOX_MIGRATION_COUNT && count < STEPS_MAX - 1; i++) {
-        steps[count++] = (struct db_migration){ .sql = OUTBOX_MIGRATIONS[i].sql };
-        if (i == 0)
-            steps[count++] = (struct db_migration){ .sql = TRUST_SCHEMA_SQL };
-    }
-    for (size_t i = 0; i < count; i++)
-        steps[i].version = (int)i + 1;
-    return count;
-}
-
 static int open_outbox(struct daemon *daemon, struct error *error)
 {
-    struct db_migration steps[STEPS_MAX];
+    struct db_migration steps[OUTBOX_STEPS_MAXIMUM];
     const struct db_options options = {
         .path = daemon->options->paths->outbox_db,
         .migrations = steps,
-        .migration_count = join_steps(steps),
+        .migration_count = outbox_steps(steps),
         .durability = strcmp(settings_text(daemon->settings, "outbox.fsync"), "batched") == 0 ? DB_BATCHED : DB_STRICT,
         .completions = loop_mailbox(daemon->loop),
         .background_check_above = BACKGROUND_CHECK_ABOVE,

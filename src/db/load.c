@@ -8,8 +8,8 @@
 #include "util/file.h"
 #include "util/memory.h"
 
-/* Nobody else sees the file before it is whole, and one that is not is thrown away: neither a journal nor syncs on the way. */
-static const char LOAD_PRAGMAS[] = "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;";
+/* Nobody else sees the file before it is whole, and one that is not is thrown away: no journal on the disk, and no syncs on the way. */
+static const char LOAD_PRAGMAS[] = "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;";
 static const char SELECT_COLUMN[] = "SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2";
 enum { NAME_MAXIMUM = 64, COLUMNS_MAXIMUM = 64, SQL_MAXIMUM = 16 * 1024 };
 

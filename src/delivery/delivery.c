@@ -287,7 +287,12 @@ static void link_opened(struct delivery *delivery)
     directory_opened(delivery);
     profile_opened(delivery);
     acks_opened(delivery);
-    expiry_run_and_open(delivery);
+    if (trust_awaits_list(delivery->trust)) {
+        log_event(LOG_LEVEL_WARN, "restored_awaiting_members", LOG_TEXT("mesh", delivery->slug), LOG_END);
+        expiry_run(delivery);
+    } else {
+        expiry_run_and_open(delivery);
+    }
 }
 
 static void link_lost(struct delivery *delivery)

@@ -126,6 +126,7 @@ static void members_listed(void *argument, const json_t *answer)
     struct delivery *delivery = argument;
     struct directory *directory = &delivery->directory;
     directory->listing = false;
+    bool awaited = trust_awaits_list(delivery->trust);
     bool is_page = string_equal(string_of(answer, "type"), "members_list") && merge(delivery, answer) == 0;
     if (!delivery->open) {
         return; /* lost, or closed by what the list said: we are revoked */
@@ -140,6 +141,10 @@ static void members_listed(void *argument, const json_t *answer)
     if (directory->list_again) { /* whoever waits asked after this list was made */
         directory_list_members(delivery);
         return;
+    }
+    if (awaited && !trust_awaits_list(delivery->trust)) {
+        log_event(LOG_LEVEL_INFO, "restored_members_merged", LOG_TEXT("mesh", delivery->slug), LOG_END);
+        expiry_run_and_open(delivery);
     }
     receive_members_listed(delivery);
 }

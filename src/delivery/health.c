@@ -7,7 +7,7 @@ bool delivery_is_degraded(const struct delivery *delivery)
 {
     enum link_state state = link_state(delivery->link);
     bool dedupe_off = delivery->open && !link_features(delivery->link)->dedupe;
-    return state == LINK_REFUSED || dedupe_off || trust_membership_fork(delivery->trust);
+    return state == LINK_REFUSED || dedupe_off || trust_membership_fork(delivery->trust) || trust_awaits_list(delivery->trust);
 }
 
 json_t *delivery_health(const struct delivery *delivery)
@@ -34,6 +34,7 @@ json_t *delivery_health(const struct delivery *delivery)
     json_put_integer(health, "quarantined", inbox_quarantine_count(delivery->inbox, delivery_row_mesh(delivery)));
     json_put_integer(health, "dedupe_history_pruned", drain_figures(delivery->drain)->history_pruned);
     json_put_bool(health, "revoked", link_is_revoked(delivery->link) || trust_self_revoked(delivery->trust));
+    json_put_bool(health, "awaiting_members", trust_awaits_list(delivery->trust));
     json_put_bool(health, "membership_fork", trust_membership_fork(delivery->trust));
     if (delivery->open) {
         json_put_string(health, "dedupe", features->dedupe ? "broker" : "recipients");

@@ -78,14 +78,19 @@ static void arrival_free(struct arrival *arrival)
 
 /* ---- storing -------------------------------------------------------------------------------------------------- */
 
-/* Not on disk (there is no room): not acknowledged, so the broker sends it again, and everything after it. Until then nothing is taken, or what follows would come before it. */
-static void note_failure(struct delivery *delivery, int status, const char *broker_message_id)
+static void note_stall(struct receiving *receiving, const char *broker_message_id)
 {
-    struct receiving *receiving = &delivery->receiving;
     if (receiving->stalled_on == NULL) {
         receiving->stalled_on = memory_strdup(broker_message_id);
         receiving->stalled_until_ms = clock_monotonic_ms() + STALL_MS;
     }
+}
+
+/* Not on disk (there is no room): not acknowledged, so the broker sends it again, and everything after it. Until then nothing is taken, or what follows would come before it. */
+static void note_failure(struct delivery *delivery, int status, const char *broker_message_id)
+{
+    struct receiving *receiving = &delivery->receiving;
+    note_stall(receiving, broker_message_id);
     if (!receiving->insert_failed) {
         receiving->insert_failed = true;
         log_event(LOG_LEVEL_ERROR, "inbox_insert_failed", LOG_TEXT("mesh", delivery->slug), LOG_NUMBER("status", status), LOG_END);
@@ -373,14 +378,38 @@ static void release_held(struct delivery *delivery)
     json_decref(held);
 }
 
+/* Restored, and the broker gives no list: whoever was revoked since the backup is not known, so nothing is judged. The list is asked for again; and what would keep its answer
+ * from being read, because too much is held, is let go unacknowledged: the broker sends it again, from the first on. */
+static void wait_on(struct delivery *delivery)
+{
+    struct receiving *receiving = &delivery->receiving;
+    if (receiving->paused) {
+        json_t *held = take_held(receiving);
+        struct frame_push push;
+        struct error error;
+        if (frame_push_parse(json_array_get(held, 0), &push, &error) == 0) {
+            note_stall(receiving, push.message_id);
+        }
+        json_decref(held);
+        pause_or_resume(delivery);
+    }
+    hold_from_now(delivery);
+    directory_list_members(delivery);
+}
+
 static void hold_timer_fired(void *argument)
 {
-    release_held(argument);
+    struct delivery *delivery = argument;
+    if (trust_awaits_list(delivery->trust)) {
+        wait_on(delivery);
+    } else {
+        release_held(delivery);
+    }
 }
 
 void receive_members_listed(struct delivery *delivery)
 {
-    if (delivery->receiving.holding) {
+    if (delivery->receiving.holding && !trust_awaits_list(delivery->trust)) {
         release_held(delivery);
     }
 }

@@ -1,6 +1,6 @@
 /* Owns outbox.db's tables as this room made them, step by step. A step that was released is never changed: tests/unit/outbox opens a file of each.
  *
- * outbox.db also holds trust's tables (docs/decisions/0004). Whoever opens it joins the lists, renumbered: step 1 is OUTBOX_MIGRATIONS[0], step 2 is
+ * outbox.db also holds trust's tables (docs/decisions/0004). backup/outbox_steps.c joins the lists, renumbered: step 1 is OUTBOX_MIGRATIONS[0], step 2 is
  * TRUST_SCHEMA_SQL, and later steps follow in the order in which they were released, whichever room they come from.
  *
  * Why client_message_id has no UNIQUE index of SQLite's: callers choose random ids, and a random index costs an accept one whole page in the log and one

@@ -198,6 +198,10 @@ static void finish_list(struct trust *trust, struct trust_changes *changes)
         }
     }
     trust->fresh = true;
+    if (trust->awaits_list) { /* stored with what the list brought: a crash between leaves neither */
+        trust->awaits_list = false;
+        trust_store_drop_awaiting(trust->store);
+    }
     trust->fork = trust->expected_revocations > trust->counted_revocations;
     changes->fork = trust->fork;
 }

@@ -2,6 +2,8 @@
 #ifndef TRUST_SCHEMA_H
 #define TRUST_SCHEMA_H
 
-extern const char TRUST_SCHEMA_SQL[]; /* one migration step: statements, members, pins, sender facts, facts of a mesh */
+/* Steps, each released on its own; never changed. */
+extern const char TRUST_SCHEMA_SQL[];   /* statements, members, pins, sender facts, facts of a mesh */
+extern const char TRUST_AWAITING_SQL[]; /* meshes of which a members_list must be merged before anything is sent */
 
 #endif

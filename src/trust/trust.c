@@ -79,6 +79,11 @@ bool trust_is_fresh(const struct trust *trust)
     return trust->fresh;
 }
 
+bool trust_awaits_list(const struct trust *trust)
+{
+    return trust->awaits_list;
+}
+
 void trust_mark_stale(struct trust *trust)
 {
     trust->fresh = false;

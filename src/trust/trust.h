@@ -41,6 +41,11 @@ size_t trust_member_count(const struct trust *trust);
 const struct trust_member *trust_member_at(const struct trust *trust, size_t index);
 bool trust_is_fresh(const struct trust *trust); /* a members_list was merged since the link opened; trust_mark_stale undoes */
 void trust_mark_stale(struct trust *trust);
+/* The mesh was restored from a backup, and no whole members_list was merged since: nothing may be sent, and nothing judged, with what the backup knew (45-trust, Restore). Durable;
+ * ends with the merge. */
+bool trust_awaits_list(const struct trust *trust);
+/* Sets that mark while a database is made. */
+int trust_mark_awaiting(struct db_connection *connection, const char *mesh_id, int64_t since, struct error *error) MUST_CHECK;
 
 struct trust_changes {
     size_t new_members, newly_verified, newly_revoked, renamed, refused /* invalid certs, statements */,

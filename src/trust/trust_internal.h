@@ -86,6 +86,7 @@ struct trust {
     char rv[RV_SIZE];
     int64_t counted_revocations;  /* the count in rv */
     int64_t expected_revocations; /* the highest that a verified peer spoke of */
+    bool awaits_list;             /* restored, and no list was merged since */
     bool fork, fresh, loading;
     uint64_t list_generation;
     struct facts_of_mesh facts;

@@ -18,6 +18,10 @@ const char TRUST_SCHEMA_SQL[] =
     "CREATE TABLE trust_mesh (mesh TEXT NOT NULL PRIMARY KEY, retention_days INTEGER NOT NULL, challenge_seen INTEGER NOT NULL,"
     " profile TEXT) STRICT, WITHOUT ROWID;";
 
+/* Set by a restore, in the transaction that makes the database; gone in the one that stores what the first members_list after it brought. */
+const char TRUST_AWAITING_SQL[] =
+    "CREATE TABLE trust_awaiting (mesh TEXT NOT NULL PRIMARY KEY, since INTEGER NOT NULL) STRICT, WITHOUT ROWID;";
+
 static const char PUT_STATEMENT[] = "INSERT OR REPLACE INTO trust_statement (mesh, kind, id, document) VALUES (?, ?, ?, ?)";
 static const char PUT_MEMBER[] =
     "INSERT OR REPLACE INTO trust_member (mesh, pubkey, member_id, name, joined_at, last_seen_at, listed, revoked_claim)"
@@ -35,6 +39,9 @@ static const char LOAD_MEMBERS[] =
 static const char LOAD_STATEMENTS[] = "SELECT document FROM trust_statement WHERE mesh = ? AND kind = ? ORDER BY id";
 static const char LOAD_PINS[] = "SELECT name, pubkey, first_seen, settled FROM trust_pin WHERE mesh = ? ORDER BY name";
 static const char LOAD_SENDERS[] = "SELECT pubkey, body_version FROM trust_sender WHERE mesh = ?";
+static const char DROP_AWAITING[] = "DELETE FROM trust_awaiting WHERE mesh = ?";
+static const char PUT_AWAITING[] = "INSERT OR REPLACE INTO trust_awaiting (mesh, since) VALUES (?1, ?2)";
+static const char LOAD_AWAITING[] = "SELECT since FROM trust_awaiting WHERE mesh = ?";
 static const char LOAD_MESH[] = "SELECT retention_days, challenge_seen, profile FROM trust_mesh WHERE mesh = ?";
 
 /* ---- writing ---------------------------------------------------------------------------------------------- */
@@ -261,6 +268,16 @@ void trust_store_put_facts(struct trust_store *store, const struct facts_of_mesh
     change_text(change, facts->profile);
 }
 
+void trust_store_drop_awaiting(struct trust_store *store)
+{
+    change_text(change_new(store, DROP_AWAITING), store->mesh_id);
+}
+
+int trust_mark_awaiting(struct db_connection *connection, const char *mesh_id, int64_t since, struct error *error)
+{
+    return db_execute(connection, error, NULL, PUT_AWAITING, "ti", mesh_id, since);
+}
+
 /* ---- loading ---------------------------------------------------------------------------------------------- */
 
 struct store_load {
@@ -303,6 +320,12 @@ static void load_mesh(struct trust *trust, sqlite3_stmt *row)
 {
     free(trust->facts.profile);
     trust->facts = (struct facts_of_mesh){ db_column_integer(row, 0, 0), db_column_integer(row, 1, 0) != 0, db_column_dup(row, 2) };
+}
+
+static void load_awaiting(struct trust *trust, sqlite3_stmt *row)
+{
+    (void)row;
+    trust->awaits_list = true;
 }
 
 static enum acceptance load_rotation(struct trust *trust, const json_t *document)
@@ -390,6 +413,9 @@ static int load_run(struct db_connection *connection, struct db_task *task)
     }
     if (result == 0) {
         result = load_rows(connection, load, LOAD_SENDERS, load_sender);
+    }
+    if (result == 0) {
+        result = load_rows(connection, load, LOAD_AWAITING, load_awaiting);
     }
     return result == 0 ? load_rows(connection, load, LOAD_MESH, load_mesh) : result;
 }

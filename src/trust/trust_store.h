@@ -27,6 +27,7 @@ void trust_store_put_member(struct trust_store *store, const struct trust_member
 void trust_store_drop_member(struct trust_store *store, const char *pubkey_hex);
 void trust_store_put_pin(struct trust_store *store, const char *folded_name, const char *pubkey_hex, int64_t first_seen, bool settled);
 void trust_store_put_body_version(struct trust_store *store, const char *pubkey_hex, int64_t body_version);
+void trust_store_drop_awaiting(struct trust_store *store);
 void trust_store_put_facts(struct trust_store *store, const struct facts_of_mesh *facts);
 /* Queues what was put since the last time. */
 void trust_store_flush(struct trust_store *store);

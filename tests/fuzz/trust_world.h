@@ -47,6 +47,11 @@ void trust_store_drop_member(struct trust_store *store, const char *pubkey_hex)
     REQUIRE(hex_is_key(pubkey_hex));
 }
 
+void trust_store_drop_awaiting(struct trust_store *store)
+{
+    (void)store;
+}
+
 void trust_store_put_pin(struct trust_store *store, const char *folded_name, const char *pubkey_hex, int64_t first_seen, bool settled)
 {
     (void)store;

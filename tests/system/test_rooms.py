@@ -7,14 +7,15 @@ from harness import ROOT
 OWN = {
     "util": "", "json": "util", "crypto": "util", "proto": "util json crypto", "config": "util json", "identity": "util json crypto config",
     "db": "util", "outbox": "util db json crypto", "inbox": "util db json crypto", "trust": "util db json crypto proto", "net": "util",
+    "backup": "util json crypto config identity db outbox trust inbox",
     "link": "util json crypto proto identity net",
     "delivery": "util json crypto proto db outbox inbox trust net link",
     "hooks": "util json config net",
     "ipc": "util json crypto proto config identity db outbox inbox trust net link delivery",
-    "daemon": "util json crypto proto config identity db outbox inbox trust net link delivery hooks ipc",
+    "daemon": "backup util json crypto proto config identity db outbox inbox trust net link delivery hooks ipc",
     "broker": "util json crypto proto db net config broker/store",
     "broker/store": "util json crypto db",
-    "cli": "util json crypto proto config identity net link delivery daemon broker",
+    "cli": "backup util json crypto proto config identity net link delivery daemon broker",
 }
 LIBRARIES = {
     "jansson.h": "*", "openssl/": "crypto net", "sodium": "crypto", "sqlite3.h": "db outbox inbox trust broker/store", "event2/": "net",

@@ -42,7 +42,7 @@ void bench_init(struct bench_mesh *bench)
     assert_int_equal(loop_new(&bench->loop, &error), 0);
     (void)snprintf(bench->directory, sizeof(bench->directory), "/tmp/cm-delivery-XXXXXX");
     assert_non_null(mkdtemp(bench->directory));
-    const struct db_migration outbox_steps[] = { OUTBOX_MIGRATIONS[0], { 2, TRUST_SCHEMA_SQL } };
+    const struct db_migration outbox_steps[] = { OUTBOX_MIGRATIONS[0], { 2, TRUST_SCHEMA_SQL }, { 3, TRUST_AWAITING_SQL } };
     bench->outbox_db = open_db(bench, "outbox.db", outbox_steps, ARRAY_LENGTH(outbox_steps));
     bench->inbox_db = open_db(bench, "inbox.db", INBOX_MIGRATIONS, INBOX_MIGRATION_COUNT);
     const struct outbox_limits limits = { .max_rows = 100000, .max_bytes = INT64_C(1) << 32 };

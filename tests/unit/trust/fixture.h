@@ -20,7 +20,7 @@ static const char MESH_ID[] = "7f9d2a54-9d0c-4a3e-8a4e-3c1b6f0e2d11";
 static const char OTHER_MESH_ID[] = "11111111-9d0c-4a3e-8a4e-3c1b6f0e2d11";
 static const int64_t T0 = INT64_C(1790000000000); /* ms; everything in the tests happens after it */
 static const int64_t EXPIRES_S = INT64_C(1790000100);
-static const struct db_migration MIGRATIONS[] = { { 1, TRUST_SCHEMA_SQL } };
+static const struct db_migration MIGRATIONS[] = { { 1, TRUST_SCHEMA_SQL }, { 2, TRUST_AWAITING_SQL } };
 
 enum who { OWNER, ALICE, BOB, CAROL, DAVE, EVE, FRANK, PEOPLE };
 static const char *const NAMES[PEOPLE] = { "owner", "alice", "bob", "carol", "dave", "eve", "frank" };
@@ -47,7 +47,7 @@ static inline struct trust_identity identity_of(const struct world *world)
 static inline void world_open(struct world *world)
 {
     const struct trust_identity identity = identity_of(world);
-    world->db = place_open(&world->place, MIGRATIONS, 1);
+    world->db = place_open(&world->place, MIGRATIONS, ARRAY_LENGTH(MIGRATIONS));
     assert_ok(trust_open(world->db, &identity, &world->trust, error));
 }
 
