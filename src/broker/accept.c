@@ -32,6 +32,7 @@ static const struct verdict VERDICTS[STORE_OUTCOMES] = {
     [STORE_CONFLICT] = { 409, "idempotency_key_reused: this id was accepted for another request" },
     [STORE_RATE_LIMITED] = { 429, "rate_limited: this member sends too fast" },
     [STORE_HELD] = { 503, "held: an earlier message to this destination waits to be sent again" },
+    [STORE_SENDER_ROTATED] = { 503, "key_rotated: the sender has another key by now, and sends again with it" },
     [STORE_SENDER_GONE] = { 403, "unauthorized: the sender is no longer a member" },
     [STORE_UNKNOWN_MEMBER] = { 404, "unknown_member: nobody in this mesh has this key" },
     [STORE_MEMBER_REVOKED] = { 404, "unknown_member: the recipient was revoked" },
@@ -46,7 +47,8 @@ struct send_request {
     struct member *sender;         /* referenced */
     int64_t started_us;
     size_t size;
-    char text[]; /* what the store's strings point into */
+    char sender_key[KEY_HEX_SIZE]; /* of now: the member may have another one when the store comes to it */
+    char text[];                   /* what the store's strings point into */
 };
 
 /* ---- B1, as far as it needs no store ------------------------------------------------------------------------------------------ */
@@ -269,6 +271,8 @@ static void submit(struct session *session, struct send_request *request)
     store->request.patient = websocket_has_input(session->socket);
     store->mesh = session->member->mesh->key;
     store->sender = session->member->key;
+    memcpy(request->sender_key, session->member->pubkey, sizeof request->sender_key);
+    store->sender_member_pubkey = request->sender_key;
     store->connection = session->connection;
     store->session = session->key;
     store->other_connection = has_other_connection(session);

@@ -37,6 +37,7 @@ static void read_figures(struct broker *broker, const struct settings *settings)
     figures->dedupe_permanent = string_equal(settings_text(settings, "broker.dedupe_mode"), "permanent");
     figures->dedupe_retention_days = settings_integer(settings, "broker.dedupe_retention_days");
     figures->dedupe_retention_ms = figures->dedupe_retention_days * DAY_MS;
+    figures->key_grace_ms = settings_integer(settings, "broker.key_grace_period_days") * DAY_MS;
     figures->message_retention_ms = settings_integer(settings, "broker.message_retention_days") * DAY_MS;
     figures->inline_bytes = settings_integer(settings, "broker.inline_bytes");
     figures->blob_bytes = settings_integer(settings, "broker.blob_bytes");
@@ -58,7 +59,7 @@ static void read_figures(struct broker *broker, const struct settings *settings)
 /* What is not built yet is not offered; the operator's word goes over both. */
 static int read_offer(struct broker *broker, const struct settings *settings, struct error *error)
 {
-    static const char *const NOT_YET[] = { "member_keypair_rotated_event", "key_epoch", "files" };
+    static const char *const NOT_YET[] = { "key_epoch", "files" };
     const char *text = settings_text(settings, "broker.offer_override");
     broker->offer_override = json_new_object();
     for (size_t i = 0; i < ARRAY_LENGTH(NOT_YET); i++)

@@ -74,6 +74,9 @@ void members_handle_revoke_invite(struct session *session, const json_t *frame);
 void members_tell_joined(struct broker *broker, int64_t mesh, const char *pubkey);
 void members_audit(struct broker *broker, int64_t mesh, int64_t member, const char *event, const char *detail);
 
+/* rotate.c */
+void rotate_handle(struct session *session, const json_t *frame);
+
 /* queries.c */
 void queries_handle_history(struct session *session, const json_t *frame);
 void queries_handle_message_status(struct session *session, const json_t *frame);

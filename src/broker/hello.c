@@ -140,6 +140,7 @@ static bool store_welcomed(struct session *session, const struct store_hello *he
         [STORE_HELLO_REVOKED] = { CLOSE_REVOKED, "revoked", "this member was revoked" },
         [STORE_HELLO_REPLAYED] = { CLOSE_POLICY, "replay", "this hello was seen before: sign a new timestamp" },
         [STORE_HELLO_V2_REQUIRED] = { CLOSE_POLICY, "bad_signature", "this member signs the challenge: signature2 is missing" },
+        [STORE_HELLO_KEY_ROTATED] = { CLOSE_POLICY, "key_rotated", "unauthorized: this key was rotated out, the member has another one" },
         [STORE_HELLO_KEY_TAKEN] = { CLOSE_POLICY, "unauthorized", "the sessionPubkey is another member's key" },
     };
     if (hello->request.status != 0) {

@@ -55,6 +55,7 @@ static const struct frame_row {
     { "history", queries_handle_history },
     { "message_status", queries_handle_message_status },
     { "member_revoke", members_handle_revoke },
+    { "member_rotate", rotate_handle },
     { "member_leave", members_handle_leave },
     { "member_rename", members_handle_rename },
     { "member_grant", members_handle_grant },

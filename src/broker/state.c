@@ -83,6 +83,14 @@ struct member *state_hold_member(struct broker *broker, const struct store_hello
     return member;
 }
 
+void state_rekey_member(struct broker *broker, struct member *member, const char *pubkey)
+{
+    table_remove(&broker->members_by_pubkey, &member->by_pubkey);
+    if (string_copy(member->pubkey, sizeof member->pubkey, pubkey) != 0)
+        member->pubkey[0] = '\0'; /* cannot be: it was read as a key */
+    table_insert(&broker->members_by_pubkey, &member->by_pubkey, table_hash_bytes(member->pubkey, strlen(member->pubkey)));
+}
+
 void state_release_member(struct broker *broker, struct member *member)
 {
     if (--member->references > 0)

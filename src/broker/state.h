@@ -53,7 +53,7 @@ enum connection_policy { POLICY_PREFER_NEWEST, POLICY_PREFER_OLDEST, POLICY_ALLO
 
 struct broker_figures { /* 70-broker, Limits; from the settings */
     bool dedupe_permanent;
-    int64_t dedupe_retention_ms, message_retention_ms, inline_bytes, blob_bytes;
+    int64_t dedupe_retention_ms, message_retention_ms, key_grace_ms, inline_bytes, blob_bytes;
     size_t ciphertext_maximum; /* decoded */
     size_t max_connections, max_connections_per_mesh, max_new_connections_per_second;
     int64_t hello_timeout_ms, presence_grace_ms, lease_ms, check_interval_ms;
@@ -208,6 +208,8 @@ struct member *state_find_member(const struct broker *broker, int64_t key);
 struct member *state_find_member_by_pubkey(const struct broker *broker, const char *mesh_id, const char *pubkey);
 /* Finds or makes both from a welcome; the caller holds one reference on the member. */
 struct member *state_hold_member(struct broker *broker, const struct store_hello *hello) MUST_CHECK;
+/* Its key is another one from now on. */
+void state_rekey_member(struct broker *broker, struct member *member, const char *pubkey);
 void state_release_member(struct broker *broker, struct member *member); /* frees it, and its mesh, with the last */
 
 #endif

@@ -91,6 +91,7 @@ const struct setting_definition BROKER_SETTINGS[] = {
     INTEGER_ROW("broker", "dedupe_retention_days", "365", 1, 36500, false, "a client_message_id is remembered so long"),
     CHOICE_ROW("broker", "dedupe_mode", "\"retention_scoped\"", "retention_scoped|permanent", false, "permanent: ids are never forgotten"),
     INTEGER_ROW("broker", "message_retention_days", "365", 1, 36500, false, "messages are kept so long"),
+    INTEGER_ROW("broker", "key_grace_period_days", "7", 1, 30, false, "sends to a key that was rotated out reach its member so long"),
     INTEGER_ROW("broker", "inline_bytes", "65536", 1, 100 * KIB, false,
                 "the largest body of a message; more would not fit a frame of 1 MiB once it is sealed"),
     SIZE_ROW("broker", "blob_bytes", "\"512MB\"", 0, TIB, false, "the largest file"),

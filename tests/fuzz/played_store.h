@@ -175,6 +175,14 @@ static void played_state(struct store *store, struct store_statement *request)
     played_answer(&request->request);
 }
 
+static void played_rotate(struct store *store, struct store_rotate *request)
+{
+    (void)store;
+    REQUIRE(hex_is_key(request->old_pubkey) && hex_is_key(request->new_pubkey) && request->document[0] == '{');
+    request->outcome = (enum store_rotation_outcome)played_outcome(STORE_ROTATION_TAKEN + 1);
+    played_answer(&request->request);
+}
+
 static void played_list_members(struct store *store, struct store_list_members *request)
 {
     (void)store;
@@ -241,6 +249,7 @@ static void played_begin(const uint8_t *words, size_t count)
         .fetch_receipts = played_fetch_receipts,
         .settle_receipts = played_settle_receipts,
         .state = played_state,
+        .rotate = played_rotate,
         .list_members = played_list_members,
         .find_member = played_find_member,
         .history = played_history,

@@ -201,6 +201,7 @@ static const struct store_operations OPERATIONS = {
     .fetch_receipts = sqlite_fetch_receipts,
     .settle_receipts = sqlite_settle_receipts,
     .state = sqlite_state,
+    .rotate = sqlite_rotate,
     .list_members = sqlite_list_members,
     .find_member = sqlite_find_member,
     .history = sqlite_history,

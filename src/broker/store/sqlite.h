@@ -41,11 +41,23 @@ int session_forget(struct sqlite_store *store, struct db_connection *connection,
 int session_forget_all(struct sqlite_store *store, struct db_connection *connection, int64_t member, int64_t *deliveries_change,
                        struct error *error) MUST_CHECK;
 
+/* sqlite_rotate.c: former keys */
+/* The key that message m's sender s had when m was accepted. */
+#define SQLITE_SENDER_KEY                                                                                                               \
+    "coalesce((SELECT k.old_pubkey FROM rotation k WHERE k.member_id = s.id AND k.history_id >= m.history_id ORDER BY k.seq LIMIT 1), " \
+    "s.pubkey)"
+struct former_key {
+    int64_t member; /* 0: nobody's former key */
+    int64_t usable_until;
+};
+int find_former_key(struct db_connection *connection, int64_t mesh, const char *pubkey, struct former_key *ret_former,
+                    struct error *error) MUST_CHECK;
+
 /* sqlite_messages.c: a message's columns, in this order, into a struct store_message. */
 #define SQLITE_MESSAGE_COLUMNS                                                                                             \
     "m.id, m.history_id, m.created_at, m.body_version, m.key_epoch, m.priority, m.sender_member_id, m.broker_message_id, " \
     "m.client_message_id, "                                                                                                \
-    "m.sender_pubkey, s.pubkey, s.member_id, s.display_name, m.target_spec, m.nonce, m.reply_to_id, m.mentions, m.ciphertext"
+    "m.sender_pubkey, " SQLITE_SENDER_KEY ", s.member_id, s.display_name, m.target_spec, m.nonce, m.reply_to_id, m.mentions, m.ciphertext"
 struct store_message *message_of_row(sqlite3_stmt *statement) MUST_CHECK;
 
 /* sqlite_accept.c */
@@ -53,7 +65,7 @@ sqlite_run sqlite_run_accept;
 void sqlite_accept_finished(struct sqlite_store *store, const struct store_accept *accept); /* the loop thread, before its done */
 
 /* sqlite_check.c: one step from *place, which goes on with it. Findings are appended, one a line, and counted. */
-enum { CHECK_STAGES = 4 };
+enum { CHECK_STAGES = 5 };
 int check_step(sqlite3 *handle, struct store_check_place *place, bool *ret_more, struct buffer *findings, size_t *found,
                struct error *error) MUST_CHECK;
 int64_t sqlite_check_file(const char *path, void (*found)(void *argument, const char *finding), void *argument,
@@ -69,6 +81,7 @@ void sqlite_acknowledge(struct store *store, struct store_acknowledge *request);
 void sqlite_fetch_receipts(struct store *store, struct store_fetch_receipts *request);
 void sqlite_settle_receipts(struct store *store, struct store_settle_receipts *request);
 void sqlite_state(struct store *store, struct store_statement *request);
+void sqlite_rotate(struct store *store, struct store_rotate *request);
 void sqlite_list_members(struct store *store, struct store_list_members *request);
 void sqlite_find_member(struct store *store, struct store_find_member *request);
 void sqlite_history(struct store *store, struct store_history *request);

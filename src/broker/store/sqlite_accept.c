@@ -7,8 +7,9 @@
 static const char FIND_DEDUPE[] =
     "SELECT broker_message_id, request_fingerprint, first_seen_at, history_available, history_id FROM client_message_dedupe"
     " WHERE client_message_id = ? AND sender_member_id = ? AND mesh_id = ?";
-static const char FIND_SENDER[] = "SELECT 1 FROM member WHERE id = ? AND state = 'active'";
+static const char FIND_SENDER[] = "SELECT pubkey FROM member WHERE id = ? AND state = 'active'";
 static const char FIND_MEMBER[] = "SELECT id, state = 'active', state = 'revoked' FROM member WHERE mesh_id = ? AND pubkey = ?";
+static const char FIND_STATE[] = "SELECT state = 'active', state = 'revoked' FROM member WHERE id = ?";
 static const char FIND_SESSION[] = "SELECT m.id, s.id FROM session s JOIN member m ON m.id = s.member_id WHERE s.session_pubkey = ? AND "
                                    "m.mesh_id = ? AND m.state = 'active'"
                                    " ORDER BY s.id LIMIT 1";
@@ -60,7 +61,8 @@ out:
     return status;
 }
 
-static int sender_is_member(struct db_connection *connection, const struct store_accept *accept, struct error *error)
+/* 1: it is, under the key of its hello. 0: answered. */
+static int sender_is_member(struct db_connection *connection, struct store_accept *accept, struct error *error)
 {
     sqlite3_stmt *statement = db_prepare(connection, FIND_SENDER, error);
     if (statement == NULL)
@@ -68,6 +70,33 @@ static int sender_is_member(struct db_connection *connection, const struct store
     int status = db_bind(statement, error, "i", accept->sender);
     if (status == 0)
         status = db_step(statement, error);
+    accept->outcome = STORE_SENDER_GONE;
+    if (status == 1 && strcmp(db_column_string(statement, 0), accept->sender_member_pubkey) != 0) {
+        accept->outcome = STORE_SENDER_ROTATED; /* in passing: it is sent again under the new key */
+        status = 0;
+    }
+    db_reset(statement);
+    return status;
+}
+
+/* Sends to a former key reach the member while the grace lasts (50-identity, Key rotation). 1: *accept has the recipient; 0: answered, or nobody's (outcome unknown). */
+static int find_former_recipient(struct db_connection *connection, struct store_accept *accept, struct error *error)
+{
+    struct former_key former;
+    int status = find_former_key(connection, accept->mesh, accept->destination_ref, &former, error);
+    if (status != 0 || former.member == 0)
+        return status;
+    sqlite3_stmt *statement = db_prepare(connection, FIND_STATE, error);
+    if (statement == NULL)
+        return -(int)error->code;
+    status = db_bind(statement, error, "i", former.member);
+    if (status == 0)
+        status = db_step(statement, error);
+    if (status == 1) {
+        accept->recipient = former.member;
+        accept->outcome = db_column_integer(statement, 1, 0) != 0 ? STORE_MEMBER_REVOKED : STORE_UNKNOWN_MEMBER;
+        status = db_column_integer(statement, 0, 0) != 0 && former.usable_until > accept->now_ms ? 1 : 0;
+    }
     db_reset(statement);
     return status;
 }
@@ -102,8 +131,10 @@ static int find_recipient(struct db_connection *connection, struct store_accept 
         *ret_session = db_column_integer(statement, 1, 0);
     }
     db_reset(statement);
-    if (status == 0)
+    if (status == 0) {
         accept->outcome = STORE_UNKNOWN_MEMBER;
+        status = find_former_recipient(connection, accept, error);
+    }
     return status;
 }
 
@@ -198,10 +229,8 @@ static int decide(struct sqlite_store *store, struct db_connection *connection, 
     if (status != 0)
         return status < 0 ? status : 0;
     status = sender_is_member(connection, accept, error);
-    if (status <= 0) {
-        accept->outcome = STORE_SENDER_GONE;
+    if (status <= 0)
         return status;
-    }
     if (accept->refused) {
         accept->outcome = STORE_REFUSED;
         return 0;
@@ -299,8 +328,8 @@ int sqlite_run_accept(struct sqlite_store *store, struct db_connection *connecti
     accept->retry_after_ms = -1;
     int status = was_under_way_with_the_lost(store, accept) ? error_set(error, ERROR_BUSY, "an earlier message could not be decided")
                                                             : decide(store, connection, accept, error);
-    bool refused_in_passing =
-        status < 0 || accept->outcome == STORE_RATE_LIMITED || accept->outcome == STORE_HELD || accept->outcome == STORE_RECIPIENT_FULL;
+    bool refused_in_passing = status < 0 || accept->outcome == STORE_SENDER_ROTATED || accept->outcome == STORE_RATE_LIMITED ||
+                              accept->outcome == STORE_HELD || accept->outcome == STORE_RECIPIENT_FULL;
     store->options.admission.decided(store->options.admission.argument, accept, refused_in_passing);
     return status;
 }

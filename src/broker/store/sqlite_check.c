@@ -60,7 +60,18 @@ static const char CHECK_MESSAGE[] =
                               "m.sender_member_id"
                               " AND d.mesh_id = m.mesh_id AND d.broker_message_id = m.broker_message_id";
 
-static const char *const STAGES[CHECK_STAGES] = { CHECK_DEDUPE, CHECK_DELIVERY, CHECK_HISTORY, CHECK_MESSAGE };
+/* Each step of a member's keys follows the one before it, and the last leads to the key that it has. */
+static const char CHECK_ROTATION[] =
+    "SELECT k.id, 0, 0, 0, CASE"
+    " WHEN m.id IS NULL THEN 'rotation ' || k.seq || ' of key ' || k.old_pubkey || ': its member is not there. Restore a backup of the "
+    "store.'"
+    " WHEN k.seq <> (SELECT count(*) FROM rotation p WHERE p.member_id = k.member_id AND p.id <= k.id)"
+    " OR coalesce((SELECT n.old_pubkey FROM rotation n WHERE n.member_id = k.member_id AND n.seq = k.seq + 1), m.pubkey) <> k.new_pubkey"
+    " THEN 'rotation ' || k.seq || ' of member ' || m.pubkey || ': it does not lead to the key that follows. Restore a backup of the "
+    "store.'"
+    " END FROM (SELECT * FROM rotation WHERE id > ?1 ORDER BY id LIMIT ?5) k LEFT JOIN member m ON m.id = k.member_id";
+
+static const char *const STAGES[CHECK_STAGES] = { CHECK_DEDUPE, CHECK_DELIVERY, CHECK_HISTORY, CHECK_MESSAGE, CHECK_ROTATION };
 
 static int fail(sqlite3 *handle, struct error *error)
 {

@@ -13,8 +13,10 @@ static const char LIST_MEMBERS[] =
     "SELECT " MEMBER_COLUMNS " FROM member m WHERE m.mesh_id = ? AND m.id > ? AND m.state <> 'left' ORDER BY m.id";
 static const char FIND_MEMBER[] = "SELECT " MEMBER_COLUMNS " FROM member m WHERE m.mesh_id = ? AND m.pubkey = ?";
 static const char LIST_STATEMENTS[] = "SELECT id, kind, document FROM statement WHERE mesh_id = ? AND id > ? ORDER BY id";
+static const char LIST_ROTATIONS[] = "SELECT id, document FROM rotation WHERE mesh_id = ? AND id > ? ORDER BY id";
 
-/* `after` of a page that begins among the members is this much higher than the member's number. */
+/* `after` of a page that begins among the rotations, or the members, is this much higher than its number. */
+static const int64_t ROTATIONS_FROM = INT64_C(1) << 51;
 static const int64_t MEMBERS_FROM = INT64_C(1) << 52;
 
 static void put_string(struct buffer *text, const char *name, const char *value)
@@ -103,7 +105,32 @@ static int list_statements(struct db_connection *connection, const struct store_
         buffer_printf(text, ",\"%s\":[%s]", lists[i].name, lists[i].documents.data);
         buffer_release(&lists[i].documents);
     }
-    buffer_append_text(text, ",\"rotations\":[]");
+    return status;
+}
+
+/* As above. */
+static int list_rotations(struct db_connection *connection, const struct store_list_members *list, int64_t after, struct buffer *text,
+                          int64_t *ret_after, struct error *error)
+{
+    sqlite3_stmt *statement = db_prepare(connection, LIST_ROTATIONS, error);
+    if (statement == NULL)
+        return -(int)error->code;
+    bool first = true;
+    buffer_append_text(text, ",\"rotations\":[");
+    int status = db_bind(statement, error, "ii", list->mesh, after);
+    while (status == 0) {
+        status = db_step(statement, error);
+        if (status != 1 || text->length >= list->byte_limit)
+            break;
+        if (!first)
+            buffer_append_byte(text, ',');
+        first = false;
+        buffer_append_text(text, db_column_string(statement, 1));
+        *ret_after = db_column_integer(statement, 0, 0);
+        status = 0;
+    }
+    db_reset(statement);
+    buffer_append_byte(text, ']');
     return status;
 }
 
@@ -149,13 +176,20 @@ static int run_list_members(struct sqlite_store *store, struct db_connection *co
     int64_t members_after = list->after - MEMBERS_FROM;
     if (members_after < 0) {
         members_after = 0;
-        int64_t statements_after = list->after;
-        status = list_statements(connection, list, &statements, &statements_after, error);
-        full = status == 1;
+        int64_t after = list->after, rotations_after = list->after > ROTATIONS_FROM ? list->after - ROTATIONS_FROM : 0;
+        if (list->after < ROTATIONS_FROM) {
+            status = list_statements(connection, list, &statements, &after, error);
+            full = status == 1;
+        }
+        if (status == 0) {
+            status = list_rotations(connection, list, rotations_after, &statements, &rotations_after, error);
+            full = status == 1;
+            after = ROTATIONS_FROM + rotations_after;
+        }
         if (full)
-            list->next = statements_after;
+            list->next = after;
     }
-    if (status == 0 && !full) {
+    if (status >= 0 && !full) {
         struct store_list_members rest = *list;
         rest.byte_limit = statements.length < list->byte_limit ? list->byte_limit - statements.length : 1;
         status = list_members(connection, &rest, members_after, &list->text, &list->next, error);

@@ -10,11 +10,14 @@ static const char INSERT_MEMBER[] = "INSERT INTO member (mesh_id, member_id, pub
                                     "VALUES (?, ?, ?, ?, ?, 'active', ?, ?)";
 static const char RETURN_MEMBER[] =
     "UPDATE member SET state = 'active', display_name = ?, role = ?, certificate = ?, joined_at = ? WHERE id = ?";
-static const char FIND_MEMBER[] =
-    "SELECT id, member_id, role = 'admin', state = 'active', state = 'revoked' FROM member WHERE mesh_id = ? AND pubkey = ?";
+static const char FIND_MEMBER[] = "SELECT id, member_id, role = 'admin', state = 'active', state = 'revoked', pubkey <> ?2 FROM member "
+                                  "WHERE mesh_id = ?1 AND (pubkey = ?2"
+                                  " OR id = (SELECT member_id FROM rotation WHERE mesh_id = ?1 AND old_pubkey = ?2))";
 static const char SIGNER_IS_VOID[] =
-    "SELECT 1 FROM member WHERE mesh_id = ? AND pubkey = ? AND (state = 'revoked' OR (role <> 'admin' AND"
-    " EXISTS (SELECT 1 FROM statement g WHERE g.mesh_id = member.mesh_id AND g.kind = 'grant' AND g.subject = member.pubkey)))";
+    "SELECT 1 FROM member m WHERE m.mesh_id = ?1 AND (m.pubkey = ?2 OR m.id = (SELECT member_id FROM rotation WHERE mesh_id = ?1 AND "
+    "old_pubkey = "
+    "?2)) AND (m.state = 'revoked' OR (m.role <> 'admin' AND EXISTS (SELECT 1 FROM statement g WHERE g.mesh_id = ?1 AND g.kind = 'grant'"
+    " AND (g.subject = m.pubkey OR g.subject IN (SELECT old_pubkey FROM rotation WHERE member_id = m.id)))))";
 static const char FIND_INVITE[] = "SELECT uses, revoked_at FROM invite WHERE mesh_id = ? AND invite_id = ?";
 static const char USE_INVITE[] = "INSERT INTO invite (mesh_id, invite_id, expires_at, uses) VALUES (?, ?, ?, 1)"
                                  " ON CONFLICT DO UPDATE SET uses = uses + 1, expires_at = excluded.expires_at";
@@ -41,6 +44,7 @@ struct found_member {
     int64_t key; /* 0: there is none */
     char member_id[ULID_SIZE];
     bool admin, active, revoked;
+    bool former; /* it has another key by now: who signs with this one says nothing any more */
 };
 
 static int find_member(struct db_connection *connection, int64_t mesh, const char *pubkey, struct found_member *ret_member,
@@ -59,6 +63,7 @@ static int find_member(struct db_connection *connection, int64_t mesh, const cha
         ret_member->admin = db_column_integer(statement, 2, 0) != 0;
         ret_member->active = db_column_integer(statement, 3, 0) != 0;
         ret_member->revoked = db_column_integer(statement, 4, 0) != 0;
+        ret_member->former = db_column_integer(statement, 5, 0) != 0;
         if (string_copy(ret_member->member_id, sizeof ret_member->member_id, db_column_string(statement, 1)) != 0)
             status = error_set(error, ERROR_CORRUPT, "a member's id is damaged");
     }
@@ -219,8 +224,8 @@ static int run_join(struct sqlite_store *store, struct db_connection *connection
     status = find_member(connection, mesh.key, join->pubkey, &member, error);
     if (status != 0)
         return status;
-    if (member.active || member.revoked) {
-        join->outcome = member.active ? STORE_JOINED_BEFORE : STORE_JOIN_REVOKED;
+    if (member.active || member.revoked || member.former) {
+        join->outcome = member.active && !member.former ? STORE_JOINED_BEFORE : STORE_JOIN_REVOKED;
         join->member = member.key;
         memcpy(join->member_id, member.member_id, sizeof join->member_id);
         return 0;
@@ -276,7 +281,7 @@ static bool may_state(const struct store_statement *statement, const char *owner
                       const struct found_member *by)
 {
     bool by_owner = string_equal(statement->by, owner);
-    bool by_admin = by_owner || (by->active && by->admin);
+    bool by_admin = by_owner || (by->active && by->admin && !by->former);
     switch (statement->kind) {
     case STORE_REVOCATION:
         return by_admin && !string_equal(statement->subject, owner) && (by_owner || !subject->admin);
@@ -287,7 +292,7 @@ static bool may_state(const struct store_statement *statement, const char *owner
         return by_admin;
     case STORE_LEAVE:
     case STORE_NAME:
-        return by->active && string_equal(statement->by, statement->subject);
+        return by->active && !by->former && string_equal(statement->by, statement->subject);
     case STORE_STATEMENT_KINDS:
         break;
     }

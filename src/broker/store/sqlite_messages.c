@@ -16,13 +16,14 @@ static const char INSERT_RECEIPT[] =
     "INSERT INTO receipt (message_id, by_member_id, state, at, rsig, sender_member_id, pending) VALUES (?, ?, ?, ?, nullif(?, ''), ?, ?)"
     " ON CONFLICT DO NOTHING";
 static const char FETCH_RECEIPTS[] =
-    "SELECT r.message_id, m.broker_message_id, m.client_message_id, b.pubkey, r.rsig, r.state, r.at"
+    "SELECT r.message_id, m.broker_message_id, m.client_message_id, coalesce(r.by_pubkey, b.pubkey), r.rsig, r.state, r.at"
     " FROM receipt r JOIN message m ON m.id = r.message_id JOIN member b ON b.id = r.by_member_id"
     " WHERE r.sender_member_id = ? AND r.pending = 1 AND r.message_id > ? ORDER BY r.message_id, r.state LIMIT ?";
 static const char SETTLE_RECEIPT[] =
     "UPDATE receipt SET pending = 0 WHERE message_id = (SELECT id FROM message WHERE broker_message_id = ?1 AND mesh_id = ?2)"
-    " AND by_member_id = (SELECT id FROM member WHERE mesh_id = ?2 AND pubkey = ?3) AND state = ?4 AND sender_member_id = ?5 AND pending = "
-    "1";
+    " AND by_member_id IN (SELECT id FROM member WHERE mesh_id = ?2 AND pubkey = ?3"
+    " UNION ALL SELECT member_id FROM rotation WHERE mesh_id = ?2 AND old_pubkey = ?3)"
+    " AND state = ?4 AND sender_member_id = ?5 AND pending = 1";
 static const char HISTORY[] =
     "SELECT " SQLITE_MESSAGE_COLUMNS " FROM message m JOIN member s ON s.id = m.sender_member_id"
     " WHERE m.mesh_id = ?1 AND m.history_id > ?2 AND m.history_id <= ?3 AND (m.sender_member_id = ?4 OR m.recipient_member_id = ?4)"

@@ -137,8 +137,30 @@ static const char DEDUPE_FLOOR[] =
     "= m.history_id"
     " WHERE m.mesh_id = mesh.id AND d.mesh_id IS NULL), 0);";
 
+/* Former keys: each rotation statement (45-trust) as it travels, for ever, since who joins later must be led from the certificate's key to today's. history_id: the newest message
+ * of the mesh at that moment; what is not above it was sent under the old key. */
+static const char ROTATION[] = "CREATE TABLE rotation ("
+                               "  id INTEGER PRIMARY KEY,"
+                               "  mesh_id INTEGER NOT NULL,"
+                               "  member_id INTEGER NOT NULL,"
+                               "  seq INTEGER NOT NULL,"
+                               "  old_pubkey TEXT NOT NULL,"
+                               "  new_pubkey TEXT NOT NULL,"
+                               "  at INTEGER NOT NULL,"           /* the statement's */
+                               "  usable_until INTEGER NOT NULL," /* sends to the old key reach the member so long */
+                               "  history_id INTEGER NOT NULL,"
+                               "  document TEXT NOT NULL,"
+                               "  stored_at INTEGER NOT NULL,"
+                               "  UNIQUE (mesh_id, old_pubkey),"
+                               "  UNIQUE (mesh_id, new_pubkey),"
+                               "  UNIQUE (member_id, seq)"
+                               ") STRICT;"
+                               /* A receipt is signed by the key of its time; NULL: the member's key of today. */
+                               "ALTER TABLE receipt ADD COLUMN by_pubkey TEXT;";
+
 const struct db_migration SQLITE_BROKER_MIGRATIONS[] = {
     { 1, FIRST },
     { 2, DEDUPE_FLOOR },
+    { 3, ROTATION },
 };
 const size_t SQLITE_BROKER_MIGRATION_COUNT = ARRAY_LENGTH(SQLITE_BROKER_MIGRATIONS);

@@ -5,10 +5,13 @@
 static const char FIND_CALLER[] = "SELECT mesh.id, mesh.slug, m.id, m.member_id, m.state = 'active', m.state = 'revoked', m.display_name, "
                                   "m.role, m.certificate, m.hello_v2"
                                   " FROM mesh JOIN member m ON m.mesh_id = mesh.id WHERE mesh.mesh_id = ? AND m.pubkey = ?";
+static const char FIND_FORMER[] = "SELECT m.state = 'revoked', m.state = 'active' FROM mesh JOIN rotation k ON k.mesh_id = mesh.id"
+                                  " JOIN member m ON m.id = k.member_id WHERE mesh.mesh_id = ? AND k.old_pubkey = ?";
 static const char CLAIM_HELLO[] = "INSERT INTO hello_seen (member_id, timestamp, seen_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
 static const char SEE_CALLER[] = "UPDATE member SET last_seen_at = ?, hello_v2 = max(hello_v2, ?) WHERE id = ?";
 static const char KEY_IS_TAKEN[] =
     "SELECT 1 FROM member WHERE mesh_id = ?1 AND pubkey = ?2 AND id <> ?3"
+    " UNION ALL SELECT 1 FROM rotation WHERE mesh_id = ?1 AND old_pubkey = ?2 AND member_id <> ?3"
     " UNION ALL SELECT 1 FROM session s JOIN member m ON m.id = s.member_id WHERE s.session_pubkey = ?2 AND m.mesh_id = ?1 AND m.id <> ?3";
 static const char FIND_SESSION[] = "SELECT id, presence FROM session WHERE member_id = ? AND session_uid = ?";
 static const char SEE_SESSION[] = "UPDATE session SET last_seen_at = ?, session_pubkey = ? WHERE id = ?";
@@ -156,6 +159,23 @@ static void release_answer(struct store_hello *hello)
     hello->session = hello->deliveries_change = 0;
 }
 
+/* Its owner must be told that it goes on under another key, or that it is revoked whatever its key. */
+static int judge_former_key(struct db_connection *connection, struct store_hello *hello, struct error *error)
+{
+    sqlite3_stmt *statement = db_prepare(connection, FIND_FORMER, error);
+    if (statement == NULL)
+        return -(int)error->code;
+    int status = db_bind(statement, error, "tt", hello->mesh_id, hello->pubkey);
+    if (status == 0)
+        status = db_step(statement, error);
+    if (status == 1 && db_column_integer(statement, 0, 0) != 0)
+        hello->outcome = STORE_HELLO_REVOKED;
+    else if (status == 1 && db_column_integer(statement, 1, 0) != 0)
+        hello->outcome = STORE_HELLO_KEY_ROTATED;
+    db_reset(statement);
+    return status < 0 ? status : 0;
+}
+
 /* 1: the caller is a member, *hello filled, *ret_uses_v2 whether it has ever used signature2. 0: answered. */
 static int find_caller(struct db_connection *connection, struct store_hello *hello, bool *ret_uses_v2, struct error *error)
 {
@@ -192,6 +212,8 @@ static int run_hello(struct sqlite_store *store, struct db_connection *connectio
     release_answer(hello);
     bool uses_v2 = false;
     int status = find_caller(connection, hello, &uses_v2, error);
+    if (status == 0 && hello->outcome == STORE_HELLO_UNKNOWN)
+        return judge_former_key(connection, hello, error);
     if (status <= 0)
         return status;
     if (uses_v2 && !hello->v2) {

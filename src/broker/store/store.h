@@ -49,6 +49,7 @@ enum store_outcome {
     STORE_RATE_LIMITED,   /* 429 */
     STORE_HELD,           /* 503: waits for an earlier one that was refused in passing */
     STORE_SENDER_GONE,    /* 403: the sender is no longer a member */
+    STORE_SENDER_ROTATED, /* 503: it has another key by now, and this connection is about to end */
     STORE_UNKNOWN_MEMBER, /* 404 */
     STORE_MEMBER_REVOKED, /* 403: the destination was */
     STORE_RECIPIENT_FULL, /* 507: every session of the recipient has the maximum waiting */
@@ -67,7 +68,8 @@ struct store_accept {
     uint8_t fingerprint[32];
     const char *destination_kind, *destination_ref, *target_spec; /* kind "dm": ref is a member's or session's key */
     int priority;
-    const char *sender_pubkey; /* the connection's routing key */
+    const char *sender_pubkey;        /* the connection's routing key */
+    const char *sender_member_pubkey; /* the key that it said hello with */
     const char *nonce, *ciphertext;
     size_t ciphertext_length;
     int64_t body_version, key_epoch /* -1 none */;
@@ -216,7 +218,8 @@ enum store_hello_outcome {
     STORE_HELLO_REVOKED,
     STORE_HELLO_REPLAYED,
     STORE_HELLO_V2_REQUIRED, /* this member has used signature2 before */
-    STORE_HELLO_KEY_TAKEN    /* its sessionPubkey is another member's key */
+    STORE_HELLO_KEY_TAKEN,   /* its sessionPubkey is another member's key */
+    STORE_HELLO_KEY_ROTATED  /* a former key: the member has another one by now */
 };
 struct store_hello { /* durable: a replay is refused also after a power failure */
     struct store_request request;
@@ -255,6 +258,23 @@ struct store_statement { /* a verified statement */
     enum store_statement_outcome outcome;
     int64_t member; /* of the subject; 0 for invites */
     int64_t deliveries_change;
+};
+
+enum store_rotation_outcome {
+    STORE_ROTATED,
+    STORE_ROTATED_BEFORE,     /* the same step was taken already */
+    STORE_ROTATION_FORBIDDEN, /* the old key is not the asking member's */
+    STORE_ROTATION_STALE,     /* not the next seq, or the old key leads elsewhere already */
+    STORE_ROTATION_TAKEN      /* the new key is, or was, somebody's */
+};
+struct store_rotate { /* a verified rotation: the member goes on under the new key */
+    struct store_request request;
+    uint64_t connection;
+    int64_t mesh, member; /* who asks */
+    int64_t seq, at, usable_until /* ms: sends to the old key reach the member */, now_ms;
+    const char *old_pubkey, *new_pubkey, *document /* the statement as it travels, JSON */;
+    /* returned */
+    enum store_rotation_outcome outcome;
 };
 
 struct store_list_members { /* reads */
@@ -350,6 +370,7 @@ struct store_operations {
     void (*fetch_receipts)(struct store *store, struct store_fetch_receipts *request);
     void (*settle_receipts)(struct store *store, struct store_settle_receipts *request);
     void (*state)(struct store *store, struct store_statement *request);
+    void (*rotate)(struct store *store, struct store_rotate *request);
     void (*list_members)(struct store *store, struct store_list_members *request);
     void (*find_member)(struct store *store, struct store_find_member *request);
     void (*history)(struct store *store, struct store_history *request);

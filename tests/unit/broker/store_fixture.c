@@ -243,6 +243,7 @@ void fixture_message(struct fixture *fixture, struct store_accept *accept, int64
         .target_spec = to,
         .priority = 1,
         .sender_pubkey = sender == fixture->alice ? ALICE : BOB,
+        .sender_member_pubkey = sender == fixture->alice ? ALICE : BOB,
         .nonce = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
         .ciphertext = "c2VjcmV0",
         .ciphertext_length = 8,
