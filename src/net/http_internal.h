@@ -63,6 +63,7 @@ struct http_connection {
     enum http_transport transport;
     uint16_t local_port;
     char peer_address[INET6_ADDRSTRLEN];
+    struct http_narrow *narrow; /* the listener of http_server_listen_narrow that it came in on; NULL: another */
     enum http_state state;
     bool processing;        /* inside connection_process: answers are gathered */
     bool held_back;         /* too much is unsent to begin another request */
@@ -88,10 +89,17 @@ struct http_listener {
     uint16_t port;
     int fd;
     struct event *event;
-    struct loop_timer *pause; /* out of descriptors: try again soon */
-    char *path;               /* of a Unix socket */
+    struct loop_timer *pause;   /* out of descriptors: try again soon */
+    char *path;                 /* of a Unix socket */
+    struct http_narrow *narrow; /* http_server_listen_narrow's; NULL: another */
     dev_t device;
     ino_t inode;
+};
+
+struct http_narrow { /* the caller's; forgotten by its listener when that is closed */
+    struct http_server *server;
+    struct http_listener *listener; /* NULL: closed */
+    void *owner;
 };
 
 struct http_server {

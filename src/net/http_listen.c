@@ -121,6 +121,8 @@ void listener_close(struct http_listener *listener)
     loop_timer_free(listener->pause);
     if (listener->path != NULL)
         remove_socket_file(listener);
+    if (listener->narrow != NULL)
+        listener->narrow->listener = NULL;
     (void)close(listener->fd);
     SSL_CTX_free(listener->tls);
     free(listener->path);
@@ -160,14 +162,17 @@ static int clear_stale_socket(const struct sockaddr_un *address, struct error *e
     return 0;
 }
 
-static int bind_private(int fd, const struct sockaddr_un *address, struct error *error)
+static int bind_private(int fd, const struct sockaddr_un *address, bool masked, struct error *error)
 {
-    /* The file is never there with another mode, not even for a moment. */
-    const mode_t mask = umask(0177);
+    /* The file is never there with another mode, not even for a moment. Where the directory is private that is no matter, and the mask, which is every thread's, is left alone. */
+    const mode_t mask = masked ? umask(0177) : 0;
     const int bound = bind(fd, (const struct sockaddr *)address, sizeof(*address));
     const int bind_errno = errno;
 
-    (void)umask(mask);
+    if (masked)
+        (void)umask(mask);
+    else if (bound == 0 && chmod(address->sun_path, 0600) != 0)
+        return error_set_errno(error, "Cannot make '%s' private", address->sun_path);
     if (bound == 0)
         return 0;
     if (bind_errno == EADDRINUSE)
@@ -176,24 +181,19 @@ static int bind_private(int fd, const struct sockaddr_un *address, struct error 
     return error_set_errno(error, "Cannot bind '%s'", address->sun_path);
 }
 
-int http_server_listen_unix(struct http_server *server, const char *path, struct error *error)
+/* What binds and listens, once nothing is in the way. */
+static int listen_unix(struct http_server *server, const struct sockaddr_un *address, bool masked, struct http_listener **ret_listener,
+                       struct error *error)
 {
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    const char *path = address->sun_path;
     struct http_listener *listener;
     struct stat made;
-    int fd, result;
+    int result;
+    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-    if (string_copy(address.sun_path, sizeof(address.sun_path), path) != 0)
-        return error_set(error, ERROR_TOO_LARGE,
-                         "The socket path '%s' is longer than the %zu bytes that the system allows; choose a shorter --config-dir.", path,
-                         sizeof(address.sun_path) - 1);
-    result = clear_stale_socket(&address, error);
-    if (result != 0)
-        return result;
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return error_set_errno(error, "Cannot make a Unix socket");
-    result = bind_private(fd, &address, error);
+    result = bind_private(fd, address, masked, error);
     if (result == 0 && lstat(path, &made) != 0)
         result = error_set_errno(error, "Cannot look at '%s'", path);
     if (result != 0) {
@@ -208,6 +208,42 @@ int http_server_listen_unix(struct http_server *server, const char *path, struct
     listener->path = memory_strdup(path);
     listener->device = made.st_dev;
     listener->inode = made.st_ino;
+    *ret_listener = listener;
+    return 0;
+}
+
+int http_server_listen_unix(struct http_server *server, const char *path, struct error *error)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    struct http_listener *listener;
+    int result;
+
+    if (string_copy(address.sun_path, sizeof(address.sun_path), path) != 0)
+        return error_set(error, ERROR_TOO_LARGE,
+                         "The socket path '%s' is longer than the %zu bytes that the system allows; choose a shorter --config-dir.", path,
+                         sizeof(address.sun_path) - 1);
+    result = clear_stale_socket(&address, error);
+    return result != 0 ? result : listen_unix(server, &address, true, &listener, error);
+}
+
+int http_server_listen_narrow(struct http_server *server, const char *path, void *owner, struct http_narrow **ret_narrow,
+                              struct error *error)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    struct http_listener *listener;
+    int result;
+
+    if (server->stopping)
+        return error_set(error, ERROR_UNREACHABLE, "The server is stopping.");
+    if (string_copy(address.sun_path, sizeof(address.sun_path), path) != 0)
+        return error_set(error, ERROR_TOO_LARGE, "The socket path '%s' is longer than the %zu bytes that the system allows.", path,
+                         sizeof(address.sun_path) - 1);
+    result = listen_unix(server, &address, false, &listener, error);
+    if (result != 0)
+        return result;
+    listener->narrow = memory_zalloc(sizeof(*listener->narrow));
+    *listener->narrow = (struct http_narrow){ .server = server, .listener = listener, .owner = owner };
+    *ret_narrow = listener->narrow;
     return 0;
 }
 

@@ -63,6 +63,7 @@ void server_adopt(struct http_server *server, int fd, const struct http_listener
     connection->server = server;
     connection->transport = listener->transport;
     connection->local_port = listener->port;
+    connection->narrow = listener->narrow;
     connection->fresh = true;
     connection->deadline_ms = clock_monotonic_ms() + server->head_ms;
     if (string_copy(connection->peer_address, sizeof(connection->peer_address), peer_address) != 0)
@@ -193,6 +194,32 @@ void http_server_free(struct http_server *server)
     loop_timer_free(server->sweep);
     buffer_release(&server->answer_head);
     free(server);
+}
+
+void http_narrow_close(struct http_narrow *narrow)
+{
+    struct http_connection *next;
+
+    if (narrow == NULL)
+        return;
+    for (struct http_connection *connection = narrow->server->connections; connection != NULL; connection = next) {
+        next = connection->next;
+        if (connection->narrow == narrow)
+            connection_destroy(connection);
+    }
+    for (struct http_listener **link = &narrow->server->listeners; *link != NULL; link = &(*link)->next) {
+        if (*link != narrow->listener)
+            continue;
+        *link = narrow->listener->next;
+        listener_close(narrow->listener);
+        break;
+    }
+    free(narrow);
+}
+
+void *http_narrow_owner(const struct http_request *request)
+{
+    return request->connection->narrow == NULL ? NULL : request->connection->narrow->owner;
 }
 
 size_t http_server_connection_count(const struct http_server *server)

@@ -46,6 +46,14 @@ void http_server_free(struct http_server *server); /* closes everything */
 /* Binds with mode 0600 (umask held), removing a stale socket file (nobody accepts) first. ERROR_TOO_LARGE when the path is longer than
  * the system's maximum, naming --config-dir; ERROR_BUSY when a live process accepts there. Peers of another uid are closed at accept. */
 int http_server_listen_unix(struct http_server *server, const char *path, struct error *error) MUST_CHECK;
+/* The same, for callers of one kind: a socket that comes and goes while the server serves. What comes in on it says so by http_narrow_owner, and is closed with it (`gone`).
+ * No stale file is looked for: the directory is the caller's own, and private. ERROR_UNREACHABLE after http_server_stop_accepting, which closes such listeners too:
+ * http_narrow_close is called all the same. */
+struct http_narrow;
+int http_server_listen_narrow(struct http_server *server, const char *path, void *owner, struct http_narrow **ret_narrow,
+                              struct error *error) MUST_CHECK;
+void http_narrow_close(struct http_narrow *narrow);          /* takes NULL; before http_server_free */
+void *http_narrow_owner(const struct http_request *request); /* NULL: it came in another way */
 /* port 0: any. *ret_port is the one bound. tls may be NULL; it is referenced, and replaced with http_server_set_tls. ERROR_BUSY when
  * taken. */
 int http_server_listen_tcp(struct http_server *server, const char *host, uint16_t port, SSL_CTX *tls, uint16_t *ret_port,
