@@ -24,7 +24,8 @@ struct exchange *exchange_new(struct ipc *ipc, struct http_request *http)
     if (ipc->exchanges != NULL)
         ipc->exchanges->previous = exchange;
     ipc->exchanges = exchange;
-    http_set_user(http, exchange);
+    if (http != NULL)
+        http_set_user(http, exchange);
     return exchange;
 }
 
@@ -37,6 +38,7 @@ void exchange_drop(struct exchange *exchange)
     if (exchange->next != NULL)
         exchange->next->previous = exchange->previous;
     json_decref(exchange->body);
+    capability_let_go(exchange->capability);
     free(exchange);
 }
 
@@ -49,6 +51,8 @@ void exchange_answer(struct exchange *exchange, int status, const char *content_
         http_set_user(http, NULL);
         http_respond(http, status, content_type, body, size);
     }
+    if (exchange->answered != NULL)
+        exchange->answered(exchange->answered_argument, status, body, size);
     exchange_drop(exchange);
 }
 
@@ -56,7 +60,7 @@ void exchange_answer_json(struct exchange *exchange, int status, json_t *value)
 {
     struct buffer *scratch = &exchange->ipc->scratch;
     buffer_reset(scratch);
-    if (exchange->http != NULL)
+    if (exchange->http != NULL || exchange->answered != NULL)
         json_print(value, scratch);
     json_decref(value);
     exchange_answer(exchange, status, NULL, scratch->data, scratch->length);
@@ -118,10 +122,20 @@ void exchange_fail_store(struct exchange *exchange, int status)
     exchange_fail(exchange, 500, "internal_error", "The database did not answer as it must; the daemon's log says more.");
 }
 
+const char *exchange_header(const struct exchange *exchange, const char *name)
+{
+    return exchange->http == NULL ? NULL : http_header(exchange->http, name);
+}
+
+static const char *query(const struct exchange *exchange, const char *name)
+{
+    return exchange->http == NULL ? NULL : http_query(exchange->http, name);
+}
+
 int exchange_query_integer(const struct exchange *exchange, const char *name, int64_t minimum, int64_t maximum, int64_t *ret_value,
                            struct error *error)
 {
-    const char *text = http_query(exchange->http, name);
+    const char *text = query(exchange, name);
     if (text == NULL)
         return 0;
     int64_t value;
@@ -134,7 +148,7 @@ int exchange_query_integer(const struct exchange *exchange, const char *name, in
 
 int exchange_query_bool(const struct exchange *exchange, const char *name, bool *ret_value, struct error *error)
 {
-    const char *text = http_query(exchange->http, name);
+    const char *text = query(exchange, name);
     if (text == NULL)
         return 0;
     if (strcmp(text, "true") != 0 && strcmp(text, "false") != 0)
@@ -145,7 +159,7 @@ int exchange_query_bool(const struct exchange *exchange, const char *name, bool 
 
 int exchange_mesh_slug(const struct exchange *exchange, const char **ret_slug, struct error *error)
 {
-    const char *parameter = http_query(exchange->http, "mesh");
+    const char *parameter = query(exchange, "mesh");
     const char *field = NULL;
     if (exchange->body != NULL && json_read_string(exchange->body, "mesh", JSON_OPTIONAL, &field, error) != 0)
         return -(int)error->code;

@@ -12,20 +12,26 @@
 #include "net/http_server.h"
 #include "util/buffer.h"
 
+struct ipc_capability;
 struct route;
 
 struct exchange {
     struct ipc *ipc;
-    struct http_request *http; /* NULL: the caller is gone */
+    struct http_request *http; /* NULL: the caller is gone, or there never was one (ipc_reply) */
     const struct route *route;
     const char *rest;                 /* what stands for {id} in the path; valid with http */
     json_t *body;                     /* the object that was sent; NULL none */
     struct exchange *previous, *next; /* the ipc's list of those not answered */
     void (*on_gone)(struct exchange *exchange);
-    void *state; /* the handler's */
+    void *state;                       /* the handler's */
+    struct ipc_capability *capability; /* that it was asked with, held; NULL: as the user */
+    int64_t depth;                     /* an automatic reply: what the message carries (45-trust); 0: none */
+    /* Of one without a caller: called with its answer. */
+    void (*answered)(void *argument, int status, const char *body, size_t size);
+    void *answered_argument;
 };
 
-struct exchange *exchange_new(struct ipc *ipc, struct http_request *http) MUST_CHECK;
+struct exchange *exchange_new(struct ipc *ipc, struct http_request *http /* NULL: none */) MUST_CHECK;
 /* Frees without an answer: the caller is gone. */
 void exchange_drop(struct exchange *exchange);
 
@@ -41,6 +47,8 @@ void exchange_fail_shape(struct exchange *exchange, const struct error *error);
 /* 507 for -ERROR_FULL, else 500, logged. */
 void exchange_fail_store(struct exchange *exchange, int status);
 
+/* A header; NULL absent. */
+const char *exchange_header(const struct exchange *exchange, const char *name);
 /* Query parameters; absent leaves *ret untouched. A value out of shape: ERROR_INVALID naming the parameter. */
 int exchange_query_integer(const struct exchange *exchange, const char *name, int64_t minimum, int64_t maximum, int64_t *ret_value,
                            struct error *error) MUST_CHECK;

@@ -145,6 +145,24 @@ static const char *bearer_of(const char *authorization)
     return *token == '\0' ? NULL : token;
 }
 
+/* A capability has its own rights wherever it is presented, and those of nobody else (60-hooks). *ret_decided: the bearer is not asked for. */
+static bool check_capability(struct guard_case *this, bool *ret_decided)
+{
+    const struct guard_request *request = this->request;
+    *ret_decided = true;
+    if (request->capability == CAPABILITY_GOOD)
+        return true;
+    if (request->capability == CAPABILITY_BAD)
+        return refuse_for_security(
+            this, 401, "invalid_token",
+            "The capability is unknown here, or its run is over; it is good for one run of one hook, for 5 minutes.");
+    if (request->run_socket)
+        return refuse(this, 401, "missing_token",
+                      "This socket is one run's of a hook: send `Authorization: Capability <token>` with $CLAUDEMESH_CAPABILITY_TOKEN.");
+    *ret_decided = false;
+    return true;
+}
+
 static bool needs_no_bearer(const struct guard *guard, const struct guard_request *request)
 {
     if (request->transport == HTTP_UNIX)
@@ -154,6 +172,9 @@ static bool needs_no_bearer(const struct guard *guard, const struct guard_reques
 
 static bool check_bearer(struct guard_case *this)
 {
+    bool decided, passed = check_capability(this, &decided);
+    if (decided)
+        return passed;
     if (needs_no_bearer(this->guard, this->request))
         return true;
     const char *token = bearer_of(this->request->authorization);
@@ -206,9 +227,21 @@ static bool check_rate(struct guard_case *this)
                           missing_ms / 1000 + 1);
 }
 
+/* What a capability is good for stands in the body, and is judged there; what it is never good for ends here, and was counted by the limits. */
+static bool check_scope(struct guard_case *this)
+{
+    const struct guard_request *request = this->request;
+    bool sends =
+        strcmp(request->method, "POST") == 0 && (strcmp(request->path, "/v1/send") == 0 || strcmp(request->path, "/v1/topic/post") == 0);
+    if (request->capability != CAPABILITY_GOOD || sends)
+        return true;
+    return refuse_for_security(this, 403, "capability_scope",
+                               "A capability only sends, as its scopes say: POST /v1/send or POST /v1/topic/post; it reads nothing.");
+}
+
 /* First failure answers (20-ipc, Before any route). */
 static bool (*const CHECKS[])(struct guard_case *) = {
-    check_query, check_host, check_origin, check_options, check_bearer, check_in_flight, check_streams, check_rate,
+    check_query, check_host, check_origin, check_options, check_bearer, check_in_flight, check_streams, check_rate, check_scope,
 };
 
 enum guard_result guard_check(struct guard *guard, const struct guard_request *request, struct guard_refusal *ret_refusal,

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "ipc/capability.h"
 #include "net/http_server.h"
 
 /* A token bucket in thousandths of a request. */
@@ -33,10 +34,12 @@ struct guard_request { /* header values NULL when absent */
     enum http_transport transport;
     uint16_t port; /* the TCP port in use; 0 none */
     const char *method, *path, *host, *origin, *sec_fetch_site, *authorization;
-    const char *forbidden_parameter; /* the first of token, access_token, api_key that the query holds; NULL */
-    size_t in_flight;                /* with this one */
-    size_t streams;                  /* open now */
-    int64_t now_ms;                  /* monotonic */
+    enum capability_presented capability; /* presented in `authorization` */
+    bool run_socket;                      /* it came in on the socket of one run of a hook */
+    const char *forbidden_parameter;      /* the first of token, access_token, api_key that the query holds; NULL */
+    size_t in_flight;                     /* with this one */
+    size_t streams;                       /* open now */
+    int64_t now_ms;                       /* monotonic */
 };
 
 enum guard_result { GUARD_PASSED, GUARD_REFUSED, GUARD_PREFLIGHT };

@@ -2,6 +2,7 @@
 #ifndef IPC_INTERNAL_H
 #define IPC_INTERNAL_H
 
+#include "ipc/capability.h"
 #include "ipc/events.h"
 #include "ipc/exchange.h"
 #include "ipc/guard.h"
@@ -28,6 +29,8 @@ struct ipc {
     size_t mesh_count;
     struct exchange *exchanges;
     struct waits *waits;
+    struct ipc_capability *capabilities; /* of the runs that go on */
+    struct send_guard send_guard;        /* wanted NULL: none */
     struct events *events;
     struct buffer scratch; /* for printing one answer at a time */
     uint16_t tcp_port;

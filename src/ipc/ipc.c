@@ -41,6 +41,7 @@ static void answer_refusal(struct http_request *request, const struct guard_refu
 static void on_head(void *argument, struct http_request *request)
 {
     struct ipc *ipc = argument;
+    struct ipc_capability *capability = NULL;
     struct guard_request view = {
         .transport = http_transport(request),
         .port = ipc->tcp_port,
@@ -50,6 +51,8 @@ static void on_head(void *argument, struct http_request *request)
         .origin = http_header(request, "Origin"),
         .sec_fetch_site = http_header(request, "Sec-Fetch-Site"),
         .authorization = http_header(request, "Authorization"),
+        .capability = capability_of_request(ipc, request, &capability),
+        .run_socket = http_narrow_owner(request) != NULL,
         .forbidden_parameter = guard_forbidden_parameter(request),
         .in_flight = http_server_busy_count(ipc->server),
         .streams = events_stream_count(ipc->events),
@@ -57,6 +60,8 @@ static void on_head(void *argument, struct http_request *request)
     };
     struct guard_refusal refusal;
     bool allowlisted;
+    if (capability != NULL)
+        capability->calls++;
     enum guard_result result = guard_check(&ipc->guard, &view, &refusal, &allowlisted);
     if (allowlisted) {
         http_add_header(request, "Access-Control-Allow-Origin", view.origin);
@@ -105,6 +110,32 @@ static bool read_body(struct exchange *exchange)
     return true;
 }
 
+/* The capability that the guard saw, which may have ended while the body came. False: answered. */
+static bool take_capability(struct exchange *exchange)
+{
+    struct ipc_capability *capability = NULL;
+    enum capability_presented presented = capability_of_request(exchange->ipc, exchange->http, &capability);
+    if (presented == CAPABILITY_BAD || (presented == CAPABILITY_ABSENT && http_narrow_owner(exchange->http) != NULL)) {
+        exchange_fail(exchange, 401, "invalid_token", "The run of the hook that this capability was made for is over.");
+        return false;
+    }
+    exchange->capability = capability_hold(capability);
+    return true;
+}
+
+/* Posting to a topic is all that a capability may do beside sending, whose rights send.c looks at. False: answered. */
+static bool capability_allows(struct exchange *exchange)
+{
+    if (exchange->capability == NULL || exchange->route->handle == route_send)
+        return true;
+    const char *topic = json_string_value(json_object_get(exchange->body, "topic"));
+    if (strcmp(exchange->route->path, "/v1/topic/post") == 0 && topic != NULL &&
+        capability_allows_topic(exchange->capability, *topic == '#' ? topic + 1 : topic))
+        return true;
+    exchange_fail(exchange, 403, "capability_scope", "The capability's scopes do not let it do this.");
+    return false;
+}
+
 /* Check 7. False: answered. */
 static bool find_route(struct exchange *exchange)
 {
@@ -126,7 +157,7 @@ static void on_request(void *argument, struct http_request *request)
 {
     struct ipc *ipc = argument;
     struct exchange *exchange = exchange_new(ipc, request);
-    if (!read_body(exchange) || !find_route(exchange))
+    if (!take_capability(exchange) || !read_body(exchange) || !find_route(exchange))
         return;
     if (exchange->body == NULL && exchange->route->body == BODY_REQUIRED) {
         exchange_fail(exchange, 400, "invalid_json", "The body is empty; send a JSON object.");
@@ -136,7 +167,8 @@ static void on_request(void *argument, struct http_request *request)
         exchange_fail(exchange, 400, "invalid_request", "The body must be a JSON object.");
         return;
     }
-    exchange->route->handle(exchange);
+    if (capability_allows(exchange))
+        exchange->route->handle(exchange);
 }
 
 static void on_gone(void *argument, struct http_request *request)
@@ -226,6 +258,11 @@ void ipc_stop_accepting(struct ipc *ipc)
     http_server_stop_accepting(ipc->server);
     events_end_all(ipc->events);
     waits_end_all(ipc->waits);
+}
+
+void ipc_set_guard(struct ipc *ipc, const struct send_guard *guard)
+{
+    ipc->send_guard = *guard;
 }
 
 size_t ipc_busy(const struct ipc *ipc)

@@ -5,6 +5,7 @@
 #include "ipc/send.h"
 
 #include "json/json.h"
+#include "proto/own_meta.h"
 #include "util/clock.h"
 #include "util/memory.h"
 
@@ -80,6 +81,7 @@ static const enum send_outcome OUTCOMES[] = {
 
 static void answer_stored(struct send *send)
 {
+    send->stands = true;
     ipc_metrics_send(send->exchange->ipc->metrics, send->slug, send->kind, SEND_QUEUED);
     if (may_wait(send)) {
         hold(send, ACCEPT_NEW.status);
@@ -100,6 +102,7 @@ static void answer_found(struct send *send, const struct outbox_row *found, enum
             (void)snprintf(send->slug, sizeof(send->slug), "%s", ipc_slug_of_row(send->exchange->ipc, found->mesh));
     }
     const struct accept_cell *cell = &ACCEPT_TABLE[state][same ? 1 : 0];
+    send->stands = cell->conflict == NULL;
     const struct send_facts facts = {
         .destination_ref = found->destination_ref,
         .broker_message_id = found->broker_message_id,
@@ -127,6 +130,8 @@ static void on_accepted(struct outbox_accept *accept)
         send_count_refused(send);
         send_free(send);
         exchange_fail_store(exchange, accept->status);
+    } else if (accept->outcome == ACCEPT_NO_ROW && send->refusal.status == 0) {
+        send_ask_guard(send);
     } else if (accept->outcome == ACCEPT_NO_ROW) {
         send_answer_refused(send);
     } else if (accept->outcome == ACCEPT_STORED) {
@@ -153,26 +158,26 @@ static struct outbox_row *row_of(const struct send *send)
     row->destination_kind = memory_strdup(send->kind);
     row->destination_ref = memory_strdup(send->resolved ? send->ref : request->to);
     row->reply_to_id = memory_strdup(request->reply_to_id);
-    row->meta = dup_buffer(&request->meta);
+    row->meta = dup_buffer(&send->meta);
     row->priority = request->priority;
     row->state = OUTBOX_PENDING;
     row->request_fingerprint = send->fingerprint;
     row->enqueued_at = row->next_attempt_at = clock_steady_ms();
     row->delivered_at = row->aborted_at = row->history_id = -1;
-    row->payload_size = request->message.length;
+    row->payload_size = send->message.length;
     return row;
 }
 
-static void submit(struct send *send, const struct delivery *delivery)
+void send_submit(struct send *send, const struct delivery *delivery)
 {
     const struct send_request *request = &send->request;
     struct outbox_accept *accept = outbox_accept_new(send->exchange->ipc->outbox);
     accept->row = row_of(send);
-    accept->lookup_only = send->refusal.status != 0;
+    accept->lookup_only = send->refusal.status != 0 || send_needs_guard(send);
     accept->argument = send;
     accept->done = on_accepted;
     if (!accept->lookup_only) {
-        accept->row->payload = memory_dup(request->message.data, request->message.length);
+        accept->row->payload = memory_dup(send->message.data, send->message.length);
         fingerprint_blind(delivery_blinding_key(delivery), &send->fingerprint, request->client_message_id,
                           &accept->row->broker_fingerprint);
         memcpy(send->outbox_id, accept->row->id, sizeof(send->outbox_id));
@@ -191,27 +196,73 @@ static int read_wait(const struct exchange *exchange, int64_t *ret_wait_ms, stru
     return 0;
 }
 
+/* What is stored, unless pre-send says something else: the request's, and how deep an automatic reply is. */
+static int read_content(struct send *send, struct error *error)
+{
+    const struct exchange *exchange = send->exchange;
+    send->message = send->request.message;
+    if (send->request.meta.length > 0)
+        (void)buffer_append(&send->meta, send->request.meta.data, send->request.meta.length);
+    return exchange->depth > 0 ? meta_set_depth(&send->meta, exchange->depth, error) : 0;
+}
+
+/* False: answered. A capability learns nothing of what it may not do but that. */
+static bool capability_agrees(struct send *send)
+{
+    struct exchange *exchange = send->exchange;
+    if (exchange->capability == NULL)
+        return true;
+    const struct capability_send wanted = { .mesh_slug = send->slug,
+                                            .kind = send->resolved ? send->kind : "",
+                                            .ref = send->ref,
+                                            .reply_to_id = send->request.reply_to_id,
+                                            .client_message_id = send->request.client_message_id };
+    if (capability_allows_send(exchange->capability, &wanted, &send->uses_reply)) {
+        if (send->uses_reply)
+            capability_take_reply(exchange->capability, send->request.client_message_id);
+        return true;
+    }
+    bool deep = exchange->capability->depth > 0;
+    send_count_refused(send);
+    send_free(send);
+    exchange_fail(
+        exchange, 403, "capability_scope",
+        deep ? "The event is an automatic reply itself, and those get none."
+             : "The capability's scopes do not let it send this: reply:event takes one answer, with the event's broker_message_id as "
+               "reply_to_id; dm:send:sender messages to the event's sender; topic:<name>:post that topic.");
+    return false;
+}
+
 void route_send(struct exchange *exchange)
 {
     struct send *send = memory_zalloc(sizeof(*send));
     send->exchange = exchange;
     send->kind = "dm";
     buffer_init(&send->request.meta, LIMIT_META);
+    buffer_init(&send->meta, LIMIT_META);
+    if (exchange->capability != NULL)
+        exchange->depth = exchange->capability->depth + 1;
     const char *code = "invalid_request";
     struct error error;
     if (read_wait(exchange, &send->wait_ms, &error) != 0 ||
-        send_request_read(exchange->body, http_header(exchange->http, "Idempotency-Key"), &send->request, &code, &error) != 0) {
+        send_request_read(exchange->body, exchange_header(exchange, "Idempotency-Key"), &send->request, &code, &error) != 0 ||
+        read_content(send, &error) != 0) {
         send_count_refused(send);
         send_free(send);
         exchange_fail(exchange, 400, code, "%s", error.message);
         return;
     }
     struct delivery *delivery = send_place(send);
+    if (!capability_agrees(send))
+        return;
     bool out_of_shape = send->refusal.status == 400 && strcmp(send->refusal.code, "invalid_request") == 0;
     if (send->refusal.status != 0 && (out_of_shape || !send->request.id_was_given)) {
         send_answer_refused(send);
         return;
     }
     compute_fingerprint(send, send->kind, send->resolved ? send->ref : send->request.to, &send->fingerprint);
-    submit(send, delivery);
+    if (!send->request.id_was_given && send_needs_guard(send))
+        send_ask_guard(send); /* a fresh id has no row */
+    else
+        send_submit(send, delivery);
 }

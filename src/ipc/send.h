@@ -31,6 +31,13 @@ struct send { /* small: one is made and freed for each request of the measured p
     const char *status_word; /* while waiting: what is known so far */
     bool duplicate;
     struct wait *wait;
+    bool uses_reply;     /* its capability's reply:event was taken for it */
+    bool stands;         /* it has a row */
+    bool judged;         /* pre-send was asked, and let it pass */
+    void *question;      /* that pre-send has not answered; NULL none */
+    struct text message; /* to be stored: the request's, or what pre-send put in its place */
+    char *replaced;      /* the memory of the latter; NULL */
+    struct buffer meta;  /* to be stored; empty: none */
 };
 void send_free(struct send *send);
 
@@ -40,6 +47,12 @@ void send_refuse(struct send *send, int status, const char *code, json_t *more /
     ATTRIBUTE_PRINTF(5, 6);
 /* The best reading of a request against the row that its id has: whether `to` can mean that row's destination, and its `mesh` that row's mesh. */
 bool send_means_row(const struct send *send, const struct outbox_row *row) MUST_CHECK;
+
+/* send_guard.c: pre-send is asked about a new row; then submit() is called again, or the send refused. */
+bool send_needs_guard(const struct send *send);
+void send_ask_guard(struct send *send);
+/* send.c: what was placed and judged goes to the outbox. delivery NULL: only the id is looked up. */
+void send_submit(struct send *send, const struct delivery *delivery);
 
 /* send_answer.c: each answers the exchange and frees the send. */
 struct send_facts {              /* of the row; strings borrowed */

@@ -6,7 +6,11 @@
 
 void send_free(struct send *send)
 {
+    if (send->uses_reply)
+        capability_reply_ended(send->exchange->capability, send->stands);
     send_request_release(&send->request);
+    buffer_release(&send->meta);
+    free(send->replaced);
     json_decref(send->refusal.more);
     free(send->refusal.detail);
     free(send);

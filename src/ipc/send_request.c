@@ -2,6 +2,7 @@
 #include "ipc/send_request.h"
 
 #include "json/json.h"
+#include "proto/own_meta.h"
 #include "util/ids.h"
 
 int idempotency_key_parse(const char *header, char ret_id[static LIMIT_CLIENT_MESSAGE_ID + 1])
@@ -35,6 +36,8 @@ int meta_read(const json_t *meta, struct buffer *ret_canonical, struct error *er
 {
     if (json_object_size(meta) == 0)
         return 0;
+    if (meta_own_key(meta) != NULL)
+        return error_set(error, ERROR_INVALID, "Field 'meta': names that begin with 'claudemesh.' are claudemesh's own.");
     if (json_print_canonical(meta, ret_canonical) != 0)
         return error_set(error, ERROR_TOO_LARGE, "Field 'meta' must be at most %d bytes in canonical form.", LIMIT_META);
     return 0;

@@ -28,7 +28,7 @@ void send_request_release(struct send_request *request);
 
 /* Bare, or a quoted structured-field string (RFC 8941, 3.3.3) without parameters. */
 int idempotency_key_parse(const char *header, char ret_id[static LIMIT_CLIENT_MESSAGE_ID + 1]) MUST_CHECK;
-/* An object of at most LIMIT_META bytes in canonical form; {} gives nothing. */
+/* An object of at most LIMIT_META bytes in canonical form, without a key of claudemesh's own (proto/own_meta.h); {} gives nothing. */
 int meta_read(const json_t *meta, struct buffer *ret_canonical, struct error *error) MUST_CHECK;
 
 #endif
