@@ -1,4 +1,5 @@
 /* `claudemesh config path` and `config show`. */
+#include "cli/api.h"
 #include "cli/meshes.h"
 #include "cli/output.h"
 #include "json/json.h"
@@ -20,87 +21,120 @@ static int run_path(struct cli *cli)
     return EXIT_DONE;
 }
 
-static const char *const ORIGINS[] = {
-    [ORIGIN_DEFAULT] = "default",
-    [ORIGIN_FILE] = "config.toml",
-    [ORIGIN_ENVIRONMENT] = "environment",
-    [ORIGIN_FLAG] = "flag",
-};
-
-static json_t *value_of(const struct settings *settings, const struct setting_definition *definition, const char *name)
-{
-    size_t count = 0;
-    const char *const *items = NULL;
-    json_t *list;
-    switch (definition->type) {
-    case SETTING_INTEGER:
-    case SETTING_SIZE:
-        return json_integer(settings_integer(settings, name));
-    case SETTING_BOOL:
-        return json_boolean(settings_bool(settings, name));
-    case SETTING_LIST:
-        list = json_new_array();
-        items = settings_list(settings, name, &count);
-        for (size_t i = 0; i < count; i++) {
-            (void)json_array_append_new(list, json_string(items[i]));
-        }
-        return list;
-    case SETTING_TEXT:
-    case SETTING_CHOICE:
-        break;
-    }
-    return json_string(settings_text(settings, name));
-}
-
-static json_t *settings_to_json(const struct settings *settings)
-{
-    json_t *list = json_new_array();
-    for (size_t i = 0; i < SETTING_COUNT; i++) {
-        char name[128];
-        json_t *entry = json_new_object();
-        (void)snprintf(name, sizeof name, "%s.%s", SETTINGS[i].section, SETTINGS[i].key);
-        json_put_string(entry, "name", name);
-        json_put(entry, "value", value_of(settings, &SETTINGS[i], name));
-        json_put_string(entry, "from", ORIGINS[settings_origin(settings, name)]);
-        (void)json_array_append_new(list, entry);
-    }
-    return list;
-}
-
 static void note_variable(void *argument, const char *variable, const char *nearest)
 {
     cli_note(argument, "nothing reads the environment variable %s; did you mean %s?", variable, nearest);
 }
 
+/* What a running daemon goes by, where that is not what would be read now: its flags, its environment, and what changed since it started. */
+static json_t *settings_of_daemon(const struct cli *cli)
+{
+    struct api api;
+    struct error error;
+    json_t *answer = NULL, *settings = NULL;
+    int http_status = 0;
+    if (api_open(cli, API_SEND_BUDGET_MS, &api, &error) != 0) {
+        return NULL;
+    }
+    if (api_request(&api, "GET", "/v1/daemon/settings", NULL, API_BUDGET_MS, &http_status, &answer, &error) == 0 && http_status == 200) {
+        settings = json_incref(json_object_get(answer, "settings"));
+    }
+    json_decref(answer);
+    api_close(&api);
+    return settings;
+}
+
+static const json_t *entry_of(const json_t *list, const char *name)
+{
+    size_t index;
+    const json_t *entry;
+    json_array_foreach(list, index, entry)
+    {
+        if (string_equal(answer_text(entry, "name"), name)) {
+            return entry;
+        }
+    }
+    return NULL;
+}
+
+/* By their text: numbers that were read are of another kind than those that were made. */
+static bool values_equal(const json_t *a, const json_t *b)
+{
+    size_t a_length, b_length;
+    char *a_text = json_to_string(a, &a_length), *b_text = json_to_string(b, &b_length);
+    bool equal = string_equal(a_text, b_text);
+    free(a_text);
+    free(b_text);
+    return equal;
+}
+
+/* Adds `running` and `running_from` to what differs. */
+static bool compare(json_t *list, const json_t *running)
+{
+    bool differs = false;
+    size_t index;
+    json_t *entry;
+    json_array_foreach(list, index, entry)
+    {
+        const json_t *other = entry_of(running, answer_text(entry, "name"));
+        if (other != NULL && !values_equal(json_object_get(other, "value"), json_object_get(entry, "value"))) {
+            json_put(entry, "running", json_deep_copy(json_object_get(other, "value")));
+            json_put_string(entry, "running_from", answer_text(other, "from"));
+            differs = true;
+        }
+    }
+    return differs;
+}
+
+static void cell_value(struct table *table, const json_t *value)
+{
+    size_t length;
+    char *text = value == NULL ? memory_strdup("") : json_to_string(value, &length);
+    table_cell(table, STYLE_PLAIN, text);
+    free(text);
+}
+
+static void print_settings(const struct cli *cli, const json_t *list, bool differs)
+{
+    static const char *const TITLES[] = { "SETTING", "VALUE", "FROM", "RUNNING", "FROM" };
+    struct table *table = table_new(cli, differs ? 5 : 3, TITLES);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *entry = json_array_get(list, i);
+        bool is_default = string_equal(answer_text(entry, "from"), setting_origin_name(ORIGIN_DEFAULT));
+        table_cell(table, STYLE_PLAIN, answer_text(entry, "name"));
+        cell_value(table, json_object_get(entry, "value"));
+        table_cell(table, is_default ? STYLE_DIM : STYLE_GREEN, answer_text(entry, "from"));
+        if (differs) {
+            cell_value(table, json_object_get(entry, "running"));
+            table_cell(table, STYLE_YELLOW, answer_text(entry, "running_from"));
+        }
+    }
+    table_print_free(table);
+    if (differs) {
+        cli_note(cli, "the running daemon goes by other values where RUNNING is filled; 'claudemesh daemon reload' or 'daemon restart' "
+                      "changes that, but for its flags");
+    }
+}
+
 static int run_show(struct cli *cli)
 {
-    static const char *const TITLES[] = { "SETTING", "VALUE", "FROM" };
     struct settings *settings = NULL;
     int status = meshes_settings(cli, &settings);
     if (status != EXIT_DONE) {
         return status;
     }
     settings_check_environment(note_variable, cli);
-    json_t *list = settings_to_json(settings);
+    json_t *list = settings_to_json(settings), *running = settings_of_daemon(cli);
+    bool differs = running != NULL && compare(list, running);
     if (cli->json) {
         json_t *document = json_new_object();
         json_put(document, "settings", json_incref(list));
         cli_print_json(document);
         json_decref(document);
     } else {
-        struct table *table = table_new(cli, ARRAY_LENGTH(TITLES), TITLES);
-        for (size_t i = 0; i < json_array_size(list); i++) {
-            const json_t *entry = json_array_get(list, i);
-            size_t length;
-            char *value = json_to_string(json_object_get(entry, "value"), &length);
-            bool is_default = string_equal(answer_text(entry, "from"), ORIGINS[ORIGIN_DEFAULT]);
-            table_cell(table, STYLE_PLAIN, answer_text(entry, "name"));
-            table_cell(table, STYLE_PLAIN, value);
-            table_cell(table, is_default ? STYLE_DIM : STYLE_GREEN, answer_text(entry, "from"));
-            free(value);
-        }
-        table_print_free(table);
+        print_settings(cli, list, differs);
     }
+    json_decref(running);
     json_decref(list);
     settings_free(settings);
     return EXIT_DONE;

@@ -1,4 +1,4 @@
-/* `claudemesh daemon up`, `down`, `restart`, `reload`: starts and stops the process. The lock says whether one runs, never a number in a file. */
+/* `claudemesh daemon up`, `down`, `restart`: starts and stops the process. The lock says whether one runs, never a number in a file. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -274,32 +274,6 @@ static int run_restart(struct cli *cli)
     return status == EXIT_DONE ? start_detached(cli, &options) : status;
 }
 
-static int run_reload(struct cli *cli)
-{
-    struct settings *settings = NULL;
-    struct error error = { 0 };
-    int64_t pid = 0;
-    int status = meshes_settings(cli, &settings); /* a mistake in the file is said here, not only in the log */
-    settings_free(settings);
-    if (status != EXIT_DONE) {
-        return status;
-    }
-    if (identity_running_pid(&cli->paths, &pid, &error) != 0 || pid <= 0) {
-        return cli_fail(cli, EXIT_UNREACHABLE, "no daemon is running for %s", cli->paths.root);
-    }
-    if (kill((pid_t)pid, SIGHUP) != 0) {
-        return cli_fail(cli, EXIT_FAILED, "cannot signal the daemon (pid %" PRId64 "): %s", pid, strerror(errno));
-    }
-    if (cli->json) {
-        json_t *document = json_new_object();
-        json_put_integer(document, "pid", pid);
-        cli_print_json(document);
-        json_decref(document);
-    }
-    cli_say(cli, "the daemon (pid %" PRId64 ") reads its configuration again; its log says what needs a restart", pid);
-    return EXIT_DONE;
-}
-
 const struct cli_command COMMAND_DAEMON_UP = {
     .name = "daemon up",
     .group = GROUP_DAEMON,
@@ -328,13 +302,4 @@ const struct cli_command COMMAND_DAEMON_RESTART = {
     .example = "claudemesh daemon restart --no-tcp",
     .options = OPTIONS_RESTART,
     .run = run_restart,
-};
-
-const struct cli_command COMMAND_DAEMON_RELOAD = {
-    .name = "daemon reload",
-    .group = GROUP_DAEMON,
-    .arguments = "",
-    .summary = "Read config.toml again without dropping links",
-    .example = "claudemesh daemon reload",
-    .run = run_reload,
 };

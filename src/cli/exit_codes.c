@@ -22,6 +22,7 @@ static const struct {
     { "outbox_final", EXIT_CONFLICT },
     { "destination_ambiguous", EXIT_FAILED },
     { "destination_key_changed", EXIT_FAILED },
+    { "config_invalid", EXIT_FAILED },
     { "mesh_required", EXIT_USAGE },
     { "invalid_request", EXIT_USAGE },
     { "invalid_json", EXIT_USAGE },

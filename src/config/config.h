@@ -78,6 +78,13 @@ bool settings_bool(const struct settings *settings, const char *name);
 const char *const *settings_list(const struct settings *settings, const char *name, size_t *ret_count);
 enum setting_origin settings_origin(const struct settings *settings, const char *name);
 int settings_override(struct settings *settings, const char *name, const char *value, struct error *error) MUST_CHECK; /* a flag */
+const char *setting_origin_name(enum setting_origin origin); /* "default", "config.toml", "environment", "flag" */
+/* [{name, value, from}…], the rows in the order of the table, then those of [section.name] tables. New reference. */
+json_t *settings_to_json(const struct settings *settings) MUST_CHECK;
+/* What a reload changes. Each row whose value is another one is told; one that is not live keeps the value of `running`, with its origin, so that what is read later agrees with what
+ * was read at the start, and the next reload tells it again. Keys of [section.name] tables are not live. */
+void settings_reload(struct settings *fresh, const struct settings *running, void (*changed)(void *argument, const char *name, bool live),
+                     void *argument);
 /* [mesh.<slug>] allow_plaintext and the like. */
 bool settings_mesh_bool(const struct settings *settings, const char *slug, const char *key, bool otherwise);
 

@@ -54,7 +54,7 @@ char *setting_variable_name(const char *prefix, const char *name)
 
 /* Read elsewhere, or given to hooks (60-hooks). */
 static const char *const OTHER_VARIABLES[] = {
-    "CLAUDEMESH_CONFIG_DIR",  "CLAUDEMESH_INVITE",           "CLAUDEMESH_MESH", "CLAUDEMESH_HOOK_NAME", "CLAUDEMESH_EVENT_ID",
+    "CLAUDEMESH_CONFIG_DIR",  "CLAUDEMESH_INVITE",           "CLAUDEMESH_MESH",      "CLAUDEMESH_HOOK_NAME", "CLAUDEMESH_EVENT_ID",
     "CLAUDEMESH_DAEMON_SOCK", "CLAUDEMESH_CAPABILITY_TOKEN", "CLAUDEMESH_HOST_ROOT",
 };
 

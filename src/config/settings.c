@@ -2,38 +2,16 @@
  * settings_tables.c, the file's grammar in toml.c. */
 #include "config/config.h"
 #include "config/setting_names.h"
+#include "config/settings_internal.h"
 #include "config/toml.h"
 #include "util/file.h"
 #include "util/limits.h"
 #include "util/memory.h"
 #include "util/text.h"
 
-struct setting {
-    const struct setting_definition *definition;
-    char *name; /* section.key */
-    char *text; /* every type's value in one line */
-    int64_t integer;
-    char **items;
-    size_t item_count;
-    enum setting_origin origin;
-};
-
-/* A key of one [section.name]. */
-struct named_setting {
-    char *subname;
-    struct setting setting;
-};
-
-struct settings {
-    struct setting *rows; /* one for each definition, in their order */
-    size_t count;
-    struct named_setting *named;
-    size_t named_count;
-};
-
 /* ---- values ----------------------------------------------------------------------------------------------------- */
 
-static void setting_release_value(struct setting *setting)
+void setting_release_value(struct setting *setting)
 {
     for (size_t index = 0; index < setting->item_count; index++) {
         free(setting->items[index]);

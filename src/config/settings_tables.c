@@ -37,7 +37,7 @@ enum { THOUSAND = 1000, MILLION = 1000 * THOUSAND };
 const struct setting_definition SETTINGS[] = {
     TEXT_ROW("daemon", "display_name", "\"\"", false, "the name others see; empty: the one of config.json"),
     CHOICE_ROW("daemon", "log_level", "\"info\"", "debug|info|warn|error", true, "the least level that is logged"),
-    LIST_ROW("daemon", "meshes", "[]", false, "slugs of the meshes to serve; empty: all joined ones"),
+    LIST_ROW("daemon", "meshes", "[]", true, "slugs of the meshes to serve; empty: all joined ones"),
 
     BOOL_ROW("ipc", "tcp_enabled", "true", false, "serve the local API on TCP (127.0.0.1) too"),
     INTEGER_ROW("ipc", "tcp_port", "47823", 0, 65535, false, "the TCP port; 0: any free one"),
@@ -63,10 +63,10 @@ const struct setting_definition SETTINGS[] = {
     SIZE_ROW("inbox", "max_bytes", "\"5GB\"", KIB, 100 * TIB, false, "the inbox's size"),
     BOOL_ROW("inbox", "fts", "true", false, "keep a full-text index"),
 
-    INTEGER_ROW("drain", "window", "256", 1, 4096, false, "sends that may await the broker's answer at once"),
-    INTEGER_ROW("drain", "backoff_initial_ms", "500", 1, 3600 * THOUSAND, false, "the first pause after a failure"),
-    INTEGER_ROW("drain", "backoff_max_ms", "30000", 1, 3600 * THOUSAND, false, "the longest pause"),
-    INTEGER_ROW("drain", "jitter_pct", "25", 0, 100, false, "how much a pause varies, in per cent"),
+    INTEGER_ROW("drain", "window", "256", 1, 4096, true, "sends that may await the broker's answer at once"),
+    INTEGER_ROW("drain", "backoff_initial_ms", "500", 1, 3600 * THOUSAND, true, "the first pause after a failure"),
+    INTEGER_ROW("drain", "backoff_max_ms", "30000", 1, 3600 * THOUSAND, true, "the longest pause"),
+    INTEGER_ROW("drain", "jitter_pct", "25", 0, 100, true, "how much a pause varies, in per cent"),
 
     TEXT_ROW("broker", "ca_file", "\"\"", false, "certificates to trust instead of the system's"),
     BOOL_ROW("broker", "allow_insecure", "false", false, "allow ws:// to other hosts than this one"),

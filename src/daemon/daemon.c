@@ -101,6 +101,17 @@ static int take_lock(struct daemon *daemon, struct error *error)
     return status != 0 ? status : identity_lock_write_pid(daemon->lock_fd, getpid(), error);
 }
 
+static int on_reload(void *argument, json_t **ret_report, struct error *error)
+{
+    return daemon_reload(argument, ret_report, error);
+}
+
+static json_t *on_settings(void *argument)
+{
+    const struct daemon *daemon = argument;
+    return settings_to_json(daemon->settings);
+}
+
 static int open_ipc(struct daemon *daemon, struct error *error)
 {
     struct ipc_options options = {
@@ -110,6 +121,7 @@ static int open_ipc(struct daemon *daemon, struct error *error)
         .metrics = daemon->metrics,
         .token = daemon->token,
         .directory = daemon->options->paths->daemon,
+        .control = { .argument = daemon, .reload = on_reload, .settings = on_settings },
         .schema_version = db_schema_version(daemon->outbox_db),
     };
     daemon_limits(daemon->settings, &options.limits);

@@ -67,8 +67,10 @@ int daemon_load_settings(const struct daemon_options *options, struct settings *
 void daemon_limits(const struct settings *settings, struct ipc_limits *ret_limits);
 struct outbox_limits daemon_outbox_limits(const struct settings *settings) MUST_CHECK;
 int daemon_open_log(const struct daemon *daemon, struct error *error) MUST_CHECK;
-void daemon_check_environment(void);       /* warns of variables that nobody reads */
-void daemon_reload(struct daemon *daemon); /* SIGHUP */
+void daemon_check_environment(void); /* warns of variables that nobody reads */
+/* Reads the configuration again and applies what is live. A file that cannot be read changes nothing. *ret_report: {applied:[name…], needs_restart:[name…], warning?}, new
+ * reference. Logs what it does. */
+int daemon_reload(struct daemon *daemon, json_t **ret_report, struct error *error) MUST_CHECK;
 
 /* databases.c */
 int daemon_open_databases(struct daemon *daemon, struct error *error) MUST_CHECK;

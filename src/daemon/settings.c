@@ -1,5 +1,7 @@
 /* Owns how the settings reach the rooms: at start, and what a reload changes while running (80-operations, config.toml). */
 #include "daemon/internal.h"
+#include "delivery/delivery.h"
+#include "json/json.h"
 #include "util/log.h"
 #include "util/text.h"
 
@@ -76,65 +78,58 @@ int daemon_open_log(const struct daemon *daemon, struct error *error)
 
 /* ---- reload ------------------------------------------------------------------------------------------------------ */
 
-static bool lists_equal(const struct settings *a, const struct settings *b, const char *name)
+struct reload_report {
+    json_t *applied, *needs_restart;
+};
+
+static void note_change(void *argument, const char *name, bool live)
 {
-    size_t a_count, b_count;
-    const char *const *a_list = settings_list(a, name, &a_count), *const *b_list = settings_list(b, name, &b_count);
-    bool equal = a_count == b_count;
-    for (size_t i = 0; equal && i < a_count; i++)
-        equal = strcmp(a_list[i], b_list[i]) == 0;
-    return equal;
+    const struct reload_report *report = argument;
+    (void)json_array_append_new(live ? report->applied : report->needs_restart, json_string(name));
+    log_event(live ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, live ? "setting_applied" : "setting_needs_restart", LOG_TEXT("setting", name),
+              LOG_END);
 }
 
-static bool is_unchanged(const struct setting_definition *row, const struct settings *a, const struct settings *b, const char *name)
+/* Rows that are live, and not read where they are used. */
+static void apply_live(struct daemon *daemon)
 {
-    switch (row->type) {
-    case SETTING_TEXT:
-    case SETTING_CHOICE:
-        return string_equal(settings_text(a, name), settings_text(b, name));
-    case SETTING_INTEGER:
-    case SETTING_SIZE:
-        return settings_integer(a, name) == settings_integer(b, name);
-    case SETTING_BOOL:
-        return settings_bool(a, name) == settings_bool(b, name);
-    case SETTING_LIST:
-        return lists_equal(a, b, name);
-    }
-    return true;
-}
-
-static void tell_changes(const struct settings *before, const struct settings *after)
-{
-    for (size_t i = 0; i < SETTING_COUNT; i++) {
-        char name[96];
-        if (strchr(SETTINGS[i].section, '*') != NULL)
-            continue; /* a table for each mesh: read when the mesh is taken up */
-        (void)snprintf(name, sizeof(name), "%s.%s", SETTINGS[i].section, SETTINGS[i].key);
-        if (is_unchanged(&SETTINGS[i], before, after, name))
-            continue;
-        bool applied = SETTINGS[i].live; /* read where it is used, or set by daemon_reload */
-        log_event(applied ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, applied ? "setting_applied" : "setting_needs_restart",
-                  LOG_TEXT("setting", name), LOG_END);
-    }
-}
-
-void daemon_reload(struct daemon *daemon)
-{
-    struct settings *settings;
-    struct error error;
-    if (daemon_load_settings(daemon->options, &settings, &error) != 0) {
-        log_event(LOG_LEVEL_ERROR, "reload_failed", LOG_TEXT("error", error.message), LOG_END);
-        return;
-    }
-    tell_changes(daemon->settings, settings);
-    settings_free(daemon->settings);
-    daemon->settings = settings;
-    if (daemon_open_log(daemon, &error) != 0)
-        log_event(LOG_LEVEL_ERROR, "reload_failed", LOG_TEXT("error", error.message), LOG_END);
+    const struct settings *settings = daemon->settings;
     struct ipc_limits limits;
     daemon_limits(settings, &limits);
     ipc_set_limits(daemon->ipc, &limits);
     const struct outbox_limits outbox_limits = daemon_outbox_limits(settings);
     outbox_set_limits(daemon->outbox, &outbox_limits);
-    log_event(LOG_LEVEL_INFO, "reloaded", LOG_END);
+    for (const struct daemon_mesh *mesh = daemon->meshes; mesh != NULL; mesh = mesh->next)
+        if (mesh->delivery != NULL && !mesh->leaving)
+            delivery_tune(mesh->delivery, (size_t)settings_integer(settings, "drain.window"),
+                          settings_integer(settings, "drain.backoff_initial_ms"), settings_integer(settings, "drain.backoff_max_ms"),
+                          (int)settings_integer(settings, "drain.jitter_pct"));
+    daemon_update_meshes(daemon); /* daemon.meshes */
+    daemon_prune(daemon);         /* retention */
+}
+
+int daemon_reload(struct daemon *daemon, json_t **ret_report, struct error *error)
+{
+    struct settings *settings;
+    if (daemon_load_settings(daemon->options, &settings, error) != 0) {
+        log_event(LOG_LEVEL_ERROR, "reload_failed", LOG_TEXT("error", error->message), LOG_END);
+        return -(int)error->code;
+    }
+    struct reload_report report = { .applied = json_new_array(), .needs_restart = json_new_array() };
+    settings_reload(settings, daemon->settings, note_change, &report);
+    settings_free(daemon->settings);
+    daemon->settings = settings;
+    json_t *document = json_new_object();
+    struct error log_error;
+    if (daemon_open_log(daemon, &log_error) != 0) { /* the file that is open stays in use */
+        log_event(LOG_LEVEL_ERROR, "reload_failed", LOG_TEXT("error", log_error.message), LOG_END);
+        json_put_string(document, "warning", log_error.message);
+    }
+    apply_live(daemon);
+    log_event(LOG_LEVEL_INFO, "reloaded", LOG_NUMBER("applied", json_array_size(report.applied)),
+              LOG_NUMBER("needs_restart", json_array_size(report.needs_restart)), LOG_END);
+    json_put(document, "applied", report.applied);
+    json_put(document, "needs_restart", report.needs_restart);
+    *ret_report = document;
+    return 0;
 }

@@ -112,7 +112,10 @@ static void on_stop_signal(void *argument, int signal_number)
 static void on_reload_signal(void *argument, int signal_number)
 {
     (void)signal_number;
-    daemon_reload(argument);
+    json_t *report;
+    struct error error;
+    if (daemon_reload(argument, &report, &error) == 0)
+        json_decref(report); /* the log has it */
 }
 
 static void on_dump_signal(void *argument, int signal_number)

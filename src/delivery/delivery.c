@@ -491,6 +491,11 @@ void delivery_start(struct delivery *delivery)
     }
 }
 
+void delivery_tune(struct delivery *delivery, size_t window, int64_t backoff_initial_ms, int64_t backoff_max_ms, int jitter_pct)
+{
+    drain_tune(delivery->drain, window, backoff_initial_ms, backoff_max_ms, jitter_pct);
+}
+
 void delivery_free(struct delivery *delivery)
 {
     if (delivery == NULL) {

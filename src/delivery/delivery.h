@@ -49,6 +49,8 @@ struct delivery_options {
 struct delivery;
 int delivery_new(const struct delivery_options *options, struct delivery **ret_delivery, struct error *error) MUST_CHECK;
 void delivery_start(struct delivery *delivery);
+/* [drain] while it runs: from the next row on. */
+void delivery_tune(struct delivery *delivery, size_t window, int64_t backoff_initial_ms, int64_t backoff_max_ms, int jitter_pct);
 /* Settles the link: no new sends, answers awaited up to `grace_ms`, then link_stop, inflight rows back to pending; stopped(argument) once. */
 void delivery_stop(struct delivery *delivery, int64_t grace_ms, void (*stopped)(void *argument), void *argument);
 void delivery_free(struct delivery *delivery);

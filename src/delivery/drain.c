@@ -118,6 +118,15 @@ void drain_open(struct drain *drain, int64_t max_age_ms, size_t page_rows)
     drain_pump(drain);
 }
 
+void drain_tune(struct drain *drain, size_t window, int64_t backoff_initial_ms, int64_t backoff_max_ms, int jitter_pct)
+{
+    drain->options.window = window == 0 ? 1 : window;
+    drain->options.backoff_initial_ms = backoff_initial_ms;
+    drain->options.backoff_max_ms = backoff_max_ms;
+    drain->options.jitter_pct = jitter_pct;
+    drain_pump(drain); /* a larger window may have room now */
+}
+
 void drain_stop(struct drain *drain)
 {
     drain->stopping = true;

@@ -53,6 +53,8 @@ void drain_free(struct drain *drain); /* takes NULL; what still comes back from 
 void drain_open(struct drain *drain, int64_t max_age_ms, size_t page_rows);
 /* The link is lost: what is in the air goes back to `pending` at once, and the cursors to the start when that has happened. */
 void drain_lost(struct drain *drain);
+/* As in the options, from the next row on; a lane that waits already waits as long as it was told. */
+void drain_tune(struct drain *drain, size_t window, int64_t backoff_initial_ms, int64_t backoff_max_ms, int jitter_pct);
 void drain_stop(struct drain *drain);          /* no new sends; answers still count */
 bool drain_is_idle(const struct drain *drain); /* nothing in the air, nothing unwritten to the database */
 

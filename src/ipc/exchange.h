@@ -49,6 +49,9 @@ void exchange_fail_store(struct exchange *exchange, int status);
 
 /* A header; NULL absent. */
 const char *exchange_header(const struct exchange *exchange, const char *name);
+/* Whether it came over the Unix socket; if not, it is answered: 403 unix_socket_only. */
+bool exchange_is_local(struct exchange *exchange) MUST_CHECK;
+
 /* Query parameters; absent leaves *ret untouched. A value out of shape: ERROR_INVALID naming the parameter. */
 int exchange_query_integer(const struct exchange *exchange, const char *name, int64_t minimum, int64_t maximum, int64_t *ret_value,
                            struct error *error) MUST_CHECK;

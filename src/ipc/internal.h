@@ -23,6 +23,7 @@ struct ipc {
     struct inbox *inbox;
     struct ipc_metrics *metrics;
     char *directory; /* of the databases */
+    struct ipc_control control;
     struct http_server *server;
     struct guard guard;
     struct ipc_mesh *meshes; /* by slug */

@@ -192,6 +192,7 @@ int ipc_new(const struct ipc_options *options, struct ipc **ret_ipc, struct erro
     ipc->inbox = options->inbox;
     ipc->metrics = options->metrics;
     ipc->directory = memory_strdup(options->directory);
+    ipc->control = options->control;
     ipc->schema_version = options->schema_version;
     ipc->started_at_ms = clock_monotonic_ms();
     buffer_init(&ipc->scratch, BUFFER_UNLIMITED);

@@ -24,6 +24,14 @@ struct ipc_limits {
     size_t allowed_origin_count;
 };
 
+/* What only the daemon as a whole can do; each answers at once. */
+struct ipc_control {
+    void *argument;
+    /* *ret_report as in docs/local-api.md, new reference. A failure is the configuration's: nothing was changed. */
+    int (*reload)(void *argument, json_t **ret_report, struct error *error);
+    json_t *(*settings)(void *argument); /* those in effect; new reference */
+};
+
 struct ipc_options { /* everything borrowed for the ipc's life, but the strings, which are copied */
     struct loop *loop;
     struct outbox *outbox;
@@ -33,6 +41,7 @@ struct ipc_options { /* everything borrowed for the ipc's life, but the strings,
     const char *directory; /* the databases': metrics say how full its file system is */
     int schema_version;
     struct ipc_limits limits;
+    struct ipc_control control;
 };
 int ipc_new(const struct ipc_options *options, struct ipc **ret_ipc, struct error *error) MUST_CHECK;
 void ipc_free(struct ipc *ipc);

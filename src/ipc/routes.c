@@ -11,6 +11,8 @@ const struct route ROUTES[] = {
     { "GET", "/v1/health", route_health, BODY_NONE },
     { "GET", "/v1/prove", route_prove, BODY_NONE },
     { "GET", "/v1/metrics", route_metrics, BODY_NONE },
+    { "POST", "/v1/daemon/reload", route_daemon_reload, BODY_OPTIONAL },
+    { "GET", "/v1/daemon/settings", route_daemon_settings, BODY_NONE },
     { "POST", "/v1/topic/post", route_not_implemented, BODY_OPTIONAL },
     { "POST", "/v1/topic/create", route_not_implemented, BODY_OPTIONAL },
     { "POST", "/v1/topic/subscribe", route_not_implemented, BODY_OPTIONAL },

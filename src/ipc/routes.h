@@ -27,6 +27,9 @@ void route_compat(struct exchange *exchange);
 void route_health(struct exchange *exchange);
 void route_prove(struct exchange *exchange);
 void route_not_implemented(struct exchange *exchange);
+/* daemon_routes.c */
+void route_daemon_reload(struct exchange *exchange);
+void route_daemon_settings(struct exchange *exchange);
 /* metrics_route.c */
 void route_metrics(struct exchange *exchange);
 /* send.c */

@@ -835,7 +835,7 @@ def test_status_version_metrics_logs_reload_and_settings(pair):
     environment = {"CLAUDEMESH_DAEMON_LOG_LEVEL": "debug"}
     shown = {entry["name"]: entry for entry in alice.json("config", "show", environment=environment)["settings"]}
     assert shown["drain.window"]["value"] == 128 and shown["drain.window"]["from"] == "config.toml"
-    assert shown["daemon.log_level"] == {"name": "daemon.log_level", "value": "debug", "from": "environment"}
+    assert shown["daemon.log_level"] == {"name": "daemon.log_level", "value": "debug", "from": "environment", "running": "info", "running_from": "default"}
     alice.cli("daemon", "reload")
     wait_for(lambda: "reload" in alice.log.read_text(), 10, "the log to say it")
     alice.settings("[drain]\nwindwo = 128\n")
