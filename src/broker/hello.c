@@ -1,5 +1,6 @@
 /* Hello (40-wire, 45-trust): signatures, skew, the challenge, the store's word, the concurrency policy, the answer; then the negotiation of features. Refuses with a reason
  * and closes; a connection that passes is open. */
+#include "broker/alarms.h"
 #include "broker/handlers.h"
 #include "broker/keeping.h"
 #include "broker/session.h"
@@ -20,6 +21,7 @@ struct hello_request {
     json_t *frame; /* ours: what the strings point into */
     struct frame_hello hello;
     const char *routing_key;
+    const char *host_fingerprint; /* NULL: none was given, or what is no hash */
 };
 
 static void refuse(struct session *session, int close_code, const char *code, const char *message, json_t *extra)
@@ -156,26 +158,12 @@ static bool store_welcomed(struct session *session, const struct store_hello *he
 
 static void tell_concurrent(struct session *session, const char *what)
 {
-    struct member *member = session->member;
+    const struct member *member = session->member;
     json_t *data = json_new_object();
-    json_put_string(data, "pubkey", member->pubkey);
-    json_put_string(data, "memberPubkey", member->pubkey);
-    json_put_string(data, "memberId", member->member_id);
-    json_put_string(data, "displayName", member->name);
     json_put_string(data, "policy", session->broker->figures.policy_name);
     json_put_string(data, "outcome", what);
-    struct buffer frame;
-    buffer_init(&frame, LIMIT_FRAME);
-    if (session_event_frame(member->mesh, "member_concurrent_connection", data, &frame) == 0) {
-        struct session *other, *next;
-        for (other = LIST_FIRST(&member->mesh->sessions); other != NULL; other = next) {
-            next = LIST_NEXT(other, of_mesh);
-            /* For who can do something about it: the member itself, and admins. */
-            if (other->presence != NULL && (other->member == member || other->member->admin))
-                session_send(other, frame.data, frame.length);
-        }
-    }
-    buffer_release(&frame);
+    /* For who can do something about it: the member itself, and admins. */
+    alarms_tell(member, true, "member_concurrent_connection", data);
     json_decref(data);
 }
 
@@ -224,12 +212,13 @@ static void audit_rivalry(struct session *session, const struct rivalry *rivalry
 }
 
 /* True: the older one stays, and this one was refused. */
-static bool refuse_newer(struct session *session, const struct rivalry *rivalry)
+static bool refuse_newer(struct session *session, const struct hello_request *request, const struct rivalry *rivalry)
 {
     if (rivalry->rival == NULL || rivalry->policy != POLICY_PREFER_OLDEST)
         return false;
     audit_rivalry(session, rivalry);
     tell_concurrent(rivalry->rival, "newer_refused");
+    alarms_note_refused(session->broker, rivalry->rival->member, request->host_fingerprint);
     refuse(session, CLOSE_ALREADY_CONNECTED, "member_already_connected", "this member is connected from elsewhere", NULL);
     return true;
 }
@@ -293,6 +282,8 @@ static void welcome(struct session *session, struct hello_request *request, stru
     send_hello_ack(session, request->frame, restored);
     if (told != NULL)
         tell_concurrent(session, told);
+    if (request->store.other_host)
+        alarms_tell_clone(session->member);
     if (request->hello.feature_negotiation)
         negotiation_expect(session);
     else
@@ -351,7 +342,7 @@ static void hello_decided(struct store_request *base)
     if (session == NULL || !store_welcomed(session, &request->store))
         goto out;
     const struct rivalry rivalry = find_rivalry(session, request); /* anew: others came and went meanwhile */
-    if (refuse_newer(session, &rivalry))
+    if (refuse_newer(session, request, &rivalry))
         goto out;
     if (!mesh_has_room(broker, request->store.mesh, &rivalry)) {
         refuse(session, CLOSE_POLICY, "capacity", "this mesh has as many connections as it may", NULL);
@@ -384,9 +375,10 @@ void hello_handle(struct session *session, const json_t *frame)
     const struct frame_hello *hello = &request->hello;
     request->broker = broker;
     request->routing_key = hello->session_pubkey == NULL ? hello->pubkey : hello->session_pubkey;
+    request->host_fingerprint = hello->host_fingerprint != NULL && hex_is_key(hello->host_fingerprint) ? hello->host_fingerprint : NULL;
     /* A newer connection that will be refused must not become known to the store as a session. */
     const struct rivalry rivalry = find_rivalry(session, request);
-    if (!judge(session, hello) || refuse_newer(session, &rivalry)) {
+    if (!judge(session, hello) || refuse_newer(session, request, &rivalry)) {
         free_request(request);
         return;
     }
@@ -405,6 +397,7 @@ void hello_handle(struct session *session, const json_t *frame)
     request->store.pubkey = hello->pubkey;
     request->store.session_uid = hello->session_id;
     request->store.session_pubkey = hello->session_pubkey;
+    request->store.host_fingerprint = request->host_fingerprint;
     request->store.timestamp = hello->timestamp;
     request->store.now_ms = clock_wall_ms();
     request->store.v2 = hello->signature2 != NULL;

@@ -79,6 +79,9 @@ struct member *state_hold_member(struct broker *broker, const struct store_hello
     member->name = memory_strdup(hello->display_name);
     member->certificate = memory_strdup(hello->certificate);
     member->admin = string_equal(hello->role, "admin");
+    if (hello->host_fingerprint != NULL &&
+        string_copy(member->host_fingerprint, sizeof member->host_fingerprint, hello->host_fingerprint) != 0)
+        member->host_fingerprint[0] = '\0'; /* cannot be: what is no hash was dropped */
     member->references++;
     return member;
 }

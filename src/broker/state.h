@@ -82,6 +82,8 @@ struct member { /* while it has a session or a presence */
     int64_t key;
     char *member_id, *name, *certificate /* NULL: none */;
     char pubkey[KEY_HEX_SIZE];
+    char host_fingerprint[KEY_HEX_SIZE]; /* of the newest connection that gave one; "" none */
+    char refused_host[KEY_HEX_SIZE];     /* told of already; "" none */
     bool admin;
     LIST_HEAD(, session) sessions;
     size_t references;

@@ -242,3 +242,79 @@ def test_a_kill_while_the_host_is_recorded_leaves_the_old_file_or_the_new_one(wo
         assert new == old or record(node)["host_id"].startswith(f"{number:032x}"[::-1])
         node.cli("daemon", "accept-host")
         assert [p.name for p in node.path("").iterdir() if ".tmp-" in p.name] == [], "the next one clears what was left"
+
+
+# ---- two copies of one directory ------------------------------------------------------------------------------------------------
+
+
+def pair_on_hosts(world, host_b=True):
+    broker = Broker(world)
+    alice = Node(world, "alice", environment=host(world, "alice", "c" * 32, eth0="3c:22:fb:00:00:0c"))
+    bob = Node(world, "bob", environment=host(world, "a", ID_A, eth0=MAC_A))
+    create_mesh(broker, alice)
+    join(alice, bob)
+    for node in (alice, bob):
+        node.up()
+        node.wait_connected()
+    return broker, alice, bob
+
+
+def copy(world, node, name, environment):
+    """The directory as a backup or an image would carry it: all but sockets."""
+    other = Node(world, name, environment=environment)
+    shutil.copytree(node.config, other.config, ignore=shutil.ignore_patterns("*.sock"))
+    return other
+
+
+def is_clone_event(event):
+    return event["event"] == "system" and event["data"].get("event") == "member_clone_suspected"
+
+
+def clones_counted(node):
+    lines = node.api.get("/v1/metrics").body.decode().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("cm_daemon_clone_suspected_total ")))
+
+
+def audited(broker, event):
+    with sqlite3.connect(f"file:{broker.store}?mode=ro", uri=True) as store:
+        return store.execute("SELECT count(*) FROM audit WHERE event = ?", (event,)).fetchone()[0]
+
+
+def test_a_copied_directory_is_refused_on_another_host_and_runs_after_accept_host(world):
+    broker, alice, bob = pair_on_hosts(world)
+    bob.down()
+    moved = copy(world, bob, "moved", host(world, "b", ID_B, eth0=MAC_B))
+    refused = moved.cli("daemon", "up", "--no-tcp", check=4)
+    assert b"accept-host" in refused.stderr
+    stream = alice.events()
+    moved.cli("daemon", "accept-host")
+    moved.up()
+    moved.wait_connected()
+    stream.wait(is_clone_event, what="the admins to hear of it")
+    told = logged(alice, "member_clone_suspected")
+    assert told[0]["security"] is True and told[0]["member"] == bob.pubkey
+    wait_for(lambda: clones_counted(alice) == 1, what="the count")
+    moved.down()
+    moved.up()
+    moved.wait_connected()
+    assert alice.send(bob.pubkey, "where are you now?").status == 202
+    assert moved.wait_inbox(1)[-1]["body"] == "where are you now?"
+    wait_for(lambda: audited(broker, "member_clone_suspected") == 1, what="the audit")
+    assert clones_counted(alice) == 1, "an accepted host is reported once, not for ever"
+
+
+def test_a_clone_that_runs_beside_the_first_is_never_refused_by_the_broker_and_told_to_admins(world):
+    broker, alice, bob = pair_on_hosts(world)
+    clone = copy(world, bob, "clone", host(world, "b", ID_B))
+    (clone.path("session-id")).unlink()  # two installations, one key
+    stream = alice.events()
+    clone.up("--no-tcp", "--clone-policy", "warn")
+    clone.wait_connected()
+    event = stream.wait(is_clone_event)
+    assert event["data"]["data"]["memberPubkey"] == bob.pubkey and event["data"]["said_by"] == "broker"
+    wait_for(lambda: clones_counted(alice) == 1)
+    assert clones_counted(clone) == 1, "by its own start"
+    wait_for(lambda: audited(broker, "member_clone_suspected") == 1)
+    assert audited(broker, "concurrent_connection") == 1
+    bob.wait_connected(False)
+    assert "replaced_by_newer_connection" in json.dumps(bob.health())

@@ -121,12 +121,17 @@ void sqlite_save_session(struct store *store, struct store_save_session *request
     sqlite_submit(store, &request->request, STORE_OP_SESSION, RUN_WRITING, run_save_session);
 }
 
+int audit_insert(struct db_connection *connection, int64_t mesh, int64_t member, const char *event, const char *detail, int64_t now_ms,
+                 struct error *error)
+{
+    return db_execute(connection, error, NULL, INSERT_AUDIT, "iitti", mesh, member, event, detail, now_ms);
+}
+
 static int run_audit(struct sqlite_store *store, struct db_connection *connection, struct store_request *request, struct error *error)
 {
     (void)store;
     const struct store_audit *audit = CONTAINER_OF(request, struct store_audit, request);
-    return db_execute(connection, error, NULL, INSERT_AUDIT, "iitti", audit->mesh, audit->member, audit->event, audit->detail,
-                      audit->now_ms);
+    return audit_insert(connection, audit->mesh, audit->member, audit->event, audit->detail, audit->now_ms, error);
 }
 
 void sqlite_audit(struct store *store, struct store_audit *request)

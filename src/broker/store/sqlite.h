@@ -33,6 +33,10 @@ void waiting_add(struct sqlite_store *store, int64_t member, int64_t session, in
 void waiting_forget(struct sqlite_store *store, int64_t member, int64_t session); /* counted anew when asked */
 void waiting_clear(struct sqlite_store *store);
 
+/* sqlite.c */
+int audit_insert(struct db_connection *connection, int64_t mesh, int64_t member, const char *event, const char *detail, int64_t now_ms,
+                 struct error *error) MUST_CHECK;
+
 /* sqlite_sessions.c */
 /* What nobody of the member acknowledged goes to `heir`; the rest of the session's deliveries, and it, are deleted. */
 int session_forget(struct sqlite_store *store, struct db_connection *connection, int64_t member, int64_t session, int64_t heir,

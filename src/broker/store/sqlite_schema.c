@@ -158,9 +158,13 @@ static const char ROTATION[] = "CREATE TABLE rotation ("
                                /* A receipt is signed by the key of its time; NULL: the member's key of today. */
                                "ALTER TABLE receipt ADD COLUMN by_pubkey TEXT;";
 
+/* The hash of the host that a member's newest hello came from (50-identity, Host fingerprint); NULL: none was given yet. */
+static const char HOST_FINGERPRINT[] = "ALTER TABLE member ADD COLUMN host_fingerprint TEXT;";
+
 const struct db_migration SQLITE_BROKER_MIGRATIONS[] = {
     { 1, FIRST },
     { 2, DEDUPE_FLOOR },
     { 3, ROTATION },
+    { 4, HOST_FINGERPRINT },
 };
 const size_t SQLITE_BROKER_MIGRATION_COUNT = ARRAY_LENGTH(SQLITE_BROKER_MIGRATIONS);

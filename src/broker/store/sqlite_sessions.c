@@ -3,12 +3,13 @@
 #include "broker/store/sqlite.h"
 
 static const char FIND_CALLER[] = "SELECT mesh.id, mesh.slug, m.id, m.member_id, m.state = 'active', m.state = 'revoked', m.display_name, "
-                                  "m.role, m.certificate, m.hello_v2"
+                                  "m.role, m.certificate, m.hello_v2, m.host_fingerprint"
                                   " FROM mesh JOIN member m ON m.mesh_id = mesh.id WHERE mesh.mesh_id = ? AND m.pubkey = ?";
 static const char FIND_FORMER[] = "SELECT m.state = 'revoked', m.state = 'active' FROM mesh JOIN rotation k ON k.mesh_id = mesh.id"
                                   " JOIN member m ON m.id = k.member_id WHERE mesh.mesh_id = ? AND k.old_pubkey = ?";
 static const char CLAIM_HELLO[] = "INSERT INTO hello_seen (member_id, timestamp, seen_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
 static const char SEE_CALLER[] = "UPDATE member SET last_seen_at = ?, hello_v2 = max(hello_v2, ?) WHERE id = ?";
+static const char SET_HOST[] = "UPDATE member SET host_fingerprint = ? WHERE id = ?";
 static const char KEY_IS_TAKEN[] =
     "SELECT 1 FROM member WHERE mesh_id = ?1 AND pubkey = ?2 AND id <> ?3"
     " UNION ALL SELECT 1 FROM rotation WHERE mesh_id = ?1 AND old_pubkey = ?2 AND member_id <> ?3"
@@ -157,6 +158,7 @@ static void release_answer(struct store_hello *hello)
     free(hello->state);
     hello->mesh_slug = hello->display_name = hello->role = hello->certificate = hello->state = NULL;
     hello->session = hello->deliveries_change = 0;
+    hello->other_host = false;
 }
 
 /* Its owner must be told that it goes on under another key, or that it is revoked whatever its key. */
@@ -176,8 +178,24 @@ static int judge_former_key(struct db_connection *connection, struct store_hello
     return status < 0 ? status : 0;
 }
 
-/* 1: the caller is a member, *hello filled, *ret_uses_v2 whether it has ever used signature2. 0: answered. */
-static int find_caller(struct db_connection *connection, struct store_hello *hello, bool *ret_uses_v2, struct error *error)
+enum { HOST_SHOWN = 16 }; /* hex digits: enough to tell two hosts apart in the audit */
+
+/* The newest host is the one that is kept: one that was accepted is reported once, two that take turns each time. */
+static int note_host(struct db_connection *connection, struct store_hello *hello, const char *known, struct error *error)
+{
+    if (hello->host_fingerprint == NULL || (known != NULL && strcmp(known, hello->host_fingerprint) == 0))
+        return 0;
+    int status = db_execute(connection, error, NULL, SET_HOST, "ti", hello->host_fingerprint, hello->member);
+    if (status != 0 || known == NULL)
+        return status;
+    char detail[64];
+    (void)snprintf(detail, sizeof detail, "%.*s to %.*s", HOST_SHOWN, known, HOST_SHOWN, hello->host_fingerprint);
+    hello->other_host = true;
+    return audit_insert(connection, hello->mesh, hello->member, "member_clone_suspected", detail, hello->now_ms, error);
+}
+
+/* 1: the caller is a member, *hello filled, *ret_uses_v2 whether it has ever used signature2, *ret_host its last host (heap, NULL none). 0: answered. */
+static int find_caller(struct db_connection *connection, struct store_hello *hello, bool *ret_uses_v2, char **ret_host, struct error *error)
 {
     sqlite3_stmt *statement = db_prepare(connection, FIND_CALLER, error);
     if (statement == NULL)
@@ -200,6 +218,7 @@ static int find_caller(struct db_connection *connection, struct store_hello *hel
     hello->role = db_column_dup(statement, 7);
     hello->certificate = db_column_dup(statement, 8);
     *ret_uses_v2 = db_column_integer(statement, 9, 0) != 0;
+    *ret_host = db_column_dup(statement, 10);
     status = hello->outcome == STORE_WELCOME ? 1 : 0;
 out:
     db_reset(statement);
@@ -211,35 +230,42 @@ static int run_hello(struct sqlite_store *store, struct db_connection *connectio
     struct store_hello *hello = CONTAINER_OF(request, struct store_hello, request);
     release_answer(hello);
     bool uses_v2 = false;
-    int status = find_caller(connection, hello, &uses_v2, error);
+    char *known_host = NULL;
+    int64_t claimed = 0;
+    int status = find_caller(connection, hello, &uses_v2, &known_host, error);
     if (status == 0 && hello->outcome == STORE_HELLO_UNKNOWN)
-        return judge_former_key(connection, hello, error);
+        status = judge_former_key(connection, hello, error);
     if (status <= 0)
-        return status;
+        goto out;
+    status = 0;
     if (uses_v2 && !hello->v2) {
         hello->outcome = STORE_HELLO_V2_REQUIRED;
-        return 0;
+        goto out;
     }
     if (hello->receive && hello->session_pubkey != NULL) {
         status = key_is_taken(connection, hello, error);
         if (status < 0)
-            return status;
+            goto out;
         if (status == 1) {
             hello->outcome = STORE_HELLO_KEY_TAKEN;
-            return 0;
+            status = 0;
+            goto out;
         }
     }
-    int64_t claimed = 0;
     status = db_execute(connection, error, &claimed, CLAIM_HELLO, "iii", hello->member, hello->timestamp, hello->now_ms);
     if (status != 0)
-        return status;
+        goto out;
     if (claimed == 0) {
         hello->outcome = STORE_HELLO_REPLAYED;
-        return 0;
+        goto out;
     }
     status = db_execute(connection, error, NULL, SEE_CALLER, "iii", hello->now_ms, (int64_t)hello->v2, hello->member);
+    if (status == 0)
+        status = note_host(connection, hello, known_host, error);
     if (status == 0 && hello->receive)
         status = find_or_make_session(store, connection, hello, error);
+out:
+    free(known_host);
     return status;
 }
 

@@ -225,11 +225,13 @@ struct store_hello { /* durable: a replay is refused also after a power failure 
     struct store_request request;
     uint64_t connection;
     const char *mesh_id, *member_id, *pubkey, *session_uid, *session_pubkey /* NULL none */;
+    const char *host_fingerprint; /* NULL: none was given; the one kept stays */
     int64_t timestamp, now_ms;
     bool v2, receive;
     bool alone; /* no other connection of this member receives: a session never seen before also gets what nobody acknowledged */
     /* returned */
     enum store_hello_outcome outcome;
+    bool other_host; /* another host_fingerprint than the member's last one: kept from now on, and audited, with this hello */
     int64_t mesh, member, session /* 0 when receive is false */;
     int64_t deliveries_change;
     char *mesh_slug, *display_name, *role, *certificate, *state; /* heap, given; NULL: none. state: what save_session kept */

@@ -539,6 +539,7 @@ static void a_store_of_the_first_version_opens_and_what_it_lacks_has_expired(voi
     fixture_close(fixture);
     fixture_execute(fixture, "DELETE FROM client_message_dedupe WHERE history_id = 2; ALTER TABLE mesh DROP COLUMN dedupe_floor;"
                              "DROP TABLE rotation; ALTER TABLE receipt DROP COLUMN by_pubkey;"
+                             "ALTER TABLE member DROP COLUMN host_fingerprint;"
                              "UPDATE schema SET version = 1");
     fixture_open(fixture);
     assert_int_equal(fixture_number(fixture, "SELECT dedupe_floor FROM mesh"), 2);

@@ -476,6 +476,7 @@ void client_hello(struct client *client, struct world *world, int member, const 
         .member_id = world->members[member].member_id,
         .session_id = options->session != NULL ? options->session : session,
         .session_pubkey = options->session_pubkey,
+        .host_fingerprint = options->host_fingerprint,
         .hostname = "",
         .cwd = "",
         .peer_type = "connector",

@@ -58,6 +58,7 @@ struct hello_options {
     const char *session; /* default "session-<member>" */
     const char *url;     /* for signature2; NULL: none; "" the world's own */
     const char *session_pubkey;
+    const char *host_fingerprint;
     int64_t timestamp; /* 0: now */
     bool send_only, no_ack, no_negotiation, bad_signature;
 };
