@@ -31,6 +31,9 @@ struct daemon_options {
 /* Runs until SIGTERM or SIGINT. Returns the exit status of 10-cli (0 clean; 1 failed; 4; 8). What happened was logged, and written to ready_fd. */
 int daemon_run(const struct daemon_options *options);
 
+/* environment.c: one of the variables that CI systems set (50-identity, Modes). */
+bool environment_is_ci(void);
+
 /* What `daemon up` does where it runs when no flag says it (50-identity, Modes): in CI, with an invite, an ephemeral member. */
 bool daemon_is_ephemeral_by_default(void);
 

@@ -105,7 +105,6 @@ void daemon_tell_modes(
 
 /* environment.c (50-identity, Modes) */
 bool environment_is_container(void);
-bool environment_is_ci(void);
 
 /* stop.c */
 int daemon_watch_signals(struct daemon *daemon, struct error *error) MUST_CHECK;
