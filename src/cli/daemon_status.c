@@ -1,6 +1,7 @@
 /* `claudemesh daemon status`, `daemon version`, `daemon metrics`: what a running daemon says about itself. */
 #include "cli/api.h"
 #include "cli/output.h"
+#include "cli/room_status.h"
 #include "identity/identity.h"
 #include "json/json.h"
 #include "util/memory.h"
@@ -46,6 +47,10 @@ static void print_meshes(const struct cli *cli, const json_t *meshes)
         if (answer_bool(mesh, "awaiting_members")) {
             cli_say(cli, "%s: restored from a backup; nothing is sent or taken in before the broker has listed the members",
                     answer_text(mesh, "slug"));
+        }
+        if (answer_text(mesh, "inbox_rebuild")[0] != '\0') {
+            cli_say(cli, "%s: the inbox is being rebuilt from the broker's history (%s)", answer_text(mesh, "slug"),
+                    answer_text(mesh, "inbox_rebuild"));
         }
         if (quarantined > 0) {
             cli_say(cli, "%s: %" PRId64 " message%s could not be verified and stay%s in quarantine", answer_text(mesh, "slug"), quarantined,
@@ -108,6 +113,7 @@ static int run_status(struct cli *cli)
         cli_say(cli, "running, pid %" PRId64 ", up %s, version %s%s", answer_integer(health, "pid", 0), uptime,
                 answer_text(health, "daemon_version"), json_is_true(json_object_get(health, "degraded")) ? ", degraded" : "");
         print_meshes(cli, json_object_get(health, "meshes"));
+        room_status_print(cli, health);
     }
     json_decref(health);
     return EXIT_DONE;

@@ -16,6 +16,8 @@ struct config_paths { /* heap strings */
     char *config_json, *sockets;
     char *daemon, *pid_file, *socket, *http_port, *local_token, *config_toml, *outbox_db, *inbox_db, *host_fingerprint, *keypair_archive,
         *topic_keys, *log, *hooks, *session_id;
+    char *inbox_rebuild;                           /* there: every mesh's history is to be asked for at the next start */
+    char *outbox_recovery;                         /* there: `daemon recover` was interrupted, and is to be run again */
     char *broker, *broker_db, *broker_admin_token; /* broker/, broker/broker.db, broker/admin-token */
 };
 /* --config-dir, else $CLAUDEMESH_CONFIG_DIR, else ~/.claudemesh. A variable that names a directory that does not exist: *ret_ignored_variable true (the

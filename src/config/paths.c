@@ -32,6 +32,8 @@ static const struct place PLACES[] = {
     PLACE(config_toml, daemon, "config.toml"),
     PLACE(outbox_db, daemon, "outbox.db"),
     PLACE(inbox_db, daemon, "inbox.db"),
+    PLACE(inbox_rebuild, daemon, "inbox.rebuild"),
+    PLACE(outbox_recovery, daemon, "outbox.recovery"),
     PLACE(host_fingerprint, daemon, "host_fingerprint.json"),
     PLACE(keypair_archive, daemon, "keypair-archive.json"),
     PLACE(topic_keys, daemon, "topic_keys.json"),

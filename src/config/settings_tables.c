@@ -60,7 +60,8 @@ const struct setting_definition SETTINGS[] = {
     INTEGER_ROW("outbox", "done_retention_days", "30", 1, 36500, true, "the payload of a done row is kept so long"),
 
     INTEGER_ROW("inbox", "retention_days", "30", 1, 36500, true, "messages are kept so long"),
-    SIZE_ROW("inbox", "max_bytes", "\"5GB\"", KIB, 100 * TIB, false, "the inbox's size"),
+    SIZE_ROW("inbox", "max_bytes", "\"5GB\"", KIB, 100 * TIB, true,
+             "at this size the oldest messages marked seen go before their time; no other does"),
     BOOL_ROW("inbox", "fts", "true", false, "keep a full-text index"),
 
     INTEGER_ROW("drain", "window", "256", 1, 4096, true, "sends that may await the broker's answer at once"),

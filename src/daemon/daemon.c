@@ -64,6 +64,7 @@ static void on_second(void *argument)
     struct daemon *daemon = argument;
     outbox_poke(daemon->outbox);
     inbox_poke(daemon->inbox);
+    daemon_look_at_disk(daemon);
     loop_timer_start(daemon->second, SECOND_MS);
 }
 
@@ -132,6 +133,7 @@ static int open_ipc(struct daemon *daemon, struct error *error)
         .argument = daemon, .inserted = on_inserted, .finished = on_finished, .pressure = on_pressure
     };
     outbox_observe(daemon->outbox, &observer);
+    daemon_watch_inbox(daemon);
     return 0;
 }
 
@@ -193,6 +195,8 @@ static void daemon_close(struct daemon *daemon)
     if (daemon->outbox != NULL)
         outbox_observe(daemon->outbox,
                        &(struct outbox_observer){ .argument = daemon, .finished = daemon->ipc != NULL ? on_finished : NULL });
+    if (daemon->inbox != NULL)
+        inbox_observe(daemon->inbox, &(struct inbox_observer){ .argument = NULL });
     if (daemon->outbox_db != NULL)
         db_stop(daemon->outbox_db);
     if (daemon->inbox_db != NULL)

@@ -38,6 +38,8 @@ static void on_outbox_damaged(void *argument, const char *detail)
 
 static int open_outbox(struct daemon *daemon, struct error *error)
 {
+    if (file_exists(daemon->options->paths->outbox_recovery))
+        return error_set(error, ERROR_CORRUPT, "A recovery of outbox.db was interrupted: run `claudemesh daemon recover` again");
     struct db_migration steps[OUTBOX_STEPS_MAXIMUM];
     const struct db_options options = {
         .path = daemon->options->paths->outbox_db,
@@ -73,6 +75,10 @@ static int move_inbox_aside(const struct daemon *daemon, const char *detail, str
     time_t seconds = (time_t)(clock_wall_ms() / 1000);
     if (gmtime_r(&seconds, &now) == NULL || strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%SZ", &now) == 0)
         return error_set_errno(error, "Cannot tell the time");
+    /* First, so that the next start asks for what this file held, however far this came. */
+    static const char REASON[] = "inbox.db was damaged\n";
+    if (file_write_atomic(daemon->options->paths->inbox_rebuild, 0600, REASON, sizeof(REASON) - 1, error) != 0)
+        return -(int)error->code;
     for (size_t i = 0; i < ARRAY_LENGTH(SUFFIXES); i++) {
         char *from = memory_printf("%s%s", daemon->options->paths->inbox_db, SUFFIXES[i]);
         char *to = memory_printf("%s.corrupt-%s%s", daemon->options->paths->inbox_db, stamp, SUFFIXES[i]);
@@ -123,8 +129,13 @@ static int open_inbox(struct daemon *daemon, struct error *error)
     if (status != 0)
         return error_prefix(error, "inbox.db");
     const struct inbox_options inbox_options = { .search = settings_bool(daemon->settings, "inbox.fts"),
+                                                 .rebuild = file_exists(daemon->options->paths->inbox_rebuild),
                                                  .max_bytes = settings_integer(daemon->settings, "inbox.max_bytes") };
-    return inbox_open(daemon->inbox_db, &inbox_options, &daemon->inbox, error);
+    status = inbox_open(daemon->inbox_db, &inbox_options, &daemon->inbox, error);
+    /* It is in the database now. */
+    if (status == 0 && inbox_options.rebuild && unlink(daemon->options->paths->inbox_rebuild) != 0)
+        return error_set_errno(error, "Cannot remove '%s'", daemon->options->paths->inbox_rebuild);
+    return status;
 }
 
 int daemon_open_databases(struct daemon *daemon, struct error *error)

@@ -51,7 +51,10 @@ struct daemon {
     struct daemon_mesh *meshes;
     struct loop_watch *config_watch;
     struct loop_timer *second, *upkeep;
-    bool serving; /* deliveries are started as they are made */
+    bool disk_looking; /* a look at the file system is under way */
+    int disk_wait_s;   /* until the next */
+    int disk_level;    /* 0, 80, 95 */
+    bool serving;      /* deliveries are started as they are made */
     bool port_written;
 
     /* stopping (stop.c) */
@@ -75,6 +78,10 @@ int daemon_reload(struct daemon *daemon, json_t **ret_report, struct error *erro
 /* databases.c */
 int daemon_open_databases(struct daemon *daemon, struct error *error) MUST_CHECK;
 void daemon_prune(struct daemon *daemon);
+
+/* disk.c */
+void daemon_watch_inbox(struct daemon *daemon);
+void daemon_look_at_disk(struct daemon *daemon); /* once a second */
 
 /* meshes.c */
 int daemon_open_meshes(struct daemon *daemon, struct error *error) MUST_CHECK; /* at start */

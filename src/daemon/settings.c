@@ -104,6 +104,7 @@ static void apply_live(struct daemon *daemon)
             delivery_tune(mesh->delivery, (size_t)settings_integer(settings, "drain.window"),
                           settings_integer(settings, "drain.backoff_initial_ms"), settings_integer(settings, "drain.backoff_max_ms"),
                           (int)settings_integer(settings, "drain.jitter_pct"));
+    inbox_set_maximum(daemon->inbox, settings_integer(settings, "inbox.max_bytes"));
     daemon_update_meshes(daemon); /* daemon.meshes */
     daemon_prune(daemon);         /* retention */
 }

@@ -301,6 +301,7 @@ static void link_lost(struct delivery *delivery)
     drain_lost(delivery->drain);
     receipts_lost(delivery);
     receive_lost(delivery);
+    history_lost(delivery);
     acks_lost(delivery);
     profile_lost(delivery);
     directory_lost(delivery);
@@ -472,6 +473,7 @@ int delivery_new(const struct delivery_options *options, struct delivery **ret_d
     delivery->blinding = blinding_key_of(delivery->keys);
     delivery->stop_timer = loop_timer_new(delivery->loop, stop_timer_fired, delivery);
     receive_init(delivery);
+    history_init(delivery);
     acks_init(delivery);
     receipts_init(delivery);
     directory_init(delivery);
@@ -508,6 +510,7 @@ void delivery_free(struct delivery *delivery)
     delivery->freed = true;
     drain_free(delivery->drain);
     receive_release(delivery);
+    history_release(delivery);
     acks_release(delivery);
     receipts_release(delivery);
     directory_release(delivery);

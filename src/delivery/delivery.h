@@ -90,7 +90,8 @@ void delivery_mark_seen(struct delivery *delivery, struct inbox_row *const *rows
 json_t *delivery_health(const struct delivery *delivery) MUST_CHECK;
 /* Negotiated features for GET /v1/version: {feature: params…}. */
 json_t *delivery_features(const struct delivery *delivery) MUST_CHECK;
-bool delivery_is_degraded(const struct delivery *delivery); /* refused, dedupe off, membership fork */
+const char *delivery_degraded_reason(const struct delivery *delivery); /* a word, static; NULL: well */
+bool delivery_is_degraded(const struct delivery *delivery);            /* refused, dedupe off, membership fork */
 
 /* Inbox row as in GET /v1/inbox: also the `message` event's data. */
 json_t *inbox_row_to_json(const struct inbox_row *row, const char *mesh_slug) MUST_CHECK;

@@ -68,6 +68,17 @@ struct expiry {
     bool open_after; /* the drain opens when it is done */
 };
 
+/* Rebuilding the inbox (history.c). */
+struct history {
+    struct loop_timer *timer; /* to ask again */
+    bool asking;              /* a page is asked for, or being stored */
+    bool failed, end;         /* of the page: something was not stored; it is the last */
+    int64_t after, next;      /* history ids: what the page was asked after, and where it ends */
+    size_t storing;
+    size_t pages;
+    int64_t rows; /* stored */
+};
+
 struct delivery {
     struct loop *loop;
     struct outbox *outbox;
@@ -96,6 +107,7 @@ struct delivery {
     void *stopped_argument;
 
     struct receiving receiving;
+    struct history history;
     struct acks acks;
     struct receipts *receipts; /* receipts.c */
     struct directory directory;
@@ -124,6 +136,17 @@ void receive_push(struct delivery *delivery, const json_t *frame);
 void receive_opened(struct delivery *delivery);         /* holds pushes until the members are listed */
 void receive_members_listed(struct delivery *delivery); /* or cannot be */
 void receive_lost(struct delivery *delivery);
+
+/* One item of the broker's history: judged and stored like a push, with no event, hook or receipt; history_settled is called once, maybe before it returns. */
+void receive_history(struct delivery *delivery, const json_t *frame, const struct frame_push *push);
+
+/* history.c */
+void history_init(struct delivery *delivery);
+void history_release(struct delivery *delivery);
+void history_continue(struct delivery *delivery); /* the members are known: asks, when something is to be asked */
+void history_lost(struct delivery *delivery);     /* the link is */
+void history_settled(struct delivery *delivery, int status, bool is_new);
+const char *history_state(const struct delivery *delivery); /* "waiting", "running", "unavailable"; NULL: nothing is to be rebuilt */
 
 /* acks.c */
 void acks_init(struct delivery *delivery);

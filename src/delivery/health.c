@@ -3,11 +3,23 @@
 
 #include "json/json.h"
 
+const char *delivery_degraded_reason(const struct delivery *delivery)
+{
+    if (link_state(delivery->link) == LINK_REFUSED) {
+        return "link_refused";
+    }
+    if (delivery->open && !link_features(delivery->link)->dedupe) {
+        return "broker_without_dedupe";
+    }
+    if (trust_awaits_list(delivery->trust)) {
+        return "awaiting_members";
+    }
+    return trust_membership_fork(delivery->trust) ? "membership_fork" : NULL;
+}
+
 bool delivery_is_degraded(const struct delivery *delivery)
 {
-    enum link_state state = link_state(delivery->link);
-    bool dedupe_off = delivery->open && !link_features(delivery->link)->dedupe;
-    return state == LINK_REFUSED || dedupe_off || trust_membership_fork(delivery->trust) || trust_awaits_list(delivery->trust);
+    return delivery_degraded_reason(delivery) != NULL;
 }
 
 json_t *delivery_health(const struct delivery *delivery)
@@ -33,6 +45,7 @@ json_t *delivery_health(const struct delivery *delivery)
     json_put_integer(health, "clock_skew_ms", link_clock_skew_ms(delivery->link));
     json_put_integer(health, "quarantined", inbox_quarantine_count(delivery->inbox, delivery_row_mesh(delivery)));
     json_put_integer(health, "dedupe_history_pruned", drain_figures(delivery->drain)->history_pruned);
+    json_put_string(health, "inbox_rebuild", history_state(delivery));
     json_put_bool(health, "revoked", link_is_revoked(delivery->link) || trust_self_revoked(delivery->trust));
     json_put_bool(health, "awaiting_members", trust_awaits_list(delivery->trust));
     json_put_bool(health, "membership_fork", trust_membership_fork(delivery->trust));

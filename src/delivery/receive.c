@@ -25,9 +25,10 @@ struct arrival {
     char *client_message_id, *broker_message_id, *sender_pubkey;
     struct sha256 content;
     size_t size; /* counted in unsettled_bytes */
+    bool from_history;
 };
 
-static void quarantine(struct delivery *delivery, const json_t *frame, const char *reason);
+static void quarantine(struct delivery *delivery, const json_t *frame, const char *reason, bool from_history);
 
 static struct arrival *arrival_new(struct delivery *delivery, const json_t *frame, const struct frame_push *push,
                                    const char *client_message_id)
@@ -104,10 +105,12 @@ static void stored(struct inbox_insert *insert)
     struct delivery *delivery = arrival->delivery;
     if (delivery->freed) {
         /* the broker will push it again to whoever comes next */
+    } else if (arrival->from_history) {
+        history_settled(delivery, insert->status, insert->is_new);
     } else if (insert->status < 0) {
         note_failure(delivery, insert->status, arrival->broker_message_id);
     } else if (insert->replay_suspected) {
-        quarantine(delivery, arrival->frame, CHECK_REPLAY_SUSPECTED);
+        quarantine(delivery, arrival->frame, CHECK_REPLAY_SUSPECTED, false);
     } else {
         delivery->receiving.insert_failed = false;
         acks_stored(delivery, arrival->client_message_id, arrival->broker_message_id, arrival->sender_pubkey, &arrival->content);
@@ -144,7 +147,15 @@ static void fill_sender(const struct delivery *delivery, const struct received *
     row->verified = !received->is_envelope ? INBOX_LEGACY : member != NULL && member->verified ? INBOX_VERIFIED : INBOX_UNVERIFIED;
 }
 
-static struct inbox_row *make_row(const struct delivery *delivery, const struct received *received)
+/* Steady, as it is judged by when it is pruned. What comes from history came when the broker took it, as far as anybody still knows: it is found, and pruned, by that time. */
+static int64_t received_at(const struct received *received, bool from_history)
+{
+    int64_t now_ms = clock_steady_ms();
+    int64_t created_ms = received->push->created_at;
+    return from_history && created_ms >= 0 && created_ms < now_ms ? created_ms : now_ms;
+}
+
+static struct inbox_row *make_row(const struct delivery *delivery, const struct received *received, bool from_history)
 {
     const struct frame_push *push = received->push;
     const struct envelope *envelope = &received->envelope;
@@ -165,21 +176,22 @@ static struct inbox_row *make_row(const struct delivery *delivery, const struct 
     row->reply_to_id = memory_strdup(sealed ? envelope->reply_to : push->reply_to_id);
     row->history_id = push->history_id;
     row->sent_at = sealed ? envelope->sent_at : push->created_at;
-    row->received_at = clock_steady_ms(); /* as it is judged by when it is pruned */
+    row->received_at = received_at(received, from_history);
     row->seen_at = -1;
     row->content = received->content;
     return row;
 }
 
-static void store(struct delivery *delivery, const struct received *received)
+static void store(struct delivery *delivery, const struct received *received, bool from_history)
 {
     struct arrival *arrival = arrival_new(delivery, received->frame, received->push, received->client_message_id);
     arrival->content = received->content;
     struct inbox_insert *insert = memory_zalloc(sizeof(*insert));
-    insert->row = make_row(delivery, received);
+    arrival->from_history = insert->from_history = from_history;
+    insert->row = make_row(delivery, received, from_history);
     insert->legacy_once = !received->is_envelope;
     insert->argument = arrival;
-    insert->patient = link_has_input(delivery->link);
+    insert->patient = from_history || link_has_input(delivery->link);
     inbox_insert(delivery->inbox, insert, stored);
 }
 
@@ -190,7 +202,9 @@ static void put_away(void *argument, int status, bool is_new)
     (void)is_new;
     struct arrival *arrival = argument;
     struct delivery *delivery = arrival->delivery;
-    if (!delivery->freed && status < 0) {
+    if (!delivery->freed && arrival->from_history) {
+        history_settled(delivery, status, false);
+    } else if (!delivery->freed && status < 0) {
         note_failure(delivery, status, arrival->broker_message_id);
     } else if (!delivery->freed) {
         acks_quarantined(delivery, arrival->client_message_id, arrival->broker_message_id);
@@ -204,7 +218,7 @@ static char *cut(const char *text)
     return memory_strndup(text, strnlen(text, 256));
 }
 
-static void quarantine(struct delivery *delivery, const json_t *frame, const char *reason)
+static void quarantine(struct delivery *delivery, const json_t *frame, const char *reason, bool from_history)
 {
     struct frame_push push;
     struct error error;
@@ -224,6 +238,7 @@ static void quarantine(struct delivery *delivery, const json_t *frame, const cha
     row->push = json_to_string(frame, NULL);
     row->received_at = clock_steady_ms(); /* as it is judged by when it is pruned */
     struct arrival *arrival = arrival_new(delivery, frame, &push, push.client_message_id);
+    arrival->from_history = from_history;
     inbox_quarantine(delivery->inbox, row, put_away, arrival);
 }
 
@@ -258,7 +273,7 @@ static int64_t latest_now(const struct delivery *delivery, const struct frame_pu
     return created_ms > now_ms ? created_ms : now_ms;
 }
 
-static void judge(struct delivery *delivery, const json_t *frame, const struct frame_push *push)
+static void judge(struct delivery *delivery, const json_t *frame, const struct frame_push *push, bool from_history)
 {
     struct received received;
     received_init(&received);
@@ -272,11 +287,16 @@ static void judge(struct delivery *delivery, const json_t *frame, const struct f
     const char *reason = checks_judge(&received);
     if (reason == NULL) {
         learn(delivery, &received);
-        store(delivery, &received);
+        store(delivery, &received, from_history);
     } else {
-        quarantine(delivery, frame, reason);
+        quarantine(delivery, frame, reason, from_history);
     }
     received_release(&received);
+}
+
+void receive_history(struct delivery *delivery, const json_t *frame, const struct frame_push *push)
+{
+    judge(delivery, frame, push, true);
 }
 
 /* ---- holding -------------------------------------------------------------------------------------------------- */
@@ -344,7 +364,7 @@ static void receive_message(struct delivery *delivery, const json_t *frame, cons
     if (receiving->holding) {
         hold(delivery, frame, push);
     } else {
-        judge(delivery, frame, push);
+        judge(delivery, frame, push, false);
     }
     pause_or_resume(delivery);
 }
@@ -376,6 +396,7 @@ static void release_held(struct delivery *delivery)
         }
     }
     json_decref(held);
+    history_continue(delivery);
 }
 
 /* Restored, and the broker gives no list: whoever was revoked since the backup is not known, so nothing is judged. The list is asked for again; and what would keep its answer

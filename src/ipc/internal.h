@@ -36,6 +36,7 @@ struct ipc {
     struct buffer scratch; /* for printing one answer at a time */
     uint16_t tcp_port;
     int schema_version;
+    int disk_pct;          /* of the file system; -1 unknown */
     int64_t started_at_ms; /* monotonic */
     bool stopping;
 };

@@ -194,6 +194,7 @@ int ipc_new(const struct ipc_options *options, struct ipc **ret_ipc, struct erro
     ipc->directory = memory_strdup(options->directory);
     ipc->control = options->control;
     ipc->schema_version = options->schema_version;
+    ipc->disk_pct = -1;
     ipc->started_at_ms = clock_monotonic_ms();
     buffer_init(&ipc->scratch, BUFFER_UNLIMITED);
     guard_init(&ipc->guard, options->token);
@@ -242,6 +243,11 @@ int ipc_listen_tcp(struct ipc *ipc, uint16_t port, uint16_t *ret_port, struct er
     if (status == 0)
         *ret_port = ipc->tcp_port;
     return status;
+}
+
+void ipc_set_disk_pct(struct ipc *ipc, int pct)
+{
+    ipc->disk_pct = pct;
 }
 
 void ipc_set_limits(struct ipc *ipc, const struct ipc_limits *limits)

@@ -65,6 +65,9 @@ void ipc_outbox_finished(struct ipc *ipc, const char *mesh, const char *client_m
                          const char *broker_message_id, int64_t history_id, const char *last_error);
 void ipc_outbox_pressure(struct ipc *ipc, int pct, bool degraded);
 
+/* How full the file system under the databases is, in percent; -1 unknown. For health and metrics. */
+void ipc_set_disk_pct(struct ipc *ipc, int pct);
+
 /* Shutdown: no new connections or requests, streams ended, held sends answered 202. Then wait for ipc_busy to become 0. */
 void ipc_stop_accepting(struct ipc *ipc);
 size_t ipc_busy(const struct ipc *ipc);

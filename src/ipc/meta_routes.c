@@ -87,19 +87,42 @@ static json_t *failed_mesh_health(const struct ipc *ipc, const struct ipc_mesh *
     return value;
 }
 
+static void add_reason(json_t *reasons, const char *reason)
+{
+    if (json_array_append_new(reasons, json_string(reason)) != 0)
+        memory_exhausted();
+}
+
+/* What of the host's is at its end; words that `daemon status` has a remedy for. */
+static void add_room_reasons(const struct ipc *ipc, json_t *reasons)
+{
+    if (outbox_is_out_of_space(ipc->outbox))
+        add_reason(reasons, "outbox_disk_full");
+    else if (outbox_is_degraded(ipc->outbox))
+        add_reason(reasons, "outbox_limit");
+    if (inbox_is_degraded(ipc->inbox))
+        add_reason(reasons, "inbox_disk_full");
+    else if (inbox_is_full(ipc->inbox))
+        add_reason(reasons, "inbox_limit");
+}
+
 json_t *ipc_health(const struct ipc *ipc)
 {
+    json_t *reasons = json_new_array();
+    add_room_reasons(ipc, reasons);
     bool connected = ipc->mesh_count > 0;
-    bool degraded = outbox_is_degraded(ipc->outbox) || inbox_is_degraded(ipc->inbox);
     json_t *meshes = json_new_array();
     for (size_t i = 0; i < ipc->mesh_count; i++) {
         struct delivery *delivery = ipc->meshes[i].delivery;
         connected = connected && delivery != NULL && link_state(delivery_link(delivery)) == LINK_OPEN;
-        degraded = degraded || delivery == NULL || delivery_is_degraded(delivery);
+        const char *reason = delivery != NULL ? delivery_degraded_reason(delivery) : "mesh_failed";
+        if (reason != NULL)
+            add_reason(reasons, reason);
         json_t *mesh = delivery != NULL ? delivery_health(delivery) : failed_mesh_health(ipc, &ipc->meshes[i]);
         if (json_array_append_new(meshes, mesh) != 0)
             memory_exhausted();
     }
+    bool degraded = json_array_size(reasons) > 0;
     json_t *health = json_new_object();
     json_put_bool(health, "ok", !degraded);
     json_put_integer(health, "pid", getpid());
@@ -108,6 +131,13 @@ json_t *ipc_health(const struct ipc *ipc)
     json_put_integer(health, "schema_version", ipc->schema_version);
     json_put_bool(health, "connected", connected);
     json_put_bool(health, "degraded", degraded);
+    json_put_string(health, "reason", json_string_value(json_array_get(reasons, 0)));
+    json_put(health, "reasons", reasons);
+    json_put_integer(health, "inbox_pressure_pct", inbox_pressure_pct(ipc->inbox));
+    if (ipc->disk_pct >= 0)
+        json_put_integer(health, "disk_pct", ipc->disk_pct);
+    else
+        json_put_null(health, "disk_pct");
     json_put_integer(health, "outbox_pressure_pct", outbox_pressure_pct(ipc->outbox));
     json_put_integer(health, "quarantined", inbox_quarantine_count(ipc->inbox, NULL));
     json_put(health, "meshes", meshes);

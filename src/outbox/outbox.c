@@ -214,6 +214,11 @@ int outbox_pressure_pct(struct outbox *outbox)
     return rows > bytes ? rows : bytes;
 }
 
+bool outbox_is_out_of_space(const struct outbox *outbox)
+{
+    return outbox->no_space;
+}
+
 bool outbox_is_degraded(struct outbox *outbox)
 {
     return outbox->no_space || outbox_pressure_pct(outbox) >= 100;
@@ -326,6 +331,7 @@ static void probe_space(struct outbox *outbox)
 
 void outbox_poke(struct outbox *outbox)
 {
+    report_pressure(outbox); /* a checkpoint gives back what waited in the log */
     move_resubmit(outbox);
     probe_space(outbox);
     if (!outbox->merging && may_merge(outbox)) {

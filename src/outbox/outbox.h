@@ -179,6 +179,7 @@ struct outbox_counts {
 void outbox_counts(struct outbox *outbox, const char *mesh /* NULL: all */, struct outbox_counts *ret_counts);
 /* Percent of the fuller limit, 0 to 100; degraded: at the limit, or a commit failed for want of space and none has succeeded since. */
 int outbox_pressure_pct(struct outbox *outbox);
+bool outbox_is_out_of_space(const struct outbox *outbox); /* a commit found no room, and none has since */
 bool outbox_is_degraded(struct outbox *outbox);
 
 /* What only the reader can tell, for monitoring: the oldest row with work left (pending or inflight) of each of these meshes, and how full the file system of `directory`

@@ -200,6 +200,24 @@ void inbox_quarantine(struct inbox *inbox, struct quarantine_row *row, quarantin
     play_later(PLAYED_QUARANTINED, (void (*)(void))done, argument, NULL, databases.fails ? 1 : 0);
 }
 
+int64_t inbox_rebuild_next(const struct inbox *inbox, const char *mesh)
+{
+    (void)inbox;
+    (void)mesh;
+    return 0;
+}
+
+/* The next page is asked for at once, and the last one is the last: what a broker answers decides. */
+void inbox_rebuild_advance(struct inbox *inbox, const char *mesh, int64_t next, bool finished, void (*done)(void *argument, int status),
+                           void *argument)
+{
+    (void)inbox;
+    (void)mesh;
+    (void)next;
+    (void)finished;
+    done(argument, 0);
+}
+
 int64_t inbox_quarantine_count(const struct inbox *inbox, const char *mesh)
 {
     (void)inbox;
