@@ -158,7 +158,7 @@ def test_a_damaged_inbox_is_moved_aside(pair):
     assert "inbox_corruption_recovered" in bob.log.read_text()
     assert list(path.parent.glob("inbox.db.corrupt-*"))
     alice.send("bob", "after the damage")
-    assert bob.wait_inbox(1)[-1]["body"] == "after the damage"
+    assert {item["body"] for item in bob.wait_inbox(2)} == {"after the damage", "x" * 5000}  # the older from the broker's history
 
 
 def test_a_newer_schema_is_refused_with_the_version(node):
