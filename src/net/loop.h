@@ -39,6 +39,12 @@ void loop_timer_stop(struct loop_timer *timer);
 bool loop_timer_is_running(const struct loop_timer *timer);
 void loop_timer_free(struct loop_timer *timer); /* takes NULL */
 
+/* Calls back whenever the descriptor can be read from, or its other end is gone. It stays the caller's; free the watch before it is closed. */
+struct loop_descriptor;
+int loop_descriptor_new(struct loop *loop, int fd, void (*readable)(void *argument), void *argument,
+                        struct loop_descriptor **ret_descriptor, struct error *error) MUST_CHECK;
+void loop_descriptor_free(struct loop_descriptor *descriptor); /* takes NULL; also from its own callback */
+
 int loop_on_signal(struct loop *loop, int signal_number, void (*caught)(void *argument, int signal_number), void *argument,
                    struct error *error) MUST_CHECK;
 /* Calls back (coalesced, 50 ms) when the file at `path` was written, replaced or removed: inotify on its directory, else stat
