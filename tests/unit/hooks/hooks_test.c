@@ -25,8 +25,9 @@ static void test_a_hook_reads_the_event_and_answers_with_an_object(void **state)
     for (size_t i = 0; i < ARRAY_LENGTH(MEANS); i++) {
         struct world world;
         struct outcome outcome;
-        run_one(MEANS[i], PLAIN, "#!/bin/sh\nread -r event\nprintf '{\"reply\":\"%s\"}' \"$(printf %s \"$event\" | tr -d '\\\"')\"\nexit 0\n",
-                &outcome, &world);
+        run_one(MEANS[i], PLAIN,
+                "#!/bin/sh\nread -r event\nprintf '{\"reply\":\"%s\"}' \"$(printf %s \"$event\" | tr -d '\\\"')\"\nexit 0\n", &outcome,
+                &world);
         assert_string_equal(output_text(&outcome, "reply"), "{id:event-1,body:hello}");
         assert_true(hook_result_is_success(&outcome.result));
         assert_int_equal(world.prepared, 1);
@@ -45,22 +46,18 @@ static void test_the_environment_is_exactly_that_of_the_specification(void **sta
         struct world world;
         struct outcome outcome;
         char *toml = memory_printf("[on-message]\nenabled = true\n%s", TOMLS[i]);
-        run_one(i == 3 ? HOOK_MEANS_NAMESPACES : 0, toml,
-                "#!/bin/sh\nprintf '{\"env\":\"%s\",\"umask\":\"%s\",\"pwd\":\"%s\"}' \"$(tr '\\0' '|' </proc/self/environ)\" $(umask) "
-                "$(pwd)\n",
-                &outcome, &world);
-        char *expected = memory_printf("PATH=/usr/bin:/bin|HOME=%s|CLAUDEMESH_MESH=team|CLAUDEMESH_HOOK_NAME=on-message|CLAUDEMESH_EVENT_ID=event-"
-                                       "1|CLAUDEMESH_DAEMON_SOCK=%s/s|%s",
-                                       getenv("HOME"), world.directory,
-                                       i == 1 ? "CLAUDEMESH_CAPABILITY_TOKEN=token-of-this-run|" : "");
-        char *seen = memory_strdup(output_text(&outcome, "env")); /* sh gives its children PWD: what it has itself is asked for */
-        char *pwd = strstr(seen, "PWD=");
-        if (pwd != NULL)
-            memmove(pwd, strchr(pwd, '|') + 1, strlen(strchr(pwd, '|')));
-        assert_string_equal(seen, expected);
-        assert_string_equal(output_text(&outcome, "umask"), "0077");
+        run_one(
+            i == 3 ? HOOK_MEANS_NAMESPACES : 0, toml,
+            "#!/usr/bin/python3 -SIB\nimport json, os\nold = os.umask(0)\n"
+            "print(json.dumps({'env': open('/proc/self/environ').read().replace('\\0', '|'), 'umask': oct(old), 'pwd': os.getcwd()}))\n",
+            &outcome, &world);
+        char *expected =
+            memory_printf("PATH=/usr/bin:/bin|HOME=%s|CLAUDEMESH_MESH=team|CLAUDEMESH_HOOK_NAME=on-message|CLAUDEMESH_EVENT_ID=event-"
+                          "1|CLAUDEMESH_DAEMON_SOCK=%s/s|%s",
+                          getenv("HOME"), world.directory, i == 1 ? "CLAUDEMESH_CAPABILITY_TOKEN=token-of-this-run|" : "");
+        assert_string_equal(output_text(&outcome, "env"), expected);
+        assert_string_equal(output_text(&outcome, "umask"), "0o77");
         assert_string_equal(output_text(&outcome, "pwd"), world.directory);
-        free(seen);
         free(expected);
         free(toml);
         json_decref(outcome.output);
@@ -356,8 +353,8 @@ static void test_nothing_that_a_hook_starts_outlives_it(void **state)
         struct world world;
         struct outcome outcome;
         /* In the background, in a session of its own, twice removed, holding our pipes. */
-        run_one(MEANS[i], PLAIN, "#!/bin/sh\nsleep 1003 &\nsetsid sh -c 'sleep 1003 & setsid sleep 1003 & exit 0' &\nwait $!\nexit 0\n", &outcome,
-                &world);
+        run_one(MEANS[i], PLAIN, "#!/bin/sh\nsleep 1003 &\nsetsid sh -c 'sleep 1003 & setsid sleep 1003 & exit 0' &\nwait $!\nexit 0\n",
+                &outcome, &world);
         assert_int_equal(outcome.result.exit_status, 0);
         assert_int_equal(count_processes("sleep 1003"), 0);
         world_close(&world);
