@@ -164,7 +164,7 @@ void processes_kill_descendants(const pid_t *spare, size_t spare_count);
 int processes_watch_children(void) MUST_CHECK;
 void processes_drain(int watch); /* empties it */
 
-/* tree.c: removes a directory with everything beneath: any modes, any depth; never through a symbolic link. 0 when it is gone. */
-int tree_remove(const char *path);
+/* hook_tree.c: removes a directory with everything beneath: any modes, any depth; never through a symbolic link. 0 when it is gone. */
+int hook_tree_remove(const char *path);
 
 #endif

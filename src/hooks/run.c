@@ -183,7 +183,7 @@ int run_start(const struct run_start *start, const struct run_owner *owner, stru
         return 0;
     }
 without_directory:
-    (void)tree_remove(start->request->directory); /* empty, or with a socket in it: nothing has run there */
+    (void)hook_tree_remove(start->request->directory); /* empty, or with a socket in it: nothing has run there */
 failed:
     if (ends[1] >= 0)
         (void)close(ends[1]);

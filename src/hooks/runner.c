@@ -342,5 +342,5 @@ NO_RETURN void runner_main(const struct run_request *request, int socket, int pa
         judge_bubblewrap(&runner);
         report(&runner);
     }
-    _exit(tree_remove(request->directory) == 0 ? 0 : 1);
+    _exit(hook_tree_remove(request->directory) == 0 ? 0 : 1);
 }

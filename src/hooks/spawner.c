@@ -92,7 +92,7 @@ static void clean_after(const struct runner *lost)
         spare[index] = runners[index].pid;
     }
     processes_kill_descendants(spare, runner_count);
-    (void)tree_remove(lost->directory); /* there is nobody to tell; it is under the system's place for temporary files */
+    (void)hook_tree_remove(lost->directory); /* there is nobody to tell; it is under the system's place for temporary files */
 }
 
 static void reap(void)
@@ -147,7 +147,7 @@ static void start_runner(const struct run_request *request, const int fds[static
         runner->pid = pid;
         memcpy(runner->directory, request->directory, sizeof(runner->directory));
     } else {
-        (void)tree_remove(request->directory); /* the daemon sees the end of the run's socket */
+        (void)hook_tree_remove(request->directory); /* the daemon sees the end of the run's socket */
     }
 }
 

@@ -95,7 +95,7 @@ static bool empty_once(int top, uint64_t *counter)
     return empty;
 }
 
-int tree_remove(const char *path)
+int hook_tree_remove(const char *path)
 {
     uint64_t counter = 0, before;
     int useless = 0;
