@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "crypto/crypto.h"
+#include "daemon/hooks.h"
 #include "daemon/internal.h"
 #include "delivery/delivery.h"
 #include "util/clock.h"
@@ -65,6 +66,7 @@ static void on_second(void *argument)
     outbox_poke(daemon->outbox);
     inbox_poke(daemon->inbox);
     daemon_look_at_disk(daemon);
+    daemon_hooks_poke(daemon);
     loop_timer_start(daemon->second, SECOND_MS);
 }
 
@@ -177,6 +179,8 @@ static int daemon_open(struct daemon *daemon, struct error *error)
         status = daemon_open_databases(daemon, error);
     if (status == 0)
         status = open_ipc(daemon, error);
+    if (status == 0)
+        status = daemon_hooks_open(daemon, daemon->spawner, error);
     /* Watched before it is read, so that no change falls between. */
     if (status == 0)
         status = watch(daemon, error);
@@ -207,6 +211,8 @@ static void daemon_close(struct daemon *daemon)
     loop_timer_free(daemon->second);
     loop_timer_free(daemon->upkeep);
     loop_timer_free(daemon->stop_timer);
+    daemon_hooks_close(daemon);
+    hooks_spawner_stop(daemon->spawner);
     daemon_free_meshes(daemon); /* they may still answer what the API asked of them */
     ipc_free(daemon->ipc);
     if (daemon->loop != NULL)
@@ -248,6 +254,9 @@ int daemon_run(const struct daemon_options *options)
 {
     struct daemon daemon = { .options = options, .lock_fd = -1, .ready_fd = options->ready_fd, .exit_status = -1 };
     struct error error = { 0 };
+    /* Before there is a thread, a secret, or anything to inherit. Without it the daemon serves, and no hook runs. */
+    if (hooks_spawner_start(&daemon.spawner, &error) != 0)
+        log_event(LOG_LEVEL_ERROR, "hooks_spawner_failed", LOG_TEXT("error", error.message), LOG_END);
     (void)clock_steady_ms(); /* from now on it knows a step */
     daemon.metrics = ipc_metrics_new();
     if (daemon_open(&daemon, &error) != 0) {
@@ -262,6 +271,7 @@ int daemon_run(const struct daemon_options *options)
     daemon_tell_modes(&daemon.modes);
     log_event(LOG_LEVEL_INFO, "daemon_ready", LOG_TEXT("version", CLAUDEMESH_VERSION), LOG_NUMBER("pid", getpid()), LOG_END);
     tell_starter(&daemon, "ready");
+    daemon_hooks_start(&daemon);
     daemon_start_links(&daemon);
     loop_run(daemon.loop);
     daemon_close(&daemon);

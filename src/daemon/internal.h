@@ -32,6 +32,7 @@ struct daemon_mesh { /* one that is served, or on its way out */
     struct delivery *delivery; /* NULL: it could not be made */
     bool leaving;              /* dropped: stops, then is freed */
     bool stopped;
+    bool link_open, link_was_open; /* as the hooks were told */
 };
 
 struct daemon {
@@ -49,6 +50,8 @@ struct daemon {
     struct ipc_metrics *metrics;
     struct ipc *ipc;
     struct daemon_mesh *meshes;
+    struct daemon_hooks *hooks; /* daemon/hooks.h; NULL: not open */
+    struct hooks_spawner *spawner;
     struct loop_watch *config_watch;
     struct loop_timer *second, *upkeep;
     bool disk_looking; /* a look at the file system is under way */

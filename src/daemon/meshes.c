@@ -1,6 +1,7 @@
 /* Owns which meshes are served: the joined ones of config.json, taken up and dropped while running (10-cli, Meshes). One that cannot be made never stops the others. */
 #include <unistd.h>
 
+#include "daemon/hooks.h"
 #include "daemon/internal.h"
 #include "delivery/delivery.h"
 #include "identity/host.h"
@@ -46,7 +47,10 @@ static void publish(void *argument, const char *type, const char *mesh_slug, jso
         note_clone(daemon, mesh_slug, data);
     if (strcmp(type, "broker_status") == 0 && daemon->options->exit_on_refused)
         loop_defer(daemon->loop, stop_when_refused, daemon); /* once the link has told everyone */
+    json_incref(data);
     ipc_publish(daemon->ipc, type, mesh_slug, data, inbox_seq);
+    daemon_hooks_published(daemon, type, mesh_slug, data);
+    json_decref(data);
 }
 
 static void count(void *argument, enum delivery_figure figure, const char *mesh_slug, const char *label)
@@ -130,7 +134,7 @@ static int make_delivery(struct daemon_mesh *mesh, const struct config_file *fil
                   .reconnect_max_ms = 30000 },
         .owner_pubkey = config->owner_pubkey != NULL ? config->owner_pubkey : "",
         .role = config->role,
-        .events = { .argument = daemon, .publish = publish, .count = count },
+        .events = { .argument = daemon, .publish = publish, .count = count, .arriving = daemon_hooks_arriving },
         .window = (size_t)settings_integer(settings, "drain.window"),
         .backoff_initial_ms = settings_integer(settings, "drain.backoff_initial_ms"),
         .backoff_max_ms = settings_integer(settings, "drain.backoff_max_ms"),

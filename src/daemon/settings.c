@@ -1,4 +1,5 @@
 /* Owns how the settings reach the rooms: at start, and what a reload changes while running (80-operations, config.toml). */
+#include "daemon/hooks.h"
 #include "daemon/internal.h"
 #include "delivery/delivery.h"
 #include "json/json.h"
@@ -99,6 +100,7 @@ static void apply_live(struct daemon *daemon)
     ipc_set_limits(daemon->ipc, &limits);
     const struct outbox_limits outbox_limits = daemon_outbox_limits(settings);
     outbox_set_limits(daemon->outbox, &outbox_limits);
+    daemon_hooks_reload(daemon);
     for (const struct daemon_mesh *mesh = daemon->meshes; mesh != NULL; mesh = mesh->next)
         if (mesh->delivery != NULL && !mesh->leaving)
             delivery_tune(mesh->delivery, (size_t)settings_integer(settings, "drain.window"),

@@ -1,6 +1,7 @@
 /* Owns the signals and the orderly stop (80-operations, Signals): stop accepting, answer what is in flight, settle the links, commit. What comes after the loop is daemon.c's. */
 #include <signal.h>
 
+#include "daemon/hooks.h"
 #include "daemon/internal.h"
 #include "json/json.h"
 #include "util/clock.h"
@@ -77,7 +78,7 @@ static void tick(void *argument)
     struct daemon *daemon = argument;
     int64_t now_ms = clock_monotonic_ms();
     bool late = now_ms >= daemon->stop_deadline_ms;
-    if (daemon->stop_phase == ANSWERING && (ipc_busy(daemon->ipc) == 0 || late))
+    if (daemon->stop_phase == ANSWERING && ((ipc_busy(daemon->ipc) == 0 && daemon_hooks_are_stopped(daemon)) || late))
         settle(daemon, now_ms);
     else if (daemon->stop_phase == SETTLING && (daemon_links_are_stopped(daemon) || late))
         commit(daemon);
@@ -96,6 +97,7 @@ void daemon_stop(struct daemon *daemon, int exit_status)
     daemon->exit_status = exit_status;
     daemon->stop_phase = ANSWERING;
     daemon->stop_deadline_ms = now_ms + IN_FLIGHT_MS;
+    daemon_hooks_stop(daemon);
     ipc_stop_accepting(daemon->ipc);
     daemon->stop_timer = loop_timer_new(daemon->loop, tick, daemon);
     loop_timer_start(daemon->stop_timer, 0);

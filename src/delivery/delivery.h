@@ -24,10 +24,13 @@ enum delivery_figure {
 };
 
 /* Where events for local programs go (20-ipc, events), and figures. data is given away. seq: for `message`, the row's; else -1. label: NULL, or a literal. NULLs allowed. */
+struct delivery;
 struct event_sink {
     void *argument;
     void (*publish)(void *argument, const char *type, const char *mesh_slug, json_t *data, int64_t inbox_seq);
     void (*count)(void *argument, enum delivery_figure figure, const char *mesh_slug, const char *label);
+    /* A message is about to be stored: fills insert->hooks with those that run for it when it is new. mentions and meta (NULL none) are what was signed. May be NULL. */
+    void (*arriving)(void *argument, struct delivery *delivery, const json_t *mentions, const json_t *meta, struct inbox_insert *insert);
 };
 
 struct delivery_options {
@@ -46,7 +49,6 @@ struct delivery_options {
     int64_t max_age_override_hours; /* 0 none */
     bool allow_plaintext;
 };
-struct delivery;
 int delivery_new(const struct delivery_options *options, struct delivery **ret_delivery, struct error *error) MUST_CHECK;
 void delivery_start(struct delivery *delivery);
 /* [drain] while it runs: from the next row on. */

@@ -192,6 +192,11 @@ static void store(struct delivery *delivery, const struct received *received, bo
     insert->legacy_once = !received->is_envelope;
     insert->argument = arrival;
     insert->patient = from_history || link_has_input(delivery->link);
+    if (delivery->events.arriving != NULL) {
+        const struct envelope *envelope = &received->envelope;
+        delivery->events.arriving(delivery->events.argument, delivery, received->is_envelope ? envelope->mentions : NULL,
+                                  received->is_envelope ? envelope->meta : NULL, insert);
+    }
     inbox_insert(delivery->inbox, insert, stored);
 }
 

@@ -12,6 +12,7 @@ static const char FORGET_LOST[] = "DELETE FROM hook_runs WHERE claimed_at IS NOT
 static const char SELECT_WAITING[] =
     "SELECT id, hook, inbox_seq FROM hook_runs INDEXED BY hook_runs_waiting WHERE claimed_at IS NULL ORDER BY id LIMIT ?1";
 static const char CLAIM_RUN[] = "UPDATE hook_runs SET claimed_at = ?2 WHERE id = ?1 AND claimed_at IS NULL";
+static const char RELEASE_RUN[] = "UPDATE hook_runs SET claimed_at = NULL WHERE id = ?1";
 static const char DELETE_RUN[] = "DELETE FROM hook_runs WHERE id = ?1";
 static const char SELECT_EVENT[] = "SELECT " INBOX_COLUMNS ", body FROM inbox WHERE seq = ?1";
 
@@ -196,11 +197,13 @@ void inbox_hook_runs_claim(struct inbox *inbox, size_t limit, void (*done)(void 
 struct finish_task {
     struct db_task task;
     int64_t id;
+    const char *sql;
 };
 
 static int run_finish(struct db_connection *connection, struct db_task *task)
 {
-    return db_execute(connection, &task->error, NULL, DELETE_RUN, "i", CONTAINER_OF(task, struct finish_task, task)->id);
+    const struct finish_task *finish = CONTAINER_OF(task, struct finish_task, task);
+    return db_execute(connection, &task->error, NULL, finish->sql, "i", finish->id);
 }
 
 /* One that could not be removed stays claimed, and is counted as lost at the next start: it never runs again. */
@@ -209,10 +212,22 @@ static void done_finish(struct db_task *task)
     free(CONTAINER_OF(task, struct finish_task, task));
 }
 
-void inbox_hook_runs_finish(struct inbox *inbox, int64_t id)
+static void end_claim(struct inbox *inbox, int64_t id, const char *sql)
 {
     struct finish_task *finish = memory_zalloc(sizeof(*finish));
+    finish->sql = sql;
     finish->task = (struct db_task){ .run = run_finish, .done = done_finish, .flags = DB_PATIENT };
     finish->id = id;
     db_write(inbox->db, &finish->task);
+}
+
+void inbox_hook_runs_finish(struct inbox *inbox, int64_t id)
+{
+    end_claim(inbox, id, DELETE_RUN);
+}
+
+void inbox_hook_runs_release(struct inbox *inbox, int64_t id)
+{
+    inbox->hook_runs_waiting++;
+    end_claim(inbox, id, RELEASE_RUN);
 }

@@ -26,6 +26,8 @@ int64_t inbox_hook_runs_lost(const struct inbox *inbox);
  * and what is in it) are the callback's. status < 0: none was claimed, all wait on. */
 void inbox_hook_runs_claim(struct inbox *inbox, size_t limit, void (*done)(void *argument, int status, struct hook_run *runs, size_t count),
                            void *argument);
+/* A claimed one did not start, and certainly never will in this process: it waits again. */
+void inbox_hook_runs_release(struct inbox *inbox, int64_t id);
 /* A claimed one is over. */
 void inbox_hook_runs_finish(struct inbox *inbox, int64_t id);
 

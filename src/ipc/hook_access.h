@@ -48,7 +48,7 @@ struct ipc_reply { /* borrowed for the call */
     struct text message;
     int64_t depth; /* what it carries: 1, or more */
 };
-/* As POST /v1/send, pre-send and all. done once, never inside the call: status as of HTTP (2xx: its row is on disk); code: the error's, NULL for 2xx. */
+/* As POST /v1/send, pre-send and all. done once, maybe inside the call: status as of HTTP (2xx: its row is on disk); code: the error's, NULL for 2xx. */
 void ipc_reply(struct ipc *ipc, const struct ipc_reply *reply, void (*done)(void *argument, int status, const char *code), void *argument);
 
 /* ---- pre-send -------------------------------------------------------------------------------------------------------- */
@@ -63,7 +63,8 @@ struct send_verdict { /* borrowed for the call of answered */
 struct send_guard {
     void *argument;
     bool (*wanted)(void *argument); /* whether a hook has to be asked at all */
-    /* Asks about a new row; message is given: its fields as GET /v1/inbox names them. answered once, never inside the call, unless the question is cancelled. */
+    /* Asks about a new row; message is given: its fields as GET /v1/inbox names them. answered once, unless the question is cancelled.
+     * NULL: it was answered inside the call. */
     void *(*ask)(void *argument, const char *mesh_slug, json_t *message,
                  void (*answered)(void *answered_argument, const struct send_verdict *verdict), void *answered_argument);
     void (*cancel)(void *argument, void *question);

@@ -5,32 +5,21 @@
 #include "util/memory.h"
 
 struct replying {
-    struct ipc *ipc;
-    int status;
-    char *code;
     void (*done)(void *argument, int status, const char *code);
     void *argument;
 };
 
-static void tell(void *argument)
-{
-    struct replying *replying = argument;
-    replying->done(replying->argument, replying->status, replying->code);
-    free(replying->code);
-    free(replying);
-}
-
-/* The error's code is all that is wanted of the answer; told once the route is out of it. */
+/* The error's code is all that is wanted of the answer. */
 static void on_answered(void *argument, int status, const char *body, size_t size)
 {
     struct replying *replying = argument;
     json_t *answer = NULL;
     struct error error;
-    replying->status = status;
-    if (status >= 300 && json_parse_strict(body, size, &answer, &error) == 0)
-        replying->code = memory_strdup(json_string_value(json_object_get(answer, "error")));
+    if (status >= 300 && json_parse_strict(body, size, &answer, &error) != 0)
+        answer = NULL;
+    replying->done(replying->argument, status, json_string_value(json_object_get(answer, "error")));
     json_decref(answer);
-    loop_defer(replying->ipc->loop, tell, replying);
+    free(replying);
 }
 
 void ipc_reply(struct ipc *ipc, const struct ipc_reply *reply, void (*done)(void *argument, int status, const char *code), void *argument)
@@ -38,7 +27,6 @@ void ipc_reply(struct ipc *ipc, const struct ipc_reply *reply, void (*done)(void
     const char *rest, *path = "/v1/send";
     char allow[ROUTE_ALLOW_SIZE];
     struct replying *replying = memory_zalloc(sizeof(*replying));
-    replying->ipc = ipc;
     replying->done = done;
     replying->argument = argument;
     struct exchange *exchange = exchange_new(ipc, NULL);

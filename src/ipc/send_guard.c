@@ -156,5 +156,7 @@ void send_ask_guard(struct send *send)
     };
     exchange->state = send;
     exchange->on_gone = on_caller_gone;
-    send->question = guard->ask(guard->argument, send->slug, guard_message(&subject), on_answered, send);
+    void *question = guard->ask(guard->argument, send->slug, guard_message(&subject), on_answered, send);
+    if (question != NULL) /* else the send is answered, and gone */
+        send->question = question;
 }

@@ -768,7 +768,7 @@ class WireClient:
         return self.ws.receive_until("ack", client_message_id=frame["client_message_id"])
 
     def seal(self, to_hex, body, client_message_id, *, sent_at=None, meta=None, reply_to=None, priority="next", rv=None, tamper=None,
-             signer=None, sender=None):
+             signer=None, sender=None, mentions=None):
         """An envelope as the specification says, maybe tampered with: nonce, ciphertext (bytes)."""
         sender = sender or self.key
         signer = signer or sender
@@ -777,16 +777,19 @@ class WireClient:
         meta_text = json.dumps(meta, separators=(",", ":"), sort_keys=True) if meta else ""
         fields = ["claudemesh-message-v1", self.mesh["meshId"], client_message_id, sender.hex, "dm", to_hex, str(sent_at),
                   sha256(body.encode()), sha256(meta_text.encode())]
-        if reply_to:
-            fields += [reply_to, ""]
+        mentions_text = json.dumps(mentions, separators=(",", ":"), ensure_ascii=False) if mentions else ""
+        if reply_to or mentions:
+            fields += [reply_to or "", mentions_text]
         text = "\0".join(fields).encode()
-        x_text = statement("claudemesh-message-x1", sha256(text), reply_to or "", sha256(b""), priority, "", rv, "", "")
+        x_text = statement("claudemesh-message-x1", sha256(text), reply_to or "", sha256(mentions_text.encode()), priority, "", rv, "", "")
         envelope = {"v": 1, "id": client_message_id, "mesh": self.mesh["meshId"], "from": sender.hex, "kind": "dm", "to": to_hex,
                     "sent_at": sent_at, "body": body, "priority": priority, "rv": rv, "sig": signer.sign(text), "xsig": signer.sign(x_text)}
         if meta:
             envelope["meta"] = meta
         if reply_to:
             envelope["reply_to"] = reply_to
+        if mentions:
+            envelope["mentions"] = mentions
         if tamper:
             tamper(envelope)
         plain = json.dumps(envelope, ensure_ascii=False).encode()
