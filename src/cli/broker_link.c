@@ -173,6 +173,11 @@ void broker_link_close(struct broker_link *connection)
     free(connection);
 }
 
+int64_t broker_link_clock_skew_ms(const struct broker_link *link)
+{
+    return link_clock_skew_ms(link->link);
+}
+
 const struct feature_set *broker_link_features(const struct broker_link *connection)
 {
     return link_features(connection->link);

@@ -20,6 +20,7 @@ int broker_link_open(const struct config_mesh *mesh, const struct keypair *keys,
 /* Closes cleanly, within half a second. Takes NULL. */
 void broker_link_close(struct broker_link *link);
 
+int64_t broker_link_clock_skew_ms(const struct broker_link *link); /* 0 unless hello had to be corrected by it */
 const struct feature_set *broker_link_features(const struct broker_link *link);
 /* One request and its answer, of whatever type (new reference). */
 int broker_link_request(struct broker_link *link, json_t *request, int64_t timeout_ms, json_t **ret_answer, struct error *error) MUST_CHECK;

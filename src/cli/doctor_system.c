@@ -1,0 +1,180 @@
+/* doctor: what the system gives: disk, descriptors, locked memory, hooks, the service. */
+#include <dirent.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "cli/doctor.h"
+#include "config/toml.h"
+#include "util/file.h"
+#include "util/limits.h"
+#include "util/memory.h"
+#include "util/text.h"
+
+/* ---- disk ------------------------------------------------------------------------------------------------------------ */
+
+void doctor_check_disk(struct doctor *doctor)
+{
+    enum { LEAST_PCT = 5, ALL = 100, MIB = 1024 * 1024, LEAST_MIB = 100 };
+    struct statvfs disk;
+    const char *root = doctor->cli->paths.root;
+    if (statvfs(root, &disk) != 0 || disk.f_blocks == 0) {
+        return; /* nothing is there yet */
+    }
+    uint64_t free_mib = (uint64_t)disk.f_bavail * disk.f_frsize / MIB, pct = (uint64_t)disk.f_bavail * ALL / disk.f_blocks;
+    if (free_mib >= LEAST_MIB && pct >= LEAST_PCT) {
+        doctor_tell(doctor, DOCTOR_OK, "disk", NULL, "%" PRIu64 " MiB are free.", free_mib);
+        return;
+    }
+    char *quoted = doctor_quote(root);
+    char *remedy = memory_printf("du -xak %s | sort -n | tail", quoted);
+    doctor_tell(
+        doctor, free_mib < LEAST_MIB ? DOCTOR_PROBLEM : DOCTOR_NOTE, "disk", remedy,
+        "Only %" PRIu64 " MiB (%" PRIu64
+        " %%) are free where %s is: make room; below is what claudemesh itself takes there. What is queued waits, new sends are refused "
+        "when it is full.",
+        free_mib, pct, root);
+    free(remedy);
+    free(quoted);
+}
+
+/* ---- limits ------------------------------------------------------------------------------------------------------------ */
+
+static void check_limit(struct doctor *doctor, int resource, rlim_t least, const char *what, const char *letter, rlim_t unit)
+{
+    struct rlimit limit;
+    if (getrlimit(resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= least) {
+        doctor_tell(doctor, DOCTOR_OK, "limits", NULL, "The limit for %s suffices.", what);
+        return;
+    }
+    bool can = limit.rlim_max == RLIM_INFINITY || limit.rlim_max >= least;
+    char *remedy =
+        can ? memory_printf("ulimit -S%s %llu", letter, (unsigned long long)(least / unit))
+            : memory_printf("sudo prlimit --pid $$ --%s=%llu", resource == RLIMIT_NOFILE ? "nofile" : "memlock", (unsigned long long)least);
+    doctor_tell(doctor, DOCTOR_PROBLEM, "limits", remedy, "The limit for %s is %llu, and at least %llu are needed.", what,
+                (unsigned long long)limit.rlim_cur, (unsigned long long)least);
+    free(remedy);
+}
+
+void doctor_check_limits(struct doctor *doctor)
+{
+    enum { DESCRIPTORS = 1024, LOCKED_BYTES = 64 * 1024, KIB = 1024 };
+    check_limit(doctor, RLIMIT_NOFILE, DESCRIPTORS, "open files", "n", 1);
+    check_limit(doctor, RLIMIT_MEMLOCK, LOCKED_BYTES, "locked memory (keys are kept in it)", "l", KIB);
+}
+
+/* ---- hooks ------------------------------------------------------------------------------------------------------------- */
+
+/* daemon/hooks/<name> with any extension; heap, NULL none. */
+static char *hook_file(const char *directory, const char *name)
+{
+    DIR *handle = opendir(directory);
+    const struct dirent *entry;
+    char *found = NULL;
+    size_t length = strlen(name);
+    while (handle != NULL && found == NULL && (entry = readdir(handle)) != NULL) {
+        bool fits = strncmp(entry->d_name, name, length) == 0 && (entry->d_name[length] == '\0' || entry->d_name[length] == '.');
+        found = fits ? path_join(directory, entry->d_name) : NULL;
+    }
+    if (handle != NULL) {
+        (void)closedir(handle);
+    }
+    return found;
+}
+
+static void check_hook(struct doctor *doctor, const char *name)
+{
+    const char *directory = doctor->cli->paths.hooks;
+    char *path = hook_file(directory, name), *quoted = path == NULL ? NULL : doctor_quote(path);
+    struct stat status;
+    char *remedy = NULL;
+    if (path == NULL || stat(path, &status) != 0) {
+        char *toml = path_join(directory, "hooks.toml"), *quoted_toml = doctor_quote(toml);
+        remedy = memory_printf("${EDITOR:-vi} %s", quoted_toml);
+        doctor_tell(doctor, DOCTOR_PROBLEM, "hooks", remedy, "hooks.toml names %s, and %s has no such program.", name, directory);
+        free(quoted_toml);
+        free(toml);
+    } else if (status.st_uid != geteuid()) {
+        remedy = memory_printf("sudo chown \"$(id -un)\" %s", quoted);
+        doctor_tell(doctor, DOCTOR_PROBLEM, "hooks", remedy, "%s is refused: it belongs to another user.", path);
+    } else if ((status.st_mode & (S_IWGRP | S_IWOTH)) != 0 || (status.st_mode & S_IXUSR) == 0) {
+        remedy = memory_printf("chmod 0700 %s", quoted);
+        doctor_tell(doctor, DOCTOR_PROBLEM, "hooks", remedy, "%s is refused: %s.", path,
+                    (status.st_mode & S_IXUSR) == 0 ? "it is not executable" : "others may write to it");
+    } else {
+        doctor_tell(doctor, DOCTOR_OK, "hooks", NULL, "%s can run.", path);
+    }
+    free(remedy);
+    free(quoted);
+    free(path);
+}
+
+void doctor_check_hooks(struct doctor *doctor)
+{
+    struct buffer bytes;
+    struct toml_document document = { .tables = NULL };
+    struct error error;
+    char *path = path_join(doctor->cli->paths.hooks, "hooks.toml");
+    buffer_init(&bytes, LIMIT_CONFIG_FILE);
+    int status = file_read(path, &bytes, &error);
+    if (status == 0) {
+        status = toml_parse(path, bytes.data, bytes.length, &document, &error);
+    }
+    if (status != 0 && status != -ERROR_NOT_FOUND) {
+        char *quoted = doctor_quote(path), *remedy = memory_printf("${EDITOR:-vi} %s", quoted);
+        doctor_tell(doctor, DOCTOR_PROBLEM, "hooks", remedy, "%s", error.message);
+        free(remedy);
+        free(quoted);
+    }
+    for (size_t i = 1; status == 0 && i < document.table_count; i++) {
+        check_hook(doctor, document.tables[i].name);
+    }
+    toml_document_release(&document);
+    buffer_release(&bytes);
+    free(path);
+}
+
+/* ---- the service -------------------------------------------------------------------------------------------------------- */
+
+/* The program that a unit starts: the first word of ExecStart, quoted or not; heap, NULL none. */
+static char *program_of_unit(const char *text)
+{
+    static const char KEY[] = "\nExecStart=";
+    const char *at = strstr(text, KEY);
+    if (at == NULL) {
+        return NULL;
+    }
+    at += sizeof KEY - 1;
+    bool quoted = *at == '"';
+    at += quoted ? 1 : 0;
+    return memory_strndup(at, strcspn(at, quoted ? "\"\n" : " \n"));
+}
+
+void doctor_check_service(struct doctor *doctor)
+{
+    const char *home = getenv("HOME"), *configured = getenv("XDG_CONFIG_HOME");
+    struct buffer text;
+    struct error error;
+    if (home == NULL && configured == NULL) {
+        return;
+    }
+    char *path = configured != NULL && configured[0] == '/' ? memory_printf("%s/systemd/user/claudemesh-daemon.service", configured)
+                                                            : memory_printf("%s/.config/systemd/user/claudemesh-daemon.service", home);
+    buffer_init(&text, LIMIT_CONFIG_FILE);
+    if (file_read(path, &text, &error) == 0) {
+        char *program = program_of_unit(text.data);
+        bool escaped = program != NULL && strpbrk(program, "\\%") != NULL; /* in the unit's own spelling: not for us to undo */
+        if (program == NULL || (!escaped && access(program, X_OK) != 0)) {
+            char *remedy = doctor_command(doctor, "daemon install-service");
+            doctor_tell(doctor, DOCTOR_PROBLEM, "service", remedy, "The service %s starts %s, which is no program any more.", path,
+                        program == NULL ? "nothing" : program);
+            free(remedy);
+        } else {
+            doctor_tell(doctor, DOCTOR_OK, "service", NULL, "The service %s starts a program that is there.", path);
+        }
+        free(program);
+    }
+    buffer_release(&text);
+    free(path);
+}
