@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cli/ephemeral.h"
 #include "cli/meshes.h"
 #include "cli/output.h"
 #include "daemon/daemon.h"
@@ -18,17 +19,20 @@
 
 enum { READY_MS = 3000, STOP_DEFAULT_S = 5, STOP_POLL_MS = 5 };
 
-#define UP_OPTIONS                                                                                                  \
-    { "no-tcp", 0, OPTION_FLAG, NULL, "serve the Unix socket only" },                                               \
-        { "tcp-port", 0, OPTION_VALUE, "N", "TCP port on 127.0.0.1 (47823; any free one when it is taken, or 0)" }, \
-        { "public-health", 0, OPTION_FLAG, NULL, "GET /v1/health needs no token" },                                 \
-        { "name", 0, OPTION_VALUE, "N", "display name at the brokers" },                                            \
-        { "persistent", 0, OPTION_FLAG, NULL, "keep this identity (the default)" },                                 \
-        { "container", 0, OPTION_FLAG, NULL, "as in a container: no TCP unless asked for" },                        \
-        { "clone-policy", 0, OPTION_VALUE, "refuse|warn|allow", "on another host than last time (refuse)" },        \
-        { "accept-cloned-identity", 0, OPTION_FLAG, NULL, "keep the keys on this other host, from now on" },        \
-    {                                                                                                               \
-        "exit-on-refused", 0, OPTION_FLAG, NULL, "exit 8 when the only link is refused, for a supervisor to see"    \
+#define UP_OPTIONS                                                                                                                    \
+    { "no-tcp", 0, OPTION_FLAG, NULL, "serve the Unix socket only" },                                                                 \
+        { "tcp-port", 0, OPTION_VALUE, "N", "TCP port on 127.0.0.1 (47823; any free one when it is taken, or 0)" },                   \
+        { "public-health", 0, OPTION_FLAG, NULL, "GET /v1/health needs no token" },                                                   \
+        { "name", 0, OPTION_VALUE, "N", "display name at the brokers" },                                                              \
+        { "persistent", 0, OPTION_FLAG, NULL, "keep this identity (the default, but in CI with an invite)" },                         \
+        { "ephemeral", 0, OPTION_FLAG, NULL, "keys in memory alone; the member is removed from the mesh at the end" },                \
+        { "invite", 0, OPTION_VALUE, "LINK", "what an ephemeral member enrols with ('-': standard input; else $CLAUDEMESH_INVITE)" }, \
+        { "ttl", 0, OPTION_VALUE, "D", "end an ephemeral member after 90s, 30m, 2h" },                                                \
+        { "container", 0, OPTION_FLAG, NULL, "as in a container: no TCP unless asked for" },                                          \
+        { "clone-policy", 0, OPTION_VALUE, "refuse|warn|allow", "on another host than last time (refuse)" },                          \
+        { "accept-cloned-identity", 0, OPTION_FLAG, NULL, "keep the keys on this other host, from now on" },                          \
+    {                                                                                                                                 \
+        "exit-on-refused", 0, OPTION_FLAG, NULL, "exit 8 when the only link is refused, for a supervisor to see"                      \
     }
 
 static const struct cli_option OPTIONS_UP[] = {
@@ -198,19 +202,22 @@ static int start_detached(struct cli *cli, struct daemon_options *options)
 static int run_up(struct cli *cli)
 {
     struct daemon_options options;
+    struct ephemeral ephemeral = { 0 };
     int64_t pid = 0;
     int status = read_up_options(cli, &options);
-    if (status != EXIT_DONE) {
-        return status;
+    if (status == EXIT_DONE) {
+        status = ephemeral_decide(cli, &ephemeral, &options);
     }
-    if (identity_running_pid(&cli->paths, &pid, NULL) == 0) {
-        return cli_fail(cli, EXIT_FAILED, "the daemon is already running, pid %" PRId64, pid);
-    }
-    if (cli_has(cli, "foreground")) {
+    if (status == EXIT_DONE && identity_running_pid(&cli->paths, &pid, NULL) == 0) {
+        status = cli_fail(cli, EXIT_FAILED, "the daemon is already running, pid %" PRId64, pid);
+    } else if (status == EXIT_DONE && cli_has(cli, "foreground")) {
         options.log_to_stderr = true;
-        return daemon_run(&options);
+        status = daemon_run(&options);
+    } else if (status == EXIT_DONE) {
+        status = start_detached(cli, &options);
     }
-    return start_detached(cli, &options);
+    ephemeral_release(&ephemeral);
+    return status;
 }
 
 /* EXIT_DONE when it stopped or none ran; *ret_pid 0 when none ran. */
@@ -266,12 +273,20 @@ static int run_down(struct cli *cli)
 static int run_restart(struct cli *cli)
 {
     struct daemon_options options;
+    struct ephemeral ephemeral = { 0 };
     int64_t pid;
     int status = read_up_options(cli, &options);
     if (status == EXIT_DONE) {
+        status = ephemeral_decide(cli, &ephemeral, &options);
+    }
+    if (status == EXIT_DONE) {
         status = stop(cli, &pid);
     }
-    return status == EXIT_DONE ? start_detached(cli, &options) : status;
+    if (status == EXIT_DONE) {
+        status = start_detached(cli, &options);
+    }
+    ephemeral_release(&ephemeral);
+    return status;
 }
 
 const struct cli_command COMMAND_DAEMON_UP = {

@@ -1,8 +1,5 @@
 /* `claudemesh join`: checks an invite, shows where it leads, asks, makes a key, enrols it. The link is a secret: it never appears in a message. */
-#include <errno.h>
-#include <time.h>
-#include <unistd.h>
-
+#include "cli/invite_argument.h"
 #include "cli/meshes.h"
 #include "cli/output.h"
 #include "cli/pending_key.h"
@@ -41,54 +38,6 @@ static void joining_release(struct joining *joining)
     keypair_free(joining->keys);
     free(joining->display_name);
     json_decref(joining->answer);
-}
-
-static int read_invite(struct cli *cli, struct invite *ret_invite)
-{
-    struct buffer text;
-    struct error error = { 0 };
-    const char *given = cli->arguments[0];
-    int status = EXIT_DONE;
-
-    buffer_init_secret(&text, LIMIT_INVITE_LINK + 2);
-    if (string_equal(given, "-")) {
-        char *place;
-        ssize_t count = 1;
-        while (count != 0 && (place = buffer_reserve(&text, 1024)) != NULL) {
-            count = read(STDIN_FILENO, place, 1024);
-            if (count < 0 && errno != EINTR) {
-                status = cli_fail(cli, EXIT_FAILED, "cannot read the invite from standard input: %s", strerror(errno));
-                break;
-            }
-            buffer_commit(&text, count > 0 ? (size_t)count : 0);
-        }
-    } else {
-        (void)buffer_append_text(&text, given);
-    }
-    if (status != EXIT_DONE) {
-        buffer_release(&text);
-        return status;
-    }
-    text.data[strcspn(text.data, "\r\n")] = '\0';
-    if (text.overflow) {
-        status = cli_fail_usage(cli, "that is no invite: it is too long");
-    } else if (invite_parse_link(text.data, ret_invite, &error) != 0) {
-        status = cli_fail_usage(cli, "that is no invite: %s", error.message);
-    } else if (ret_invite->version != 3) {
-        status = cli_fail(
-            cli, EXIT_FAILED,
-            "this invite is of the older form, in which nothing can be checked; ask the owner for one made with 'claudemesh mesh invite'");
-    } else if (invite_verify(ret_invite, &error) != 0) {
-        status = cli_fail(cli, EXIT_NOT_AUTHORISED, "the invite's signature is wrong, so it was changed or damaged: %s", error.message);
-    } else if (!ret_invite->has_root_key || !ret_invite->has_invite_seed) {
-        status = cli_fail_usage(cli, "that is no invite: its secrets are missing");
-    } else if (ret_invite->expires_at_s * 1000 <= clock_wall_ms()) {
-        char expired_at[RFC3339_SIZE];
-        time_format_rfc3339(ret_invite->expires_at_s * 1000, expired_at);
-        status = cli_fail(cli, EXIT_FAILED, "the invite has expired (at %s); ask for a new one", expired_at);
-    }
-    buffer_release(&text);
-    return status;
 }
 
 static bool root_key_is(const struct config_mesh *mesh, const struct invite *invite)
@@ -176,25 +125,13 @@ static int confirm(struct cli *cli, const struct invite *invite)
 static int enrol(struct cli *cli, struct joining *joining)
 {
     struct error error = { 0 };
-    json_t *certificate = NULL;
     int http_status = 0;
-    int64_t now = clock_wall_ms();
-
-    if (certificate_make(&joining->invite, joining->keys, joining->display_name, now, &certificate, &error) != 0) {
+    const struct broker_http broker = meshes_broker_http(joining->settings, joining->invite.broker_url);
+    if (broker_http_join(&broker, &joining->invite, joining->keys, joining->display_name, clock_wall_ms(), &http_status, &joining->answer,
+                         &error) != 0) {
         return cli_fail_error(cli, &error);
     }
-    json_t *body = json_new_object();
-    json_put(body, "invite", json_incref(json_object_get(certificate, "invite")));
-    json_put(body, "cert", certificate);
-    json_put_string(body, "name", joining->display_name);
-    json_put_integer(body, "timestamp", now);
-    int status =
-        meshes_broker_post(joining->settings, joining->invite.broker_url, "join", NULL, body, &http_status, &joining->answer, &error);
-    json_decref(body);
-    if (status != 0) {
-        return cli_fail_error(cli, &error);
-    }
-    status = broker_answer_print(cli, http_status, joining->answer);
+    int status = broker_answer_print(cli, http_status, joining->answer);
     if (status != EXIT_DONE) {
         pending_key_refused(&cli->paths, &joining->pending, http_status, answer_text(joining->answer, "error"));
     }
@@ -271,7 +208,7 @@ static int make_member(struct cli *cli, struct joining *joining)
     if (meshes_display_name(cli_value(cli, "name"), &joining->file, &joining->display_name, &error) != 0) {
         return cli_fail_usage(cli, "%s", error.message);
     }
-    if (meshes_check_broker_url(joining->invite.broker_url, settings_bool(joining->settings, "broker.allow_insecure"), &error) != 0 ||
+    if (broker_url_check(joining->invite.broker_url, settings_bool(joining->settings, "broker.allow_insecure"), &error) != 0 ||
         config_paths_make(&cli->paths, &error) != 0 || pending_key_make(&cli->paths, &joining->pending, &joining->keys, &error) != 0) {
         return cli_fail_error(cli, &error);
     }
@@ -284,7 +221,7 @@ static int run(struct cli *cli)
     struct joining joining = { 0 };
     struct error error = { 0 };
     bool already = false;
-    int status = crypto_start(&error) == 0 ? read_invite(cli, &joining.invite) : cli_fail_error(cli, &error);
+    int status = crypto_start(&error) == 0 ? invite_argument_read(cli, cli->arguments[0], &joining.invite) : cli_fail_error(cli, &error);
 
     if (status == EXIT_DONE) {
         status = meshes_read(cli, &joining.file);

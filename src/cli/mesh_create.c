@@ -191,8 +191,8 @@ static int register_mesh(struct cli *cli, struct creation *creation)
     json_put_integer(body, "timestamp", now);
     json_put_string(body, "signature", signature);
     json_put(body, "name_statement", statement);
-    int status = meshes_broker_post(creation->settings, creation->broker_url, "mesh", creation->token, body, &http_status,
-                                    &creation->answer, &error);
+    const struct broker_http broker = meshes_broker_http(creation->settings, creation->broker_url);
+    int status = broker_http_post(&broker, "mesh", creation->token, body, &http_status, &creation->answer, &error);
     json_decref(body);
     if (status != 0) {
         return cli_fail_error(cli, &error);

@@ -5,7 +5,7 @@
 #include "cli/pending_key.h"
 #include "crypto/crypto.h"
 #include "json/json.h"
-#include "proto/statement.h"
+#include "proto/member_leave.h"
 #include "util/clock.h"
 #include "util/memory.h"
 #include "util/text.h"
@@ -76,28 +76,6 @@ static int run_list(struct cli *cli)
     return EXIT_DONE;
 }
 
-/* member_leave (40-wire) with the leave statement of 45-trust. */
-static json_t *leave_request(const struct config_mesh *mesh, const struct keypair *keys, struct error *error)
-{
-    char signature[SIGNATURE_HEX_SIZE];
-    int64_t now = clock_wall_ms();
-    json_t *request = json_new_object();
-    json_put_string(request, "type", "member_leave");
-    json_put_string(request, "mesh", mesh->mesh_id);
-    json_put_string(request, "member_id", mesh->member_id);
-    json_put_string(request, "pubkey", mesh->pubkey);
-    json_put_integer(request, "at", now);
-    if (statement_sign_json(STATEMENT_LEAVE, request, keys, signature, error) != 0) {
-        json_decref(request);
-        return NULL;
-    }
-    json_put_string(request, "by", mesh->pubkey);
-    json_put_string(request, "sig", signature);
-    json_put_integer(request, "timestamp", now);
-    json_put_string(request, "signature", signature);
-    return request;
-}
-
 static int tell_broker(struct cli *cli, const struct config_mesh *mesh)
 {
     struct settings *settings = NULL;
@@ -114,9 +92,8 @@ static int tell_broker(struct cli *cli, const struct config_mesh *mesh)
         status = broker_link_need(cli, mesh, keys, settings, &link);
     }
     if (status == EXIT_DONE) {
-        request = leave_request(mesh, keys, &error);
-        if (request == NULL || broker_link_request(link, request, BROKER_LINK_ANSWER_MS, &answer, &error) != 0 ||
-            broker_answer_check(answer, &error) != 0) {
+        if (member_leave_make(mesh->mesh_id, mesh->member_id, keys, clock_wall_ms(), &request, &error) != 0 ||
+            broker_link_request(link, request, BROKER_LINK_ANSWER_MS, &answer, &error) != 0 || broker_answer_check(answer, &error) != 0) {
             status = cli_fail_error(cli, &error);
         }
     }

@@ -9,13 +9,9 @@
 #include "crypto/crypto.h"
 #include "identity/identity.h"
 #include "json/json.h"
-#include "net/http_client.h"
-#include "net/websocket.h"
 #include "util/limits.h"
 #include "util/memory.h"
 #include "util/text.h"
-
-enum { BROKER_TIMEOUT_MS = 15000 };
 
 int meshes_read(struct cli *cli, struct config_file *ret_file)
 {
@@ -74,24 +70,6 @@ int meshes_keys(struct cli *cli, const struct config_mesh *mesh, struct keypair 
     return EXIT_DONE;
 }
 
-int meshes_check_broker_url(const char *url, bool allow_insecure, struct error *error)
-{
-    struct url_parts parts = { 0 };
-    if (!string_has_prefix(url, "ws://") && !string_has_prefix(url, "wss://")) {
-        return error_set(error, ERROR_INVALID, "the broker's URL must begin with wss:// (or ws:// on this host)");
-    }
-    if (url_parse(url, &parts, error) != 0) {
-        return -ERROR_INVALID;
-    }
-    bool insecure = !parts.tls && !host_is_loopback(parts.host) && !allow_insecure;
-    url_parts_release(&parts);
-    if (insecure) {
-        return error_set(error, ERROR_DENIED,
-                         "ws:// to another host is not encrypted; use wss://, or set broker.allow_insecure = true in config.toml");
-    }
-    return 0;
-}
-
 int meshes_broker_url(const char *given, bool allow_insecure, char **ret_url, struct error *error)
 {
     const char *rest = strstr(given, "://");
@@ -110,7 +88,7 @@ int meshes_broker_url(const char *given, bool allow_insecure, char **ret_url, st
     const char *slash = strchr(rest, '/');
     url = memory_printf("%s://%s%s", scheme, rest, slash == NULL ? "/ws" : slash[1] == '\0' ? "ws" : "");
     free(scheme);
-    if (meshes_check_broker_url(url, allow_insecure, error) != 0) {
+    if (broker_url_check(url, allow_insecure, error) != 0) {
         free(url);
         return -(int)(error->code == ERROR_NONE ? ERROR_INVALID : error->code);
     }
@@ -146,53 +124,11 @@ int meshes_display_name(const char *given, const struct config_file *file, char 
     return status;
 }
 
-int meshes_broker_post(const struct settings *settings, const char *broker_url, const char *route, const char *bearer, const json_t *body,
-                       int *ret_status, json_t **ret_answer, struct error *error)
+struct broker_http meshes_broker_http(const struct settings *settings, const char *broker_url)
 {
-    struct http_client *client = NULL;
-    struct http_response response = { 0 };
-    struct url_parts parts = { 0 };
-    struct buffer text, headers;
-    char *target = NULL;
-    int status;
-
-    buffer_init(&text, LIMIT_HTTP_BODY);
-    buffer_init(&headers, LIMIT_HTTP_HEAD);
-    status = meshes_check_broker_url(broker_url, settings_bool(settings, "broker.allow_insecure"), error);
-    if (status != 0) {
-        goto out;
-    }
-    status = url_parse(broker_url, &parts, error);
-    if (status != 0) {
-        goto out;
-    }
-    char *last = strrchr(parts.path, '/');
-    target = memory_printf("%.*s/%s", last == NULL ? 0 : (int)(last - parts.path), parts.path, route);
-    (void)json_print(body, &text);
-    (void)buffer_append_text(&headers, "Content-Type: application/json\r\n");
-    if (bearer != NULL) {
-        (void)buffer_printf(&headers, "Authorization: Bearer %s\r\n", bearer);
-    }
-    status = http_client_open_url(broker_url, settings_text(settings, "broker.ca_file"), BROKER_TIMEOUT_MS, &client, error);
-    if (status != 0) {
-        goto out;
-    }
-    status = http_client_request(client, "POST", target, headers.data, text.data, text.length, &response, error);
-    if (status != 0) {
-        goto out;
-    }
-    *ret_status = response.status;
-    if (json_parse_strict(response.body.data, response.body.length, ret_answer, NULL) != 0) {
-        *ret_answer = NULL;
-    }
-out:
-    http_response_release(&response);
-    http_client_free(client);
-    url_parts_release(&parts);
-    free(target);
-    buffer_wipe_release(&headers);
-    buffer_wipe_release(&text);
-    return status;
+    return (struct broker_http){ .broker_url = broker_url,
+                                 .ca_file = settings_text(settings, "broker.ca_file"),
+                                 .allow_insecure = settings_bool(settings, "broker.allow_insecure") };
 }
 
 static const struct {

@@ -6,6 +6,7 @@
 
 #include "cli/command.h"
 #include "crypto/keys.h"
+#include "link/broker_http.h"
 
 /* Reads config.json; prints on failure. Release with config_file_release. */
 int meshes_read(struct cli *cli, struct config_file *ret_file);
@@ -19,15 +20,11 @@ int meshes_keys(struct cli *cli, const struct config_mesh *mesh, struct keypair 
 /* What `--broker` says, as the URL that stands in invites: ws:// or wss://, with a path. ERROR_INVALID when it is no such URL, ERROR_DENIED for ws:// to
  * another host unless broker.allow_insecure. Heap. */
 int meshes_broker_url(const char *given, bool allow_insecure, char **ret_url, struct error *error) MUST_CHECK;
-/* ws:// only to loopback, or with broker.allow_insecure. */
-int meshes_check_broker_url(const char *url, bool allow_insecure, struct error *error) MUST_CHECK;
-
 /* A display name for a new member: --name, else displayName of config.json, else user@host. ERROR_INVALID when it is empty, too long, or has control characters. Heap. */
 int meshes_display_name(const char *given, const struct config_file *file, char **ret_name, struct error *error) MUST_CHECK;
 
-/* POST to the broker of `broker_url` (its path's last part replaced by `route`). *ret_answer NULL when the body is no JSON. Prints nothing. */
-int meshes_broker_post(const struct settings *settings, const char *broker_url, const char *route, const char *bearer, const json_t *body,
-                       int *ret_status, json_t **ret_answer, struct error *error) MUST_CHECK;
+/* How that broker is asked over HTTP, by the settings; borrowed strings. */
+struct broker_http meshes_broker_http(const struct settings *settings, const char *broker_url);
 
 /* What the broker answered: EXIT_DONE for 2xx, else printed (410 and the like in words) and the exit code. */
 int broker_answer_print(struct cli *cli, int http_status, const json_t *answer);

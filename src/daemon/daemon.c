@@ -145,8 +145,10 @@ static int watch(struct daemon *daemon, struct error *error)
     loop_timer_start(daemon->second, SECOND_MS);
     daemon->upkeep = loop_timer_new(daemon->loop, on_upkeep, daemon);
     loop_timer_start(daemon->upkeep, FIRST_UPKEEP_MS);
-    int status =
-        loop_watch_file(daemon->loop, daemon->options->paths->config_json, on_config_changed, daemon, &daemon->config_watch, error);
+    int status = 0;
+    if (!daemon->modes.ephemeral)
+        status =
+            loop_watch_file(daemon->loop, daemon->options->paths->config_json, on_config_changed, daemon, &daemon->config_watch, error);
     return status != 0 ? status : daemon_watch_signals(daemon, error);
 }
 
@@ -170,8 +172,12 @@ static int daemon_open(struct daemon *daemon, struct error *error)
     if (status == 0)
         status = daemon_record_host(daemon, error);
     if (status == 0)
-        status = identity_local_token(paths, &daemon->token, error);
+        daemon_sweep_scratch(daemon);
+    if (status == 0 && daemon->modes.ephemeral)
+        status = daemon_make_scratch(daemon, error);
     if (status == 0)
+        status = identity_local_token(paths, &daemon->token, error);
+    if (status == 0 && !daemon->modes.ephemeral)
         status = identity_session_id(paths, &daemon->session_id, error);
     if (status == 0)
         status = loop_new(&daemon->loop, error);
@@ -184,10 +190,12 @@ static int daemon_open(struct daemon *daemon, struct error *error)
     /* Watched before it is read, so that no change falls between. */
     if (status == 0)
         status = watch(daemon, error);
-    if (status == 0)
+    if (status == 0 && !daemon->modes.ephemeral)
         status = daemon_open_meshes(daemon, error);
     if (status == 0)
         status = daemon_listen(daemon, error);
+    if (status == 0 && daemon->modes.ephemeral)
+        status = daemon_join_ephemeral(daemon, error);
     return status;
 }
 
@@ -213,6 +221,7 @@ static void daemon_close(struct daemon *daemon)
     loop_timer_free(daemon->stop_timer);
     daemon_hooks_close(daemon);
     hooks_spawner_stop(daemon->spawner);
+    loop_timer_free(daemon->ttl);
     daemon_free_meshes(daemon); /* they may still answer what the API asked of them */
     ipc_free(daemon->ipc);
     if (daemon->loop != NULL)
@@ -229,9 +238,11 @@ static void daemon_close(struct daemon *daemon)
         secret_wipe(daemon->token, strlen(daemon->token));
     free(daemon->token);
     free(daemon->session_id);
+    free(daemon->ephemeral_member_id);
     settings_free(daemon->settings);
     if (daemon->exit_status >= 0)
         log_event(LOG_LEVEL_INFO, "daemon_stopped", LOG_NUMBER("exit_status", daemon->exit_status), LOG_END);
+    daemon_remove_scratch(daemon);
     identity_unlock(daemon->lock_fd);
 }
 

@@ -21,8 +21,10 @@ struct daemon_options {
     bool container;              /* --container: as in one, whatever the signs say */
     const char *clone_policy;    /* --clone-policy; NULL */
     bool accept_cloned_identity; /* another host is recorded, this once */
-    const struct invite *invite; /* an ephemeral member of this invite's mesh alone; NULL: the joined meshes. Outlives the run */
-    int64_t ttl_ms;              /* ephemeral: how long; 0 until it is stopped */
+    struct invite
+        *invite; /* an ephemeral member of this invite's mesh alone; NULL: the joined meshes. Outlives the run; released once it is used */
+    const char *member_name; /* ephemeral: the name when no setting gives one; a piece of the key is added */
+    int64_t ttl_ms;          /* ephemeral: how long; 0 until it is stopped */
     bool exit_on_refused;
     bool log_to_stderr; /* --foreground */
     int ready_fd;       /* -1, or a pipe: "ready\n", or one error line, is written and it is closed */

@@ -35,6 +35,8 @@ struct daemon_mesh { /* one that is served, or on its way out */
     bool link_open, link_was_open; /* as the hooks were told */
 };
 
+enum daemon_leave { LEAVE_NOT_ASKED, LEAVE_ASKED, LEAVE_OVER };
+
 struct daemon {
     const struct daemon_options *options;
     struct settings *settings;
@@ -59,6 +61,13 @@ struct daemon {
     int disk_level;    /* 0, 80, 95 */
     bool serving;      /* deliveries are started as they are made */
     bool port_written;
+
+    /* an ephemeral member (ephemeral.c) */
+    char *scratch, *ephemeral_member_id;
+    struct config_paths scratch_paths;
+    struct daemon_options scratch_options;
+    struct loop_timer *ttl;
+    enum daemon_leave leave;
 
     /* stopping (stop.c) */
     int stop_phase;
@@ -89,6 +98,7 @@ void daemon_look_at_disk(struct daemon *daemon); /* once a second */
 /* meshes.c */
 int daemon_open_meshes(struct daemon *daemon, struct error *error) MUST_CHECK; /* at start */
 void daemon_update_meshes(struct daemon *daemon);                              /* config.json changed */
+int daemon_take_up(struct daemon *daemon, const struct config_file *file, const struct config_mesh *config, struct error *error) MUST_CHECK;
 void daemon_start_links(struct daemon *daemon);
 void daemon_stop_links(struct daemon *daemon, int64_t grace_ms);
 bool daemon_links_are_stopped(const struct daemon *daemon);
@@ -105,6 +115,15 @@ void daemon_remove_port(struct daemon *daemon);
 int daemon_check_host(struct daemon *daemon,
                       struct error *error) MUST_CHECK; /* before anything is touched; sets failure_status when it refuses */
 int daemon_record_host(struct daemon *daemon, struct error *error) MUST_CHECK; /* under the lock; fills host_fingerprint */
+
+/* ephemeral.c (50-identity, Modes) */
+void daemon_sweep_scratch(const struct daemon *daemon); /* under the lock: directories of ephemeral daemons that were killed */
+int daemon_make_scratch(struct daemon *daemon, struct error *error) MUST_CHECK; /* from now on the options name files in it */
+void daemon_remove_scratch(struct daemon *daemon);
+int daemon_join_ephemeral(struct daemon *daemon,
+                          struct error *error) MUST_CHECK; /* last in the start: it blocks, and a broker hears of it */
+/* True: there is nothing to leave, or the broker said so, or it is too late. Else it is under way: ask again. */
+bool daemon_has_left(struct daemon *daemon, bool late);
 
 /* modes.c (50-identity, Modes) */
 const char *daemon_place_name(enum daemon_place place);

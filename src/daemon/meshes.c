@@ -29,14 +29,11 @@ static void note_clone(const struct daemon *daemon, const char *mesh_slug, const
     if (!string_equal(json_string_value(json_object_get(data, "event")), "member_clone_suspected"))
         return;
     const json_t *told = json_object_get(data, "data");
-    const char *pubkey = json_string_value(json_object_get(told, "memberPubkey"));
     const char *member_id = json_string_value(json_object_get(told, "memberId"));
-    char *printable_key = text_printable(pubkey == NULL ? "" : pubkey, pubkey == NULL ? 0 : strlen(pubkey));
     char *printable_id = text_printable(member_id == NULL ? "" : member_id, member_id == NULL ? 0 : strlen(member_id));
-    log_event(LOG_LEVEL_WARN, "member_clone_suspected", LOG_SECURITY, LOG_TEXT("mesh", mesh_slug), LOG_TEXT("member", printable_key),
-              LOG_TEXT("member_id", printable_id), LOG_END);
+    log_event(LOG_LEVEL_WARN, "member_clone_suspected", LOG_SECURITY, LOG_TEXT("mesh", mesh_slug), LOG_TEXT("member_id", printable_id),
+              LOG_END);
     ipc_metrics_clone_suspected(daemon->metrics);
-    free(printable_key);
     free(printable_id);
 }
 
@@ -153,7 +150,7 @@ static int make_delivery(struct daemon_mesh *mesh, const struct config_file *fil
 }
 
 /* Fails only at start, and only for what forbids the start: a maximum age beyond what a broker remembers (30-delivery, Maximum age). */
-static int take_up(struct daemon *daemon, const struct config_file *file, const struct config_mesh *config, struct error *error)
+int daemon_take_up(struct daemon *daemon, const struct config_file *file, const struct config_mesh *config, struct error *error)
 {
     struct daemon_mesh *mesh = memory_zalloc(sizeof(*mesh));
     mesh->daemon = daemon;
@@ -261,7 +258,7 @@ static int update(struct daemon *daemon, const struct config_file *file, struct 
             drop(mesh);
     for (size_t i = 0; status == 0 && i < file->mesh_count && i < LIMIT_MESHES; i++)
         if (is_chosen(daemon, file->meshes[i].slug) && !is_served(daemon, &file->meshes[i]))
-            status = take_up(daemon, file, &file->meshes[i], error);
+            status = daemon_take_up(daemon, file, &file->meshes[i], error);
     if (file->mesh_count > LIMIT_MESHES)
         log_event(LOG_LEVEL_ERROR, "too_many_meshes", LOG_NUMBER("joined", file->mesh_count), LOG_NUMBER("served", LIMIT_MESHES), LOG_END);
     return status;

@@ -10,12 +10,13 @@
 
 enum {
     IN_FLIGHT_MS = 5000, /* 80-operations */
+    LEAVE_MS = 2000,     /* for the broker to say that an ephemeral member is gone */
     LINKS_MS = 1000,     /* for answers of the brokers that are still to come */
     LINKS_STUCK_MS = 3000,
     TICK_MS = 10
 };
 
-enum { RUNNING, ANSWERING, SETTLING, COMMITTING };
+enum { RUNNING, ANSWERING, LEAVING, SETTLING, COMMITTING };
 
 /* ---- commit ---------------------------------------------------------------------------------------------------------- */
 
@@ -79,8 +80,14 @@ static void tick(void *argument)
     int64_t now_ms = clock_monotonic_ms();
     bool late = now_ms >= daemon->stop_deadline_ms;
     if (daemon->stop_phase == ANSWERING && ((ipc_busy(daemon->ipc) == 0 && daemon_hooks_are_stopped(daemon)) || late))
-        settle(daemon, now_ms);
-    else if (daemon->stop_phase == SETTLING && (daemon_links_are_stopped(daemon) || late))
+        daemon->stop_phase = LEAVING;
+    if (daemon->stop_phase == LEAVING) {
+        bool asked = daemon->leave == LEAVE_ASKED;
+        if (daemon_has_left(daemon, late))
+            settle(daemon, now_ms);
+        else if (!asked && daemon->leave == LEAVE_ASKED)
+            daemon->stop_deadline_ms = now_ms + LEAVE_MS;
+    } else if (daemon->stop_phase == SETTLING && (daemon_links_are_stopped(daemon) || late))
         commit(daemon);
     if (daemon->stop_phase != COMMITTING)
         loop_timer_start(daemon->stop_timer, TICK_MS);

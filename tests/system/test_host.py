@@ -292,7 +292,7 @@ def test_a_copied_directory_is_refused_on_another_host_and_runs_after_accept_hos
     moved.wait_connected()
     stream.wait(is_clone_event, what="the admins to hear of it")
     told = logged(alice, "member_clone_suspected")
-    assert told[0]["security"] is True and told[0]["member"] == bob.pubkey
+    assert told[0]["security"] is True and told[0]["member_id"] == bob.mesh()["memberId"]
     wait_for(lambda: clones_counted(alice) == 1, what="the count")
     moved.down()
     moved.up()
