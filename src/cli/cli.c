@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "backup/backup.h"
 #include "cli/output.h"
 #include "json/json.h"
 #include "util/memory.h"
@@ -31,7 +32,8 @@ static int prepare_paths(struct cli *cli)
     if (ignored && isatty(STDERR_FILENO)) {
         cli_note(cli, "$CLAUDEMESH_CONFIG_DIR names a directory that does not exist; using %s", cli->paths.root);
     }
-    return EXIT_DONE;
+    /* Before anybody looks into the directory: a restore that a crash interrupted after it was decided. */
+    return backup_settle(&cli->paths, &error) == 0 ? EXIT_DONE : cli_fail_error(cli, &error);
 }
 
 static int run_parsed(struct cli *cli)

@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cli/daemon_stop.h"
 #include "cli/ephemeral.h"
 #include "cli/meshes.h"
 #include "cli/output.h"
@@ -220,8 +221,7 @@ static int run_up(struct cli *cli)
     return status;
 }
 
-/* EXIT_DONE when it stopped or none ran; *ret_pid 0 when none ran. */
-static int stop(struct cli *cli, int64_t *ret_pid)
+int daemon_stop_running(struct cli *cli, int64_t *ret_pid)
 {
     struct error error = { 0 };
     int64_t timeout_s, holder;
@@ -252,7 +252,7 @@ static int stop(struct cli *cli, int64_t *ret_pid)
 static int run_down(struct cli *cli)
 {
     int64_t pid;
-    int status = stop(cli, &pid);
+    int status = daemon_stop_running(cli, &pid);
     if (status != EXIT_DONE) {
         return status;
     }
@@ -280,7 +280,7 @@ static int run_restart(struct cli *cli)
         status = ephemeral_decide(cli, &ephemeral, &options);
     }
     if (status == EXIT_DONE) {
-        status = stop(cli, &pid);
+        status = daemon_stop_running(cli, &pid);
     }
     if (status == EXIT_DONE) {
         status = start_detached(cli, &options);

@@ -1,5 +1,6 @@
 /* `claudemesh mesh list` and `mesh leave`. Lists from config.json; leaving is a signed statement to the broker, then the entry goes. */
 #include "cli/broker_link.h"
+#include "cli/mesh_leave.h"
 #include "cli/meshes.h"
 #include "cli/output.h"
 #include "cli/pending_key.h"
@@ -76,7 +77,7 @@ static int run_list(struct cli *cli)
     return EXIT_DONE;
 }
 
-static int tell_broker(struct cli *cli, const struct config_mesh *mesh)
+int mesh_leave_tell(struct cli *cli, const struct config_mesh *mesh)
 {
     struct settings *settings = NULL;
     struct keypair *keys = NULL;
@@ -126,7 +127,7 @@ static int leave(struct cli *cli, const struct config_mesh *mesh)
         return cli_fail(cli, EXIT_FAILED, "not left");
     }
     cli->error_printed = cli_has(cli, "force"); /* then the broker's absence is no result */
-    int told = tell_broker(cli, mesh);
+    int told = mesh_leave_tell(cli, mesh);
     if (told != EXIT_DONE && !cli_has(cli, "force")) {
         cli_note(cli, "nothing was changed; 'mesh leave --force' forgets the mesh here without telling the broker");
         return told;

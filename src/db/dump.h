@@ -43,4 +43,9 @@ int db_load(const char *path, const struct db_migration *migrations, size_t migr
 int db_look(const char *path, int (*look)(void *argument, struct db_connection *connection, struct error *error), void *argument,
             struct error *error) MUST_CHECK;
 
+/* Changes a database that nobody has open, after it was found whole: `run` in one transaction; then the file is made anew, without what was removed. ERROR_NOT_FOUND, ERROR_CORRUPT, ERROR_NEWER: untouched. */
+int db_change(const char *path, const struct db_migration *migrations, size_t migration_count,
+              int (*run)(void *argument, struct db_connection *connection, struct error *error), void *argument,
+              struct error *error) MUST_CHECK;
+
 #endif

@@ -1,0 +1,10 @@
+/* Stopping the daemon that runs, for commands that need it stopped. */
+#ifndef CLI_DAEMON_STOP_H
+#define CLI_DAEMON_STOP_H
+
+#include "cli/command.h"
+
+/* SIGTERM, and waits up to the command's --timeout. EXIT_DONE when it stopped or none ran (*ret_pid 0); else prints. */
+int daemon_stop_running(struct cli *cli, int64_t *ret_pid);
+
+#endif
