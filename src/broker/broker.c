@@ -403,6 +403,7 @@ int broker_run(const struct broker_options *options)
     struct error error = { 0 };
     enum log_level level;
     (void)clock_steady_ms(); /* from now on it knows a step */
+    (void)log_detect_journal();
     if (log_level_parse(settings_text(options->settings, "log.level"), &level) == 0)
         log_set_level(level);
     if (crypto_start(&error) != 0 || start(&broker, options, &error) != 0) {

@@ -258,10 +258,12 @@ static void refuse_route(struct http_request *request)
 
 /* ---- checks, in the order of 20-ipc ----------------------------------------------------------------------------------------------- */
 
+/* The path only when it is one of ours: what callers write into others may be a token. */
 static void log_security(const char *event, const struct http_request *request)
 {
-    log_event(LOG_LEVEL_WARN, event, LOG_SECURITY, LOG_TEXT("peer", http_peer_address(request)), LOG_TEXT("path", http_path(request)),
-              LOG_END);
+    const struct route *route = find_route(request);
+    log_event(LOG_LEVEL_WARN, event, LOG_SECURITY, LOG_TEXT("peer", http_peer_address(request)),
+              LOG_TEXT("path", route != NULL ? route->path : "other"), LOG_END);
 }
 
 static bool check_query(struct http_request *request)

@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <sys/stat.h>
 
+enum { ROTATED_FILES = 5 }; /* util/log.h */
+
 static const struct cli_option OPTIONS[] = {
     { "follow", 'f', OPTION_FLAG, NULL, "then print lines as they are added, until interrupted" },
     { "lines", 'n', OPTION_VALUE, "N", "only the last N" },
@@ -119,17 +121,47 @@ static bool was_rotated(const struct follower *follower)
                                                            named.st_ino != open_one.st_ino || named.st_dev != open_one.st_dev);
 }
 
+/* Where the file that is open went: 0 it has its name still, N it is <log>.N now, -1 gone, or none is open. */
+static int place_of(const struct follower *follower)
+{
+    struct stat open_one, named;
+    if (follower->file == NULL || fstat(fileno(follower->file), &open_one) != 0) {
+        return -1;
+    }
+    for (int number = 0; number <= ROTATED_FILES; number++) {
+        char *path = number == 0 ? memory_strdup(follower->cli->paths.log) : memory_printf("%s.%d", follower->cli->paths.log, number);
+        bool same = stat(path, &named) == 0 && named.st_ino == open_one.st_ino && named.st_dev == open_one.st_dev;
+        free(path);
+        if (same) {
+            return number;
+        }
+    }
+    return -1;
+}
+
+static void open_next(struct follower *follower, int number)
+{
+    char *path = number == 0 ? memory_strdup(follower->cli->paths.log) : memory_printf("%s.%d", follower->cli->paths.log, number);
+    if (follower->file != NULL) {
+        (void)fclose(follower->file);
+    }
+    follower->file = fopen(path, "re");
+    follower->length = 0;
+    free(path);
+    print_new(follower);
+}
+
+/* What was rotated away is read to its end first: nothing is added to it any more. Several rotations may have come at once. */
 static void on_changed(void *argument)
 {
     struct follower *follower = argument;
     print_new(follower);
     if (was_rotated(follower)) {
-        if (follower->file != NULL) {
-            (void)fclose(follower->file);
-        }
-        follower->file = fopen(follower->cli->paths.log, "re");
-        follower->length = 0;
         print_new(follower);
+        int place = place_of(follower);
+        for (int number = place > 0 ? place - 1 : 0; number >= 0; number--) {
+            open_next(follower, number);
+        }
     }
     follower->status = cli_flush(follower->cli);
     if (follower->status != EXIT_DONE) {

@@ -74,6 +74,7 @@ static void on_upkeep(void *argument)
 {
     struct daemon *daemon = argument;
     daemon_prune(daemon);
+    log_poke();
     loop_timer_start(daemon->upkeep, UPKEEP_MS);
 }
 

@@ -69,8 +69,10 @@ void daemon_check_environment(void)
 int daemon_open_log(const struct daemon *daemon, struct error *error)
 {
     apply_log_level(daemon->settings);
-    if (daemon->options->log_to_stderr)
+    if (daemon->options->log_to_stderr) {
+        (void)log_detect_journal();
         return 0;
+    }
     uint64_t max_size = (uint64_t)settings_integer(daemon->settings, "log.max_size");
     if (log_open_file(daemon->options->paths->log, max_size, (int)settings_integer(daemon->settings, "log.max_age_days")) != 0)
         return error_set_errno(error, "Cannot open the log '%s'", daemon->options->paths->log);

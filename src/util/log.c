@@ -19,7 +19,8 @@ enum {
     LINE_MAXIMUM = 32 * 1024, /* a longer line is replaced by a short one that says so */
     KEPT_FILES = 5,
     MS_A_DAY = 86400000,
-    MS_A_HOUR = 3600000
+    MS_A_HOUR = 3600000,
+    MS_A_SECOND = 1000
 };
 
 static const char *const LEVEL_NAMES[] = {
@@ -36,10 +37,13 @@ static pthread_mutex_t log_mutex = PTHREAD_MUTEX_INITIALIZER;
 static int log_fd = STDERR_FILENO;
 static char *file_path; /* NULL: log_fd is somebody else's */
 static uint64_t file_size, file_size_maximum;
-static int64_t file_age_maximum_ms;
-static int64_t file_begun_at; /* of its first line */
-static int64_t file_swept_at; /* when old files were last looked for */
-static bool line_is_torn;     /* the disk took only the beginning of the newest line */
+static int64_t file_age_maximum_ms; /* how long a line is kept */
+static int64_t file_checked_at;     /* when it was last looked whether the name still means this file */
+static int64_t file_begun_at;       /* of its first line */
+static int64_t file_swept_at;       /* when old files were last looked for */
+static bool line_is_torn;           /* the disk took only the beginning of the newest line */
+static uint64_t lines_lost;         /* since the newest that the disk took */
+static bool to_journal;             /* log_fd is stderr, and that is systemd's journal */
 
 /* ---- lines ------------------------------------------------------------------------------------------------------ */
 
@@ -168,12 +172,38 @@ static void rotate_if_due(size_t line_size)
 {
     int64_t now = clock_wall_ms();
     bool too_long = file_size > 0 && file_size_maximum > 0 && file_size + line_size > file_size_maximum;
-    bool too_old = file_size > 0 && file_age_maximum_ms > 0 && now - file_begun_at > file_age_maximum_ms;
+    /* In as many pieces as are kept, so that a line goes when its time is over and not when the last of a long file is; a day at least. */
+    int64_t piece_ms = file_age_maximum_ms / KEPT_FILES > MS_A_DAY ? file_age_maximum_ms / KEPT_FILES : MS_A_DAY;
+    bool too_old = file_size > 0 && file_age_maximum_ms > 0 && now - file_begun_at > piece_ms;
     if (too_long || too_old) {
         rotate();
     }
     if (too_long || too_old || now - file_swept_at > MS_A_HOUR) {
         remove_old_files(now);
+    }
+}
+
+/* Somebody took the file away (another program that rotates, a person), or a rotation could not open the next one: the name is made anew. */
+static void reopen_if_gone(void)
+{
+    struct stat named, ours;
+    int64_t now = clock_wall_ms();
+    if (now >= file_checked_at && now - file_checked_at < MS_A_SECOND) {
+        return;
+    }
+    file_checked_at = now;
+    if (fstat(log_fd, &ours) == 0 && stat(file_path, &named) == 0 && named.st_ino == ours.st_ino && named.st_dev == ours.st_dev) {
+        return;
+    }
+    uint64_t size = 0;
+    int64_t begun_at = 0;
+    int fd = open_current(file_path, &size, &begun_at);
+    if (fd >= 0) {
+        close(log_fd);
+        log_fd = fd;
+        file_size = size;
+        file_begun_at = begun_at;
+        line_is_torn = false;
     }
 }
 
@@ -188,19 +218,42 @@ static void forget_file(void)
 
 /* ---- public ----------------------------------------------------------------------------------------------------- */
 
-/* What the disk does not take is lost; what it took of a line must not be glued to the next one. Under the mutex. */
-static void write_bytes(const struct buffer *line)
+/* What the disk does not take is lost, and counted; what it took of a line must not be glued to the next one. Under the mutex. */
+static bool write_bytes(const struct buffer *line, enum log_level level)
 {
     static char end[] = "\n";
-    struct iovec parts[] = { { .iov_base = end, .iov_len = line_is_torn ? 1 : 0 }, { .iov_base = line->data, .iov_len = line->length } };
+    /* As sd-daemon(3) has it: the journal takes the digit away, and the line is JSON again. */
+    static const char *const PRIORITIES[] = {
+        [LOG_LEVEL_DEBUG] = "<7>", [LOG_LEVEL_INFO] = "<6>", [LOG_LEVEL_WARN] = "<4>", [LOG_LEVEL_ERROR] = "<3>"
+    };
+    char priority[4];
+    memcpy(priority, PRIORITIES[level], sizeof(priority));
+    struct iovec parts[] = { { .iov_base = end, .iov_len = line_is_torn ? 1 : 0 },
+                             { .iov_base = priority, .iov_len = to_journal ? sizeof(priority) - 1 : 0 },
+                             { .iov_base = line->data, .iov_len = line->length } };
+    size_t wanted = parts[0].iov_len + parts[1].iov_len + parts[2].iov_len;
     ssize_t written = 0;
     do {
         written = writev(log_fd, parts, (int)ARRAY_LENGTH(parts));
     } while (written < 0 && errno == EINTR);
     if (written > 0) {
         file_size += (uint64_t)written;
-        line_is_torn = (size_t)written != parts[0].iov_len && (size_t)written != parts[0].iov_len + parts[1].iov_len;
+        line_is_torn = (size_t)written != parts[0].iov_len && (size_t)written != wanted;
     }
+    return written >= 0 && (size_t)written == wanted;
+}
+
+/* There is room again: how much is missing. */
+static void tell_lost(void)
+{
+    struct buffer line;
+    const struct log_field fields[] = { LOG_NUMBER("lines", lines_lost), LOG_END };
+    buffer_init(&line, LINE_MAXIMUM);
+    build_line(&line, LOG_LEVEL_WARN, "log_lines_lost", fields);
+    if (write_bytes(&line, LOG_LEVEL_WARN)) {
+        lines_lost = 0;
+    }
+    buffer_release(&line);
 }
 
 static void write_line(enum log_level level, const char *event_name, const struct log_field *fields)
@@ -210,9 +263,14 @@ static void write_line(enum log_level level, const char *event_name, const struc
     build_line(&line, level, event_name, fields);
     pthread_mutex_lock(&log_mutex);
     if (file_path != NULL) {
+        reopen_if_gone();
         rotate_if_due(line.length);
     }
-    write_bytes(&line);
+    if (!write_bytes(&line, level)) {
+        lines_lost++;
+    } else if (lines_lost > 0) {
+        tell_lost();
+    }
     pthread_mutex_unlock(&log_mutex);
     buffer_release(&line);
 }
@@ -231,6 +289,33 @@ void log_set_fd(int fd)
     pthread_mutex_lock(&log_mutex);
     forget_file();
     log_fd = fd;
+    to_journal = false;
+    pthread_mutex_unlock(&log_mutex);
+}
+
+bool log_detect_journal(void)
+{
+    const char *stream = getenv("JOURNAL_STREAM");
+    struct stat status;
+    char ours[64];
+    if (stream == NULL || fstat(STDERR_FILENO, &status) != 0) {
+        return false;
+    }
+    (void)snprintf(ours, sizeof(ours), "%ju:%ju", (uintmax_t)status.st_dev, (uintmax_t)status.st_ino);
+    pthread_mutex_lock(&log_mutex);
+    to_journal = file_path == NULL && log_fd == STDERR_FILENO && strcmp(stream, ours) == 0;
+    bool detected = to_journal;
+    pthread_mutex_unlock(&log_mutex);
+    return detected;
+}
+
+void log_poke(void)
+{
+    pthread_mutex_lock(&log_mutex);
+    if (file_path != NULL) {
+        reopen_if_gone();
+        rotate_if_due(0);
+    }
     pthread_mutex_unlock(&log_mutex);
 }
 
@@ -264,6 +349,8 @@ int log_open_file(const char *path, uint64_t max_bytes, int max_age_days)
     log_fd = fd;
     file_path = copy;
     line_is_torn = false;
+    to_journal = false;
+    file_checked_at = clock_wall_ms();
     file_size = size;
     file_begun_at = begun_at;
     file_size_maximum = max_bytes;

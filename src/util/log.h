@@ -30,9 +30,15 @@ void log_write(enum log_level level, const char *event_name, const struct log_fi
 void log_set_fd(int fd);
 void log_set_level(enum log_level level);
 int log_level_parse(const char *name, enum log_level *ret_level);
-/* Opens (O_APPEND, 0600) and keeps a file, rotated to <path>.1 … .5 past max_bytes while writing,
- * rotated files older than max_age_days removed. Replaces what log_set_fd said. -1 with errno. */
+/* When stderr is systemd's journal (JOURNAL_STREAM names its device and inode): each line begins with <N>, its priority, which the journal takes away; `journalctl -o cat`
+ * shows the JSON. True when it is. */
+bool log_detect_journal(void);
+/* Opens (O_APPEND, 0600) and keeps a file, rotated to <path>.1 … .5 past max_bytes, or when it was begun a fifth of max_age_days ago (a day at least), while writing; rotated
+ * files older than max_age_days are removed. When somebody takes the file away it is made anew. Lines that the disk does not take are lost, counted, and told when there
+ * is room again (log_lines_lost). Replaces what log_set_fd said. -1 with errno. */
 int log_open_file(const char *path, uint64_t max_bytes, int max_age_days);
+/* Now and then: rotates a log in which nothing is written. */
+void log_poke(void);
 
 /* Logs at error level, flushes, and exits with `status`: for states in which going on
  * would lose data (an fsync that failed). */

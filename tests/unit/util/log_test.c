@@ -176,6 +176,61 @@ static void old_files_go_and_an_old_current_file_rotates(void **state)
     free(third);
 }
 
+static void a_quiet_log_rotates_by_age_too(void **state)
+{
+    struct fixture *fixture = *state;
+    char *first = rotated(fixture, 1);
+    assert_int_equal(log_open_file(fixture->path, 1 << 20, 10), 0);
+    log_event(LOG_LEVEL_INFO, "only", LOG_END);
+    log_poke();
+    assert_false(file_exists(first));
+    fake_now += INT64_C(86400000) * 2 + 1; /* a fifth of ten days */
+    log_poke();
+    char *before = content_of(first);
+    char *now = content_of(fixture->path);
+    assert_non_null(strstr(before, "\"only\""));
+    assert_string_equal(now, "");
+    free(before);
+    free(now);
+    free(first);
+}
+
+static void a_file_that_was_taken_away_is_made_anew(void **state)
+{
+    struct fixture *fixture = *state;
+    assert_int_equal(log_open_file(fixture->path, 1 << 20, 14), 0);
+    log_event(LOG_LEVEL_INFO, "before", LOG_END);
+    assert_int_equal(unlink(fixture->path), 0);
+    fake_now += 1000;
+    log_event(LOG_LEVEL_INFO, "after", LOG_END);
+    char *now = content_of(fixture->path);
+    assert_non_null(strstr(now, "\"after\""));
+    assert_null(strstr(now, "\"before\""));
+    free(now);
+}
+
+static void lines_that_found_no_room_are_counted_and_told(void **state)
+{
+    (void)state;
+    int full = open("/dev/full", O_WRONLY | O_CLOEXEC);
+    int ends[2];
+    char text[4096] = "";
+    assert_true(full >= 0);
+    assert_int_equal(pipe(ends), 0);
+    log_set_fd(full);
+    log_event(LOG_LEVEL_INFO, "lost", LOG_END);
+    log_event(LOG_LEVEL_INFO, "lost", LOG_END);
+    log_set_fd(ends[1]);
+    log_event(LOG_LEVEL_INFO, "taken", LOG_END);
+    assert_true(read(ends[0], text, sizeof(text) - 1) > 0);
+    assert_non_null(strstr(text, "\"taken\""));
+    assert_non_null(strstr(text, "\"msg\":\"log_lines_lost\",\"lines\":2"));
+    log_set_fd(STDERR_FILENO);
+    close(full);
+    close(ends[0]);
+    close(ends[1]);
+}
+
 static void a_descriptor_replaces_the_file_and_stays_the_callers(void **state)
 {
     struct fixture *fixture = *state;
@@ -267,6 +322,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_line_that_is_too_long_is_replaced_by_one_that_says_so, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_file_rotates_while_it_is_written_and_five_old_ones_stay, set_up, tear_down),
         cmocka_unit_test_setup_teardown(old_files_go_and_an_old_current_file_rotates, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_quiet_log_rotates_by_age_too, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_file_that_was_taken_away_is_made_anew, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(lines_that_found_no_room_are_counted_and_told, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_descriptor_replaces_the_file_and_stays_the_callers, set_up, tear_down),
         cmocka_unit_test_setup_teardown(threads_never_mix_their_lines, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_fatal_line_is_written_at_any_level_and_ends_the_process, set_up, tear_down),
