@@ -57,6 +57,25 @@ int invite_argument_read(struct cli *cli, const char *given, struct invite *ret_
     return status;
 }
 
+static bool root_key_is(const struct config_mesh *mesh, const struct invite *invite)
+{
+    struct buffer root;
+    buffer_init_secret(&root, sizeof invite->root_key);
+    bool same = mesh->root_key == NULL ||
+                (base64url_decode(mesh->root_key, strlen(mesh->root_key), &root) == 0 && root.length == sizeof invite->root_key &&
+                 secret_equal(root.data, invite->root_key, sizeof invite->root_key));
+    buffer_release(&root);
+    return same;
+}
+
+const char *invite_argument_differs(const struct invite *invite, const struct config_mesh *mesh)
+{
+    return mesh->owner_pubkey != NULL && !string_equal(mesh->owner_pubkey, invite->owner_pubkey) ? "owner"
+           : !string_equal(mesh->broker_url, invite->broker_url)                                 ? "broker"
+           : !root_key_is(mesh, invite)                                                          ? "root key"
+                                                                                                 : NULL;
+}
+
 void invite_argument_hide(const char *given)
 {
     union {

@@ -40,17 +40,6 @@ static void joining_release(struct joining *joining)
     json_decref(joining->answer);
 }
 
-static bool root_key_is(const struct config_mesh *mesh, const struct invite *invite)
-{
-    struct buffer root;
-    buffer_init_secret(&root, sizeof invite->root_key);
-    bool same = mesh->root_key == NULL ||
-                (base64url_decode(mesh->root_key, strlen(mesh->root_key), &root) == 0 && root.length == sizeof invite->root_key &&
-                 secret_equal(root.data, invite->root_key, sizeof invite->root_key));
-    buffer_release(&root);
-    return same;
-}
-
 /* 45-trust: an invite for a joined mesh must agree with what was pinned. *ret_joined: it does, and there is nothing to do. */
 static int check_joined(struct cli *cli, const struct joining *joining, bool *ret_joined)
 {
@@ -65,10 +54,7 @@ static int check_joined(struct cli *cli, const struct joining *joining, bool *re
             }
             continue;
         }
-        const char *differs = mesh->owner_pubkey != NULL && !string_equal(mesh->owner_pubkey, invite->owner_pubkey) ? "owner"
-                              : !string_equal(mesh->broker_url, invite->broker_url)                                 ? "broker"
-                              : !root_key_is(mesh, invite)                                                          ? "root key"
-                                                                                                                    : NULL;
+        const char *differs = invite_argument_differs(invite, mesh);
         if (differs != NULL) {
             return cli_fail(cli, EXIT_CONFLICT, "'%s' is joined already, and this invite names another %s (mesh_conflict): do not trust it",
                             mesh->slug, differs);

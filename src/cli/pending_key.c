@@ -55,6 +55,20 @@ int pending_key_make(const struct config_paths *paths, struct pending_key *pendi
     return status;
 }
 
+struct keypair *pending_key_peek(const struct config_paths *paths, const struct pending_key *pending)
+{
+    struct keypair *keys = NULL;
+    struct buffer hex;
+    char *path = file_of(paths, pending);
+    buffer_init_secret(&hex, SECRET_HEX_SIZE);
+    if (file_check_private(path, NULL) != 0 || file_read(path, &hex, NULL) != 0 || keypair_from_secret_hex(hex.data, &keys, NULL) != 0) {
+        keys = NULL;
+    }
+    buffer_release(&hex);
+    free(path);
+    return keys;
+}
+
 void pending_key_forget(const struct config_paths *paths, const struct pending_key *pending)
 {
     char *path = file_of(paths, pending);

@@ -20,6 +20,8 @@ struct pending_key {
 /* The key kept for this, else a new one, kept; sets `fresh`. The configuration directory must be there. */
 int pending_key_make(const struct config_paths *paths, struct pending_key *pending, struct keypair **ret_keys,
                      struct error *error) MUST_CHECK;
+/* The key that is kept for this; NULL when there is none, or none that can be read. */
+struct keypair *pending_key_peek(const struct config_paths *paths, const struct pending_key *pending) MUST_CHECK;
 /* The key has its place in config.json now, or is nobody's. Durable; what cannot be removed stays for the next time. */
 void pending_key_forget(const struct config_paths *paths, const struct pending_key *pending);
 /* The id of the key of a mesh that is made: a slug is one mesh's at a broker, so that the same command finds the same key again. */

@@ -5,6 +5,7 @@
 #include "daemon/internal.h"
 #include "delivery/delivery.h"
 #include "identity/host.h"
+#include "identity/reminted.h"
 #include "ipc/metrics.h"
 #include "link/link.h"
 #include "util/limits.h"
@@ -264,6 +265,26 @@ static int update(struct daemon *daemon, const struct config_file *file, struct 
     return status;
 }
 
+/* What waits under a key that this host has no more was the former member's to send, and is in its own outbox elsewhere. */
+static int end_former_rows(struct daemon *daemon, const struct config_file *file, struct error *error)
+{
+    const struct config_paths *paths = daemon->options->paths;
+    int status = 0;
+    for (size_t i = 0; i < file->mesh_count && status == 0; i++) {
+        const struct config_mesh *mesh = &file->meshes[i];
+        bool pending = false;
+        int64_t given_up = 0;
+        status = reminted_look(paths, mesh->mesh_id, mesh->pubkey, &pending, error);
+        if (status != 0 || !pending)
+            continue;
+        status = outbox_give_up(daemon->outbox, mesh->mesh_id, "member_reminted", &given_up, error);
+        if (status == 0)
+            status = reminted_clear(paths, mesh->mesh_id, error);
+        log_event(LOG_LEVEL_WARN, "former_rows_ended", LOG_TEXT("mesh", mesh->slug), LOG_NUMBER("rows", given_up), LOG_END);
+    }
+    return status;
+}
+
 int daemon_open_meshes(struct daemon *daemon, struct error *error)
 {
     struct config_file file;
@@ -274,6 +295,8 @@ int daemon_open_meshes(struct daemon *daemon, struct error *error)
     if (wanted != NULL && config_file_mesh(&file, wanted) == NULL)
         status = error_set(error, ERROR_NOT_FOUND, "Mesh '%s' is not joined; see `claudemesh mesh list`.", wanted);
     else
+        status = end_former_rows(daemon, &file, error);
+    if (status == 0)
         status = update(daemon, &file, error);
     config_file_release(&file);
     return status;

@@ -23,6 +23,7 @@ struct expire_task {
     struct db_task task;
     struct outbox *outbox;
     char *mesh;
+    char *reason; /* last_error of what ends */
     int64_t before_ms;
     uint64_t moves_before; /* batches of moves that were submitted before */
     struct outbox_move moves[EXPIRE_STEP];
@@ -68,6 +69,13 @@ static void forget_notes(struct expire_task *expire)
     expire->count = 0;
 }
 
+static void expire_free(struct expire_task *expire)
+{
+    free(expire->mesh);
+    free(expire->reason);
+    free(expire);
+}
+
 static int run_expire(struct db_connection *connection, struct db_task *task)
 {
     struct expire_task *expire = CONTAINER_OF(task, struct expire_task, task);
@@ -81,8 +89,7 @@ static int run_expire(struct db_connection *connection, struct db_task *task)
         status = collect_expired(expire, connection, (enum outbox_priority)priority, &task->error);
     }
     for (size_t i = 0; i < expire->count && status == 0; i++) {
-        static char REASON[] = "max_age_exceeded";
-        expire->moves[i].error = REASON; /* borrowed: these moves are never freed */
+        expire->moves[i].error = expire->reason; /* borrowed: these moves are never freed */
         status = move_row(expire->outbox, connection, &expire->moves[i], NULL, &expire->notes[i], &task->error);
     }
     return status;
@@ -110,23 +117,54 @@ static void done_expire(struct db_task *task)
     if (expire->done != NULL) {
         expire->done(expire->argument, expire->expired, expire->oldest);
     }
-    free(expire->mesh);
-    free(expire);
+    expire_free(expire);
 }
 
-void outbox_expire(struct outbox *outbox, const char *mesh, int64_t enqueued_before_ms,
-                   void (*done)(void *argument, int64_t expired, int64_t oldest_enqueued_at), void *argument)
+static struct expire_task *expire_new(struct outbox *outbox, const char *mesh, const char *reason, int64_t before_ms)
 {
     struct expire_task *expire = memory_zalloc(sizeof(*expire));
     expire->task = (struct db_task){ .run = run_expire, .done = done_expire, .flags = DB_DURABLE };
     expire->outbox = outbox;
     expire->mesh = memory_strdup(mesh);
-    expire->before_ms = enqueued_before_ms;
+    expire->reason = memory_strdup(reason);
+    expire->before_ms = before_ms;
     expire->moves_before = outbox->moves_submitted;
     expire->oldest = -1;
+    return expire;
+}
+
+void outbox_expire(struct outbox *outbox, const char *mesh, int64_t enqueued_before_ms,
+                   void (*done)(void *argument, int64_t expired, int64_t oldest_enqueued_at), void *argument)
+{
+    struct expire_task *expire = expire_new(outbox, mesh, "max_age_exceeded", enqueued_before_ms);
     expire->done = done;
     expire->argument = argument;
     outbox_write(outbox, &expire->task);
+}
+
+int outbox_give_up(struct outbox *outbox, const char *mesh, const char *reason, int64_t *ret_given_up, struct error *error)
+{
+    struct expire_task *expire = expire_new(outbox, mesh, reason, INT64_MAX);
+    int status;
+    size_t count;
+    expire->task.done = NULL;
+    expire->task.flags = DB_DURABLE | DB_SAVEPOINT;
+    do {
+        status = db_write_wait(outbox->db, &expire->task);
+        count = status == 0 ? expire->count : 0;
+        for (size_t i = 0; i < count; i++) {
+            expire->expired += expire->moves[i].moved ? 1 : 0;
+            move_report(outbox, &expire->moves[i], &expire->notes[i]);
+        }
+        forget_notes(expire);
+    } while (count > 0);
+    if (status == 0) {
+        *ret_given_up = expire->expired;
+    } else if (error != NULL) {
+        *error = expire->task.error;
+    }
+    expire_free(expire);
+    return status;
 }
 
 /* ---- payloads of old `done` rows ------------------------------------------------------------------------------------------ */

@@ -99,6 +99,8 @@ void outbox_fetch_pending(struct outbox *outbox, const struct outbox_fetch *fetc
 /* Rows of this mesh past the age become `dead` (max_age_exceeded); done gets how many and the oldest pending row's enqueued_at (-1: none). In steps of 500. */
 void outbox_expire(struct outbox *outbox, const char *mesh, int64_t enqueued_before_ms,
                    void (*done)(void *argument, int64_t expired, int64_t oldest_enqueued_at), void *argument);
+/* Every pending row of this mesh becomes `dead` with this reason: the member that was to send them is another one now. Blocking: start-up only, before anything is accepted. */
+int outbox_give_up(struct outbox *outbox, const char *mesh, const char *reason, int64_t *ret_given_up, struct error *error) MUST_CHECK;
 /* Prunes payloads of `done` rows older than that, in small steps. */
 void outbox_prune(struct outbox *outbox, int64_t delivered_before_ms);
 

@@ -318,3 +318,117 @@ def test_a_clone_that_runs_beside_the_first_is_never_refused_by_the_broker_and_t
     assert audited(broker, "concurrent_connection") == 1
     bob.wait_connected(False)
     assert "replaced_by_newer_connection" in json.dumps(bob.health())
+
+
+# ---- new keys for a copy ------------------------------------------------------------------------------------------------------------
+
+
+def invite(node):
+    return node.cli("mesh", "invite").stdout.decode().strip()
+
+
+def copied_pair(world):
+    broker, alice, bob = pair_on_hosts(world)
+    return broker, alice, bob, copy(world, bob, "bill", host(world, "b", ID_B, eth0=MAC_B))
+
+
+def test_remint_makes_a_second_member_that_the_first_can_message(world):
+    broker, alice, bob, bill = copied_pair(world)
+    bill.cli("daemon", "up", "--no-tcp", check=4)
+    token = bill.path("local-token").read_text()
+    bill.cli("daemon", "remint", "--name", "bill", "--invite", "-", input=invite(alice).encode())
+    assert bill.pubkey != bob.pubkey and bill.mesh()["memberId"] != bob.mesh()["memberId"]
+    assert record(bill)["host_id"] == ID_B
+    bill.up()
+    bill.wait_connected()
+    assert bill.path("session-id").read_text() != bob.path("session-id").read_text()
+    assert bill.path("local-token").read_text() != token
+    bob.wait_connected()
+    wait_for(lambda: bob.send("bill", "are you me?").status == 202, what="bob to know bill")
+    received = bill.wait_inbox(1)[-1]
+    assert received["body"] == "are you me?" and received["verified"] is True
+    wait_for(lambda: bill.send("bob", "not any more").status == 202)
+    assert bob.wait_inbox(1)[-1]["body"] == "not any more"
+    assert audited(broker, "member_clone_suspected") == audited(broker, "concurrent_connection") == 0
+    assert not [path for path in bill.config.glob("*.key")] and not [path for path in bill.path("").glob("reminted-*")]
+
+
+def test_what_waited_in_the_copy_is_given_up_and_sent_by_the_first_alone(world):
+    broker, alice, bob = pair_on_hosts(world)
+    broker.stop()
+    bob.wait_connected(False)
+    for number in range(3):
+        assert bob.send(alice.pubkey, f"waits {number}").status == 202
+    bob.down()
+    bill = copy(world, bob, "bill", host(world, "b", ID_B))
+    broker.start()
+    bill.cli("daemon", "remint", "--name", "bill", "--invite", invite(alice))
+    bill.up()
+    bill.wait_connected()
+    assert bill.outbox_counts() == (0, 0, 3)
+    rows = bill.json("daemon", "outbox", "list", "--failed")["items"]
+    assert {row["last_error"] for row in rows} == {"member_reminted"}
+    assert logged(bill, "former_rows_ended")[0]["rows"] == 3
+    bob.up()
+    bob.wait_connected()
+    alice.wait_connected()
+    assert [item["body"] for item in alice.wait_inbox(3)] == ["waits 0", "waits 1", "waits 2"]
+    assert bill.send(alice.pubkey, "mine").status == 202
+    assert [item["body"] for item in alice.wait_inbox(4)][3] == "mine"
+    bill.down()
+    bill.up()
+    assert len(logged(bill, "former_rows_ended")) == 1
+
+
+def test_remint_refuses_while_a_daemon_runs_and_without_an_invite(world):
+    broker, alice, bob, bill = copied_pair(world)
+    before = everything(bill)
+    refused = bill.cli("daemon", "remint", check=1).stderr.decode()
+    assert "acme" in refused and "--invite" in refused
+    assert {name: value for name, value in everything(bill).items() if "daemon.pid" not in name} == {
+        name: value for name, value in before.items() if "daemon.pid" not in name}
+    assert "daemon down" in bob.cli("daemon", "remint", "--invite", invite(alice), check=1).stderr.decode()
+    other = Node(world, "other")
+    create_mesh(broker, other, slug="another")
+    assert "not joined" in bill.cli("daemon", "remint", "--invite", invite(other), check=2).stderr.decode()
+    assert bill.pubkey == bob.pubkey
+
+
+def test_the_owners_key_cannot_be_made_anew_and_remint_says_why(world):
+    broker, alice, bob = pair_on_hosts(world)
+    alice.down()
+    twin = copy(world, alice, "twin", host(world, "b", ID_B))
+    refused = twin.cli("daemon", "remint", "--name", "twin", check=1).stderr.decode()
+    assert "owner" in refused and "--as-admin" in refused and "accept-host" in refused
+    assert twin.pubkey == alice.pubkey
+    twin.cli("daemon", "remint", "--name", "twin", "--invite", invite(alice), check=1)
+    alice.up()
+    alice.wait_connected()
+    twin.cli("daemon", "remint", "--name", "twin", "--as-admin")
+    assert twin.pubkey != alice.pubkey and twin.mesh()["role"] == "admin" and twin.mesh()["ownerPubkey"] == alice.pubkey
+    assert alice.mesh()["secretKey"] not in (twin.config / "config.json").read_text()
+    twin.up()
+    twin.wait_connected()
+    wait_for(lambda: alice.send("twin", "you are an admin").status == 202)
+    assert twin.wait_inbox(1)[-1]["verified"] is True
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_a_remint_that_is_killed_at_any_step_goes_on_when_it_is_repeated(world, step):
+    broker, alice, bob, bill = copied_pair(world)
+    link = invite(alice)
+    process = world.start([BINARY, "--config-dir", bill.config, "daemon", "remint", "--name", "bill", "--invite", link], bill.log,
+                          world.environment(**bill.more_environment))
+    time.sleep(step * 0.0015)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed_late = bill.cli("daemon", "up", "--no-tcp", check=None).returncode == 0
+    if killed_late:
+        bill.cli("daemon", "down")
+    else:
+        bill.cli("daemon", "remint", "--name", "bill", "--invite", link)
+    bill.up()
+    bill.wait_connected()
+    assert bill.pubkey != bob.pubkey
+    with sqlite3.connect(f"file:{broker.store}?mode=ro", uri=True) as store:
+        assert store.execute("SELECT count(*) FROM member WHERE state = 'active'").fetchone()[0] == 3, "one new member, however often it was tried"
