@@ -7,6 +7,7 @@
 #include "cli/meshes.h"
 #include "cli/output.h"
 #include "json/json.h"
+#include "proto/own_meta.h"
 #include "util/file.h"
 #include "util/ids.h"
 #include "util/limits.h"
@@ -54,12 +55,14 @@ static int read_meta(const struct cli *cli, json_t **ret_meta, struct error *err
         const char *equals = strchr(pair, '=');
         char *name = equals == NULL ? NULL : memory_strndup(pair, (size_t)(equals - pair));
         bool usable = name != NULL && name[0] != '\0' && utf8_is_valid(pair, strlen(pair));
+        bool own = usable && meta_key_is_own(name);
         if (meta == NULL) {
             meta = json_new_object();
         }
-        if (!usable || json_object_get(meta, name) != NULL) {
-            int status = usable ? error_set(error, ERROR_INVALID, "--meta %s is given twice", name)
-                                : error_set(error, ERROR_INVALID, "--meta takes KEY=VALUE (text), as in --meta job=nightly");
+        if (!usable || own || json_object_get(meta, name) != NULL) {
+            int status = own ? error_set(error, ERROR_INVALID, "--meta %s: names that begin with 'claudemesh.' are claudemesh's own", name)
+                         : usable ? error_set(error, ERROR_INVALID, "--meta %s is given twice", name)
+                                  : error_set(error, ERROR_INVALID, "--meta takes KEY=VALUE (text), as in --meta job=nightly");
             free(name);
             json_decref(meta);
             return status;
@@ -142,6 +145,10 @@ static int find_way(struct cli *cli, const struct send_request *request, const s
     }
     const struct config_mesh *mesh = meshes_choose(cli, file, &status);
     if (mesh == NULL) {
+        return status;
+    }
+    status = send_check_guard(cli);
+    if (status != EXIT_DONE) {
         return status;
     }
     bool plain = !request->id_was_given && request->meta == NULL && request->reply_to_id == NULL && request->wait_s < 0;

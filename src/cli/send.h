@@ -27,6 +27,9 @@ int send_by_daemon(struct cli *cli, const struct send_request *request, const st
 int send_by_bridge(struct cli *cli, const struct send_request *request, const struct config_mesh *mesh);
 int send_cold(struct cli *cli, const struct send_request *request, const struct config_mesh *mesh);
 
+/* EXIT_DONE: another way than the daemon's may be taken. Else an exit code; it was told why. */
+int send_check_guard(struct cli *cli);
+
 /* Whether `to` is this key: the whole of it, or a prefix long enough to count as one. */
 bool send_is_own_key(const char *to, const char *own_pubkey);
 int send_refuse_self(struct cli *cli);

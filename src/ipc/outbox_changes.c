@@ -1,9 +1,11 @@
 /* Owns POST /v1/outbox/requeue and /v1/outbox/drop (20-ipc; 30-delivery, Requeue and drop): what the successor of a row is. Must not move rows itself: outbox_retire does, in one
  * transaction. */
 #include "ipc/outbox_rows.h"
+#include "ipc/send_guard.h"
 #include "ipc/send_request.h"
 #include "json/json.h"
 #include "link/link.h"
+#include "proto/own_meta.h"
 #include "util/clock.h"
 #include "util/ids.h"
 #include "util/memory.h"
@@ -19,11 +21,14 @@ struct change {
     struct text message; /* borrowed from the exchange's body; data NULL: as it was */
     enum outbox_priority priority;
     struct buffer meta;
+    struct outbox_row *successor; /* while pre-send looks at it */
+    void *question;
 };
 
 static void change_free(struct change *change)
 {
     buffer_release(&change->meta);
+    outbox_row_free(change->successor);
     free(change->id);
     free(change);
 }
@@ -161,8 +166,28 @@ void route_outbox_drop(struct exchange *exchange)
 
 /* ---- the successor ---------------------------------------------------------------------------------------------- */
 
-static void patch_row(struct outbox_row *row, const struct change *change)
+/* How deep an automatic reply is, nobody patches away. */
+static int64_t depth_of(const struct outbox_row *row)
 {
+    json_t *meta = NULL;
+    struct error error;
+    if (row->meta == NULL || json_parse_strict(row->meta, strlen(row->meta), &meta, &error) != 0)
+        return 0;
+    int64_t depth = meta_depth(meta);
+    json_decref(meta);
+    return depth;
+}
+
+static void put_meta(struct outbox_row *row, const struct buffer *meta)
+{
+    free(row->meta);
+    row->meta = meta->length > 0 ? memory_strndup(meta->data, meta->length) : NULL;
+}
+
+static void patch_row(struct outbox_row *row, struct change *change)
+{
+    int64_t depth = depth_of(row);
+    struct error error;
     if (change->message.data != NULL) {
         free(row->payload);
         row->payload = memory_dup(change->message.data, change->message.length);
@@ -170,10 +195,8 @@ static void patch_row(struct outbox_row *row, const struct change *change)
     }
     if (change->has_priority)
         row->priority = change->priority;
-    if (change->has_meta) {
-        free(row->meta);
-        row->meta = change->meta.length > 0 ? memory_strndup(change->meta.data, change->meta.length) : NULL;
-    }
+    if (change->has_meta && (depth == 0 || meta_set_depth(&change->meta, depth, &error) == 0))
+        put_meta(row, &change->meta); /* one so long that its depth does not fit stays as it was */
 }
 
 static void compute_fingerprints(struct outbox_row *row, const struct change *change, const struct delivery *delivery)
@@ -193,7 +216,7 @@ static void compute_fingerprints(struct outbox_row *row, const struct change *ch
 }
 
 /* The old row's content, patched, under the new id: same destination, so a direct message stays one. */
-static struct outbox_row *successor_of(const struct outbox_row *old, const struct change *change, const struct delivery *delivery)
+static struct outbox_row *successor_of(const struct outbox_row *old, struct change *change, const struct delivery *delivery)
 {
     struct outbox_row *row = memory_zalloc(sizeof(*row));
     ulid_generate(row->id);
@@ -242,6 +265,91 @@ static bool may_be_sent(struct exchange *exchange, const struct change *change, 
     return true;
 }
 
+/* ---- pre-send: of a successor with another content, which nobody has looked at ---------------------------------------------- */
+
+static void fail_denied(struct change *change, const char *reason)
+{
+    struct exchange *exchange = change->exchange;
+    json_t *more = json_new_object();
+    json_put_string(more, "reason", reason);
+    change_free(change);
+    exchange_fail_with(exchange, 403, "denied_by_hook", more, "The pre-send hook stopped the new message; the old row is as it was.");
+}
+
+/* What the hook puts in place is stored; the fingerprint is the request's. */
+static int replace_content(struct outbox_row *row, const struct send_verdict *verdict, const struct delivery *delivery, struct error *error)
+{
+    struct text message = { NULL, 0 };
+    char *replaced = NULL;
+    struct buffer meta;
+    buffer_init(&meta, LIMIT_META);
+    int64_t limit = delivery != NULL ? delivery_inline_bytes(delivery) : LIMIT_INLINE_DEFAULT;
+    int status = guard_apply(verdict, limit, depth_of(row), &message, &replaced, &meta, error);
+    if (status == 0 && verdict->meta != NULL)
+        put_meta(row, &meta);
+    if (status == 0 && replaced != NULL) {
+        free(row->payload);
+        row->payload = replaced;
+        row->payload_size = message.length;
+    }
+    buffer_release(&meta);
+    return status;
+}
+
+static void on_judged(void *argument, const struct send_verdict *verdict)
+{
+    struct change *change = argument;
+    struct outbox_row *row = change->successor;
+    struct error error;
+    change->exchange->on_gone = NULL;
+    change->question = NULL;
+    if (verdict->action == SEND_DENIED) {
+        fail_denied(change, verdict->reason);
+    } else if (verdict->action == SEND_REPLACED &&
+               replace_content(row, verdict, ipc_delivery_of_row(change->exchange->ipc, row->mesh), &error) != 0) {
+        fail_denied(change, error.message);
+    } else {
+        change->successor = NULL;
+        submit(change, row);
+    }
+}
+
+static void on_caller_gone(struct exchange *exchange)
+{
+    struct change *change = exchange->state;
+    const struct send_guard *guard = &exchange->ipc->send_guard;
+    guard->cancel(guard->argument, change->question);
+    change_free(change);
+    exchange_drop(exchange);
+}
+
+static void ask_guard(struct change *change, struct outbox_row *row, const char *mesh_slug)
+{
+    struct exchange *exchange = change->exchange;
+    const struct send_guard *guard = &exchange->ipc->send_guard;
+    const struct guard_subject subject = {
+        .client_message_id = row->client_message_id,
+        .mesh_slug = mesh_slug,
+        .kind = row->destination_kind,
+        .ref = row->destination_ref,
+        .body = { row->payload, row->payload_size },
+        .meta = text_from(row->meta),
+        .priority = priority_name(row->priority),
+        .reply_to_id = row->reply_to_id,
+    };
+    change->successor = row;
+    if (exchange->http == NULL) { /* gone while the row was looked up: nothing was promised */
+        change_free(change);
+        exchange_drop(exchange);
+        return;
+    }
+    exchange->state = change;
+    exchange->on_gone = on_caller_gone;
+    void *question = guard->ask(guard->argument, mesh_slug, guard_message(&subject), on_judged, change);
+    if (question != NULL) /* else the change is answered, and gone */
+        change->question = question;
+}
+
 static void on_found(void *argument, int status, struct outbox_found *found)
 {
     struct change *change = argument;
@@ -256,7 +364,11 @@ static void on_found(void *argument, int status, struct outbox_found *found)
         change_free(change);
     } else {
         /* The row's content never changes, so it may be read before the transaction; its state is judged inside. */
-        submit(change, successor_of(found->row, change, delivery));
+        struct outbox_row *successor = successor_of(found->row, change, delivery);
+        if ((change->message.data != NULL || change->has_meta) && guard_is_wanted(exchange->ipc))
+            ask_guard(change, successor, delivery_mesh_slug(delivery));
+        else
+            submit(change, successor);
     }
     outbox_found_release(found);
 }

@@ -15,7 +15,7 @@ OWN = {
     "daemon": "backup util json crypto proto config identity db outbox inbox trust net link delivery hooks ipc",
     "broker": "util json crypto proto db net config broker/store",
     "broker/store": "util json crypto db",
-    "cli": "backup util json crypto proto config identity net link delivery daemon broker",
+    "cli": "backup util json crypto proto config identity net link delivery hooks daemon broker",
 }
 LIBRARIES = {
     "jansson.h": "*", "openssl/": "crypto net", "sodium": "crypto", "sqlite3.h": "db outbox inbox trust broker/store", "event2/": "net",
