@@ -4,6 +4,7 @@
 
 #include <signal.h>
 
+#include "broker/confine.h"
 #include "broker/handlers.h"
 #include "broker/keeping.h"
 #include "broker/session.h"
@@ -11,14 +12,17 @@
 #include "crypto/crypto.h"
 #include "json/json.h"
 #include "net/tls.h"
+#include "privilege/privilege.h"
 #include "util/clock.h"
 #include "util/descriptors.h"
 #include "util/file.h"
 #include "util/log.h"
 #include "util/memory.h"
+#include "util/notify.h"
 #include "util/text.h"
 
 enum { STOP_MS = 5000, TOKEN_BYTES = 32, TOKEN_FILE_MAXIMUM = 4096 };
+static const char DEFAULT_LISTEN[] = "127.0.0.1:7900";
 enum { EXIT_STATUS_DONE = 0, EXIT_STATUS_FAILED = 1, EXIT_STATUS_USAGE = 2 };
 
 /* ---- settings ----------------------------------------------------------------------------------------------------------------------- */
@@ -203,6 +207,7 @@ static void begin_stop(void *argument, int signal_number)
     if (broker->stopping)
         return;
     log_event(LOG_LEVEL_INFO, "broker_stopping", LOG_NUMBER("signal", signal_number), LOG_END);
+    notify_stopping();
     broker->stopping = true;
     http_server_stop_accepting(broker->server);
     keeping_stop(broker);
@@ -258,14 +263,11 @@ static int open_store(struct broker *broker, const struct broker_options *option
     return 0;
 }
 
-static int open_server(struct broker *broker, const struct broker_options *options, struct error *error)
+static int open_server(struct broker *broker, const struct broker_options *options, const char *host, uint16_t port, struct error *error)
 {
-    const char *listen = options->listen == NULL ? "127.0.0.1:7900" : options->listen;
     const struct http_callbacks callbacks = web_callbacks(broker);
-    char *host = NULL;
-    uint16_t port = 0;
-    int status = split_listen(listen, &host, &port, error);
-    if (status == 0 && options->tls_cert != NULL)
+    int status = 0;
+    if (options->tls_cert != NULL)
         status = tls_server_context_new(options->tls_cert, options->tls_key, &broker->tls, error);
     if (status == 0)
         status = http_server_new(broker->loop, &callbacks, BROKER_HTTP_BODY, &broker->server, error);
@@ -280,7 +282,6 @@ static int open_server(struct broker *broker, const struct broker_options *optio
         log_event(LOG_LEVEL_INFO, "broker_ready", LOG_TEXT("listen", host), LOG_NUMBER("port", broker->port),
                   LOG_TEXT("version", CLAUDEMESH_VERSION), LOG_END);
     }
-    free(host);
     return status;
 }
 
@@ -306,10 +307,15 @@ static void make_timers(struct broker *broker)
 static int start(struct broker *broker, const struct broker_options *options, struct error *error)
 {
     char *where = options->store != NULL ? memory_strdup(options->store) : memory_printf("sqlite:%s", options->paths->broker_db);
-    char *directory = store_directory(where), *token = NULL;
-    int status = 0;
-    if (directory != NULL)
+    char *directory = store_directory(where), *host = NULL;
+    char *token = options->admin_token_file != NULL ? memory_strdup(options->admin_token_file)
+                                                    : path_join(directory == NULL ? options->paths->broker : directory, "admin-token");
+    uint16_t port = 0;
+    int status = split_listen(options->listen == NULL ? DEFAULT_LISTEN : options->listen, &host, &port, error);
+    if (status == 0 && directory != NULL)
         status = directory_ensure(directory, 0700, error);
+    if (status == 0)
+        broker_confine(options, directory, token, port);
     if (status == 0)
         status = loop_new(&broker->loop, error);
     if (status != 0)
@@ -320,18 +326,16 @@ static int start(struct broker *broker, const struct broker_options *options, st
     status = read_offer(broker, options->settings, error);
     if (status == 0)
         status = open_store(broker, options, where, error);
-    if (status == 0) {
-        token = options->admin_token_file != NULL ? memory_strdup(options->admin_token_file)
-                                                  : path_join(directory == NULL ? options->paths->broker : directory, "admin-token");
+    if (status == 0)
         status = read_admin_token(broker, token, error);
-    }
     if (status == 0)
         status = listen_for_signals(broker, error);
     if (status == 0)
-        status = open_server(broker, options, error);
+        status = open_server(broker, options, host, port, error);
     if (status == 0)
         keeping_start(broker);
 out:
+    free(host);
     free(where);
     free(directory);
     free(token);
@@ -374,6 +378,7 @@ static void release(struct broker *broker)
     loop_timer_free(broker->lease_timer);
     loop_timer_free(broker->grace_timer);
     loop_timer_free(broker->stop_timer);
+    watchdog_free(broker->watchdog);
     web_release(broker);
     table_release(&broker->sessions);
     table_release(&broker->sessions_by_key);
@@ -391,6 +396,22 @@ static void release(struct broker *broker)
     loop_free(broker->loop);
 }
 
+static void describe(void *argument, char ret_line[static WATCHDOG_STATUS_SIZE])
+{
+    const struct broker *broker = argument;
+    (void)snprintf(ret_line, WATCHDOG_STATUS_SIZE, "Serving %zu connection%s", broker->connection_count,
+                   broker->connection_count == 1 ? "" : "s");
+}
+
+/* From here on the service manager hears of it. */
+static void tell_ready(struct broker *broker)
+{
+    char line[WATCHDOG_STATUS_SIZE];
+    describe(broker, line);
+    notify_ready(line);
+    broker->watchdog = watchdog_new(broker->loop, describe, broker);
+}
+
 static void warn_of_variable(void *argument, const char *variable, const char *nearest)
 {
     (void)argument;
@@ -404,14 +425,16 @@ int broker_run(const struct broker_options *options)
     enum log_level level;
     (void)clock_steady_ms(); /* from now on it knows a step */
     (void)log_detect_journal();
+    notify_start(true);
     if (log_level_parse(settings_text(options->settings, "log.level"), &level) == 0)
         log_set_level(level);
-    if (crypto_start(&error) != 0 || start(&broker, options, &error) != 0) {
+    if (privilege_no_core_dumps(&error) != 0 || crypto_start(&error) != 0 || start(&broker, options, &error) != 0) {
         fprintf(stderr, "claudemesh: the broker did not start: %s\n", error.message); /* for whoever started it; no log is kept yet */
         release(&broker);
         return error.code == ERROR_INVALID ? EXIT_STATUS_USAGE : EXIT_STATUS_FAILED;
     }
     settings_check_environment(warn_of_variable, NULL);
+    tell_ready(&broker);
     loop_run(broker.loop);
     release(&broker);
     log_event(LOG_LEVEL_INFO, "broker_stopped", LOG_END);

@@ -13,6 +13,7 @@
 #include "crypto/keys.h"
 #include "net/http_server.h"
 #include "net/loop.h"
+#include "net/watchdog.h"
 #include "net/websocket.h"
 #include "proto/features.h"
 
@@ -116,6 +117,7 @@ struct broker {
     TAILQ_HEAD(, presence) leaving; /* in grace, the first to end first */
     struct loop_timer *grace_timer;
     struct loop_timer *keep_timer, *stop_timer;
+    struct watchdog *watchdog; /* NULL: no service manager listens */
     int64_t kept_at_ms, check_due_ms, touched_at_ms; /* monotonic */
     bool keeping, checking;
 

@@ -37,6 +37,7 @@ enum { THOUSAND = 1000, MILLION = 1000 * THOUSAND };
 const struct setting_definition SETTINGS[] = {
     TEXT_ROW("daemon", "display_name", "\"\"", false, "the name others see; empty: the one of config.json"),
     CHOICE_ROW("daemon", "log_level", "\"info\"", "debug|info|warn|error", true, "the least level that is logged"),
+    BOOL_ROW("daemon", "confine", "true", false, "give up, once started, what it does not need: other files, other programs"),
     LIST_ROW("daemon", "meshes", "[]", true, "slugs of the meshes to serve; empty: all joined ones"),
 
     BOOL_ROW("ipc", "tcp_enabled", "true", false, "serve the local API on TCP (127.0.0.1) too"),
@@ -88,6 +89,7 @@ const struct setting_definition SETTINGS[] = {
 const size_t SETTING_COUNT = ARRAY_LENGTH(SETTINGS);
 
 const struct setting_definition BROKER_SETTINGS[] = {
+    BOOL_ROW("broker", "confine", "true", false, "give up, once started, what it does not need: other files, other programs"),
     LIST_ROW("broker", "public_urls", "[]", false, "the URLs that clients know this broker by, ws:// or wss://"),
     INTEGER_ROW("broker", "dedupe_retention_days", "365", 1, 36500, false, "a client_message_id is remembered so long"),
     CHOICE_ROW("broker", "dedupe_mode", "\"retention_scoped\"", "retention_scoped|permanent", false, "permanent: ids are never forgotten"),

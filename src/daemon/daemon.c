@@ -3,10 +3,6 @@
 
 #include <errno.h>
 #include <signal.h>
-#ifdef __linux__
-#include <sys/prctl.h>
-#endif
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,16 +12,8 @@
 #include "delivery/delivery.h"
 #include "util/clock.h"
 #include "util/log.h"
+#include "util/notify.h"
 #include "util/text.h"
-
-/* The leak checker attaches to its own process, which a process that may not be dumped forbids. */
-#if defined(__SANITIZE_ADDRESS__)
-#define HAS_LEAK_CHECKER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define HAS_LEAK_CHECKER 1
-#endif
-#endif
 
 enum { SECOND_MS = 1000, FIRST_UPKEEP_MS = 60 * 1000, UPKEEP_MS = 3600 * 1000 };
 
@@ -82,14 +70,9 @@ static void on_upkeep(void *argument)
 
 static int harden(struct error *error)
 {
-    const struct rlimit none = { 0, 0 };
-    if (setrlimit(RLIMIT_CORE, &none) != 0)
-        return error_set_errno(error, "Cannot turn core dumps off");
-#if defined(__linux__) && !defined(HAS_LEAK_CHECKER)
-    /* The limit does not hold for a core that is piped to a program. */
-    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0)
-        return error_set_errno(error, "Cannot turn core dumps off");
-#endif
+    int status = privilege_no_core_dumps(error);
+    if (status != 0)
+        return status;
     if (signal(SIGPIPE, SIG_IGN) == SIG_ERR)
         return error_set_errno(error, "Cannot ignore SIGPIPE");
     (void)umask(S_IWGRP | S_IWOTH); /* files are made with their own modes; http.port is for everyone to read */
@@ -181,6 +164,8 @@ static int daemon_open(struct daemon *daemon, struct error *error)
     if (status == 0 && !daemon->modes.ephemeral)
         status = identity_session_id(paths, &daemon->session_id, error);
     if (status == 0)
+        daemon_confine(daemon);
+    if (status == 0)
         status = loop_new(&daemon->loop, error);
     if (status == 0)
         status = daemon_open_databases(daemon, error);
@@ -219,6 +204,7 @@ static void daemon_close(struct daemon *daemon)
     loop_watch_free(daemon->config_watch);
     loop_timer_free(daemon->second);
     loop_timer_free(daemon->upkeep);
+    watchdog_free(daemon->watchdog);
     loop_timer_free(daemon->stop_timer);
     daemon_hooks_close(daemon);
     hooks_spawner_stop(daemon->spawner);
@@ -266,6 +252,7 @@ int daemon_run(const struct daemon_options *options)
 {
     struct daemon daemon = { .options = options, .lock_fd = -1, .ready_fd = options->ready_fd, .exit_status = -1 };
     struct error error = { 0 };
+    notify_start(options->log_to_stderr); /* detached, it is nobody's service, whatever the environment says */
     /* Before there is a thread, a secret, or anything to inherit. Without it the daemon serves, and no hook runs. */
     if (hooks_spawner_start(&daemon.spawner, &error) != 0)
         log_event(LOG_LEVEL_ERROR, "hooks_spawner_failed", LOG_TEXT("error", error.message), LOG_END);
@@ -283,6 +270,7 @@ int daemon_run(const struct daemon_options *options)
     daemon_tell_modes(&daemon.modes);
     log_event(LOG_LEVEL_INFO, "daemon_ready", LOG_TEXT("version", CLAUDEMESH_VERSION), LOG_NUMBER("pid", getpid()), LOG_END);
     tell_starter(&daemon, "ready");
+    daemon_tell_ready(&daemon);
     daemon_hooks_start(&daemon);
     daemon_start_links(&daemon);
     loop_run(daemon.loop);

@@ -6,7 +6,9 @@
 #include "identity/identity.h"
 #include "ipc/ipc.h"
 #include "net/loop.h"
+#include "net/watchdog.h"
 #include "outbox/outbox.h"
+#include "privilege/privilege.h"
 #include "inbox/inbox.h"
 
 enum daemon_exit {
@@ -56,6 +58,7 @@ struct daemon {
     struct hooks_spawner *spawner;
     struct loop_watch *config_watch;
     struct loop_timer *second, *upkeep;
+    struct watchdog *watchdog;
     bool disk_looking; /* a look at the file system is under way */
     int disk_wait_s;   /* until the next */
     int disk_level;    /* 0, 80, 95 */
@@ -86,6 +89,12 @@ void daemon_check_environment(void); /* warns of variables that nobody reads */
 /* Reads the configuration again and applies what is live. A file that cannot be read changes nothing. *ret_report: {applied:[name…], needs_restart:[name…], warning?}, new
  * reference. Logs what it does. */
 int daemon_reload(struct daemon *daemon, json_t **ret_report, struct error *error) MUST_CHECK;
+
+/* confine.c: after the log is open, before anything is read that others write, and before there is a second thread */
+void daemon_confine(const struct daemon *daemon);
+
+/* service.c */
+void daemon_tell_ready(struct daemon *daemon); /* at the start, and when a reload is over */
 
 /* databases.c */
 int daemon_open_databases(struct daemon *daemon, struct error *error) MUST_CHECK;

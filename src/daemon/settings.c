@@ -4,6 +4,7 @@
 #include "delivery/delivery.h"
 #include "json/json.h"
 #include "util/log.h"
+#include "util/notify.h"
 #include "util/text.h"
 
 static int override(struct settings *settings, const char *name, const char *value, struct error *error)
@@ -113,7 +114,7 @@ static void apply_live(struct daemon *daemon)
     daemon_prune(daemon);         /* retention */
 }
 
-int daemon_reload(struct daemon *daemon, json_t **ret_report, struct error *error)
+static int reload(struct daemon *daemon, json_t **ret_report, struct error *error)
 {
     struct settings *settings;
     if (daemon_load_settings(daemon->options, &settings, error) != 0) {
@@ -137,4 +138,12 @@ int daemon_reload(struct daemon *daemon, json_t **ret_report, struct error *erro
     json_put(document, "needs_restart", report.needs_restart);
     *ret_report = document;
     return 0;
+}
+
+int daemon_reload(struct daemon *daemon, json_t **ret_report, struct error *error)
+{
+    notify_reloading();
+    int status = reload(daemon, ret_report, error);
+    daemon_tell_ready(daemon); /* also when nothing was changed: it serves as before */
+    return status;
 }

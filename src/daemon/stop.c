@@ -7,6 +7,7 @@
 #include "util/clock.h"
 #include "util/log.h"
 #include "util/memory.h"
+#include "util/notify.h"
 
 enum {
     IN_FLIGHT_MS = 5000, /* 80-operations */
@@ -101,6 +102,7 @@ void daemon_stop(struct daemon *daemon, int exit_status)
         return;
     }
     log_event(LOG_LEVEL_INFO, "daemon_stopping", LOG_NUMBER("in_flight", ipc_busy(daemon->ipc)), LOG_END);
+    notify_stopping();
     daemon->exit_status = exit_status;
     daemon->stop_phase = ANSWERING;
     daemon->stop_deadline_ms = now_ms + IN_FLIGHT_MS;
