@@ -72,7 +72,7 @@ class Layer:
 
     @property
     def environment(self):
-        return {"LD_PRELOAD": str(LIBRARY), "CLAUDEMESH_FAULTS": str(self.path)}
+        return {"LD_PRELOAD": str(LIBRARY), "CLAUDEMESH_FAULTS": str(self.path), **harness.UNCONFINED}
 
     def select(self, kind="alloc", call="", error="ENOMEM", at=0, until=None, site=0, path="", fd_kind="any", record=RECORD_NOTHING, log=True):
         """What is meant from now on; not armed, nothing counted."""

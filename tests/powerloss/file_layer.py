@@ -190,7 +190,7 @@ class Layer:
 
     def environment(self, point, journal, **more):
         return self.world.environment(LD_PRELOAD=str(library()), POWERLOSS_ROOT=str(self.root), POWERLOSS_JOURNAL=str(journal),
-                                      POWERLOSS_CUT=str(point), **more)
+                                      POWERLOSS_CUT=str(point), **harness.UNCONFINED, **more)
 
     def run(self, point, arguments, meanwhile=None, **more):
         """meanwhile(process): what is done while it runs; it must end it when nothing is cut."""

@@ -188,7 +188,8 @@ class Run:
         if name != self.which or (self.lost and not self.cut_at):
             return {}
         return {"LD_PRELOAD": ":".join([find_vfs(), *self.preload]), "POWERLOSS_VFS_AT": str(self.cut_at), "POWERLOSS_VFS_MODE": self.mode,
-                "POWERLOSS_VFS_SEED": str(self.vfs_seed), "POWERLOSS_VFS_REPORT": str(self.report), **self.environment}
+                "POWERLOSS_VFS_SEED": str(self.vfs_seed), "POWERLOSS_VFS_REPORT": str(self.report), **harness.UNCONFINED,
+                **self.environment}
 
     def log_tail(self, name):
         with contextlib.suppress(OSError):

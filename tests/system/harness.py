@@ -23,6 +23,8 @@ import urllib.parse
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"
 BINARY = os.environ.get("CLAUDEMESH_BINARY", str(ROOT / "build" / "claudemesh"))
+# For what is preloaded and opens files of its own, which lie elsewhere.
+UNCONFINED = {"CLAUDEMESH_DAEMON_CONFINE": "false", "CLAUDEMESH_BROKER_BROKER_CONFINE": "false"}
 SLOW = float(os.environ.get("CLAUDEMESH_SLOW", "1"))  # sanitizers: everything takes longer
 
 
