@@ -8,6 +8,7 @@ OWN = {
     "util": "", "json": "util", "crypto": "util", "proto": "util json crypto", "config": "util json", "identity": "util json crypto config",
     "db": "util", "outbox": "util db json crypto", "inbox": "util db json crypto", "trust": "util db json crypto proto", "net": "util", "privilege": "util",
     "backup": "util json crypto config identity db outbox trust inbox",
+    "rescue": "util crypto config identity db outbox inbox backup",
     "link": "util json crypto proto identity net",
     "delivery": "util json crypto proto db outbox inbox trust net link",
     "hooks": "util json config net",
@@ -15,10 +16,10 @@ OWN = {
     "daemon": "backup util json crypto proto config identity db outbox inbox trust net link delivery hooks ipc privilege",
     "broker": "util json crypto proto db net config broker/store privilege",
     "broker/store": "util json crypto db",
-    "cli": "backup util json crypto proto config identity net link delivery hooks daemon broker",
+    "cli": "backup rescue util json crypto proto config identity net link delivery hooks daemon broker",
 }
 LIBRARIES = {
-    "jansson.h": "*", "openssl/": "crypto net", "sodium": "crypto", "sqlite3.h": "db outbox inbox trust broker/store", "event2/": "net",
+    "jansson.h": "*", "openssl/": "crypto net", "sodium": "crypto", "sqlite3.h": "db outbox inbox trust rescue broker/store", "event2/": "net",
     "wslay/": "net", "zlib.h": "net", "utf8proc.h": "trust", "seccomp.h": "privilege", "qrencode.h": "cli", "uthash.h": "*", "utlist.h": "*",
 }
 
