@@ -335,13 +335,13 @@ static void test_a_hook_that_hangs_is_ended_and_one_that_ignores_sigterm_is_kill
         world_run(&world, "on-message", &outcome);
         assert_true(outcome.result.timed_out);
         assert_int_equal(outcome.result.exit_status, 5);
+        json_decref(outcome.output);
         world_write(&world, "on-message.sh", 0700, "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1002; done\n");
         world_run(&world, "on-message", &outcome);
         assert_true(outcome.result.timed_out);
         assert_int_equal(outcome.result.signal, SIGKILL);
         assert_true(outcome.result.duration_ms >= 6000);
         wait_for_no_process("sleep 1002");
-        json_decref(outcome.output);
         world_close(&world);
     }
 }
