@@ -115,6 +115,12 @@ static bool is_beneath(const char *path, const char *directory)
     return strncmp(path, directory, length) == 0 && (path[length] == '/' || path[length] == '\0');
 }
 
+bool confine_covers_all(const struct run_request *request)
+{
+    char root[PATH_MAX], hooks[PATH_MAX];
+    return realpath(request->root, root) != NULL && realpath(request->hooks, hooks) != NULL && is_beneath(hooks, root);
+}
+
 /* The directories between the root and the file, and an empty file to bind the real one on. */
 static int make_place(const struct run_request *request, const struct hook_file *file)
 {
@@ -289,6 +295,12 @@ int confine_begin(const struct run_request *request, struct confinement *ret_con
         return -1;
     }
     return 0;
+}
+
+bool confine_covers_all(const struct run_request *request)
+{
+    (void)request;
+    return true;
 }
 
 void confine_hide(const struct run_request *request, const struct hook_file *file, struct confinement *confinement)

@@ -322,9 +322,10 @@ static void on_reported(void *argument, struct run *run, const struct hook_resul
                             "network_policy = \"deny\" needs user namespaces or bubblewrap; the hook runs with the network");
         }
         if (end->directory_unenforced) {
-            note_unenforced(
-                hooks, job->event.hook, "directory",
-                "without Landlock, user namespaces and bubblewrap the hook can read the claudemesh directory: it is trusted code");
+            note_unenforced(hooks, job->event.hook, "directory",
+                            "the system has neither Landlock nor user namespaces nor bubblewrap, or links lead out of the claudemesh "
+                            "directory: the hook can read "
+                            "it, and is trusted code");
         }
     }
     finish(job, &copy);

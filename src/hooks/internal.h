@@ -114,6 +114,8 @@ struct confinement {
 /* For the calling process, before it opens the hook's file. -1: the sandbox that is demanded is not there; *ret_reason, detail. */
 int confine_begin(const struct run_request *request, struct confinement *ret_confinement, const char **ret_reason,
                   char detail[static HOOK_DETAIL_SIZE]) MUST_CHECK;
+/* False when symbolic links lead out of the claudemesh directory to its daemon/: what lies there is not kept from hooks. */
+bool confine_covers_all(const struct run_request *request);
 /* Hides the claudemesh directory where namespaces allow it. */
 void confine_hide(const struct run_request *request, const struct hook_file *file, struct confinement *confinement);
 /* In the first process of the pid namespace: its own /proc. */

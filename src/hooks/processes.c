@@ -115,11 +115,25 @@ static void mark_descendants(struct process_list *list, const pid_t *spare, size
     }
 }
 
+/* A subreaper without children has no descendants at all. */
+static bool has_children(void)
+{
+    for (;;) {
+        pid_t pid = waitpid(-1, NULL, WNOHANG);
+        if (pid == 0) {
+            return true;
+        }
+        if (pid < 0 && errno != EINTR) {
+            return false;
+        }
+    }
+}
+
 void processes_kill_descendants(const pid_t *spare, size_t spare_count)
 {
     struct process_list list = { .items = NULL };
     bool found = true;
-    while (found) {
+    while (found && (spare_count > 0 || has_children())) { /* those that are spared are their parent's to wait for */
         list_processes(&list);
         mark_descendants(&list, spare, spare_count);
         found = false;

@@ -62,9 +62,11 @@ static int prepare(struct runner *runner)
         refuse(runner, reason, "%s", detail);
         return -1;
     }
+    bool covered = confine_covers_all(runner->request); /* before it is hidden */
     confine_hide(runner->request, &runner->file, &runner->confinement);
     runner->end.network_unenforced = !runner->request->network_allow && !runner->confinement.network_denied;
-    runner->end.directory_unenforced = !runner->confinement.hidden && !runner->confinement.landlock && !runner->confinement.bubblewrap;
+    runner->end.directory_unenforced =
+        !covered || (!runner->confinement.hidden && !runner->confinement.landlock && !runner->confinement.bubblewrap);
     return 0;
 }
 

@@ -137,7 +137,11 @@ static int receive(struct run_request *request, int fds[static HOOK_COMMAND_FD_C
 
 static void start_runner(const struct run_request *request, const int fds[static HOOK_COMMAND_FD_COUNT])
 {
-    pid_t pid = runner_count < RUNNERS_MAXIMUM ? fork() : -1;
+    pid_t pid = -1;
+    errno = EAGAIN;
+    if (runner_count < RUNNERS_MAXIMUM) {
+        pid = fork();
+    }
     if (pid == 0) {
         (void)close(SPAWNER_FD);
         runner_main(request, fds[0], fds[1]);
@@ -147,7 +151,10 @@ static void start_runner(const struct run_request *request, const int fds[static
         runner->pid = pid;
         memcpy(runner->directory, request->directory, sizeof(runner->directory));
     } else {
-        (void)hook_tree_remove(request->directory); /* the daemon sees the end of the run's socket */
+        struct report_end end = { .kind = REPORT_END, .exit_status = -1, .reason = "spawner" };
+        (void)snprintf(end.detail, sizeof(end.detail), "cannot fork: %s", strerror(errno));
+        (void)send(fds[0], &end, sizeof(end), MSG_NOSIGNAL | MSG_DONTWAIT);
+        (void)hook_tree_remove(request->directory);
     }
 }
 

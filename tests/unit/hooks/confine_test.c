@@ -247,6 +247,24 @@ static void test_a_hook_in_bubblewrap_gets_sigterm_itself(void **state)
     world_close(&world);
 }
 
+static void test_a_daemon_directory_that_lies_elsewhere_is_told(void **state)
+{
+    struct world world;
+    struct outcome outcome;
+    (void)state;
+    world_open(&world, ALLOW, ALL, 8);
+    char *elsewhere = path_join(world.scratch, "elsewhere");
+    assert_int_equal(rename(world.paths.daemon, elsewhere), 0);
+    assert_int_equal(symlink(elsewhere, world.paths.daemon), 0);
+    world_write(&world, "on-message", 0700, "#!/bin/sh\n");
+    world_run(&world, "on-message", &outcome);
+    assert_true(hook_result_is_success(&outcome.result));
+    assert_int_equal(world.unenforceable, 1);
+    assert_string_equal(world.unenforceable_reason, "directory");
+    free(elsewhere);
+    world_close(&world);
+}
+
 static void test_root_loses_what_could_undo_it(void **state)
 {
     struct world world;
@@ -448,6 +466,7 @@ int main(void)
         cmocka_unit_test(test_in_bubblewrap_only_its_directory_can_be_written),
         cmocka_unit_test(test_without_bubblewrap_a_hook_that_demands_it_does_not_run),
         cmocka_unit_test(test_a_hook_in_bubblewrap_gets_sigterm_itself),
+        cmocka_unit_test(test_a_daemon_directory_that_lies_elsewhere_is_told),
         cmocka_unit_test(test_root_loses_what_could_undo_it),
         cmocka_unit_test(test_a_runner_that_is_killed_loses_its_run_and_leaves_nothing),
         cmocka_unit_test(test_when_the_spawner_dies_what_runs_goes_on_and_nothing_more_starts),
