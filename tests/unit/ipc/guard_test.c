@@ -190,6 +190,36 @@ static void the_bucket_holds_its_burst_and_fills_at_its_rate(void **state)
     assert_passes(&request);
 }
 
+static void a_capability_has_its_own_rights_and_only_it_counts_on_its_socket(void **state)
+{
+    (void)state;
+    for (int transport = HTTP_UNIX; transport <= HTTP_TCP; transport++) {
+        struct guard_request request = good((enum http_transport)transport);
+        request.authorization = NULL; /* the capability is looked up before */
+        request.capability = CAPABILITY_GOOD;
+        assert_refused(&request, 403, "capability_scope");
+        request.method = "POST";
+        assert_refused(&request, 403, "capability_scope");
+        request.path = "/v1/send";
+        assert_passes(&request);
+        request.path = "/v1/topic/post";
+        assert_passes(&request);
+        request.in_flight = 65;
+        assert_refused(&request, 429, "daemon_busy");
+        request.capability = CAPABILITY_BAD;
+        assert_refused(&request, 401, "invalid_token");
+        request.origin = "http://evil.example";
+        assert_refused(&request, 403, "forbidden_origin");
+    }
+    struct guard_request own = good(HTTP_UNIX);
+    own.run_socket = true;
+    assert_refused(&own, 401, "missing_token");
+    own.path = "/v1/prove";
+    assert_refused(&own, 401, "missing_token");
+    own.authorization = AUTHORIZATION;
+    assert_refused(&own, 401, "missing_token");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -198,6 +228,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_host_that_is_not_this_one_is_refused_and_absent_is_bad_on_tcp, set_up, tear_down),
         cmocka_unit_test_setup_teardown(only_the_allowlisted_origin_passes_and_gets_its_preflight, set_up, tear_down),
         cmocka_unit_test_setup_teardown(only_tcp_asks_for_the_token_and_prove_never, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_capability_has_its_own_rights_and_only_it_counts_on_its_socket, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_bucket_holds_its_burst_and_fills_at_its_rate, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
