@@ -33,6 +33,10 @@ struct config_mesh { /* heap strings */
     char *mesh_id, *member_id, *slug, *name, *pubkey, *secret_key /* 128 hex; wiped on release */, *broker_url, *joined_at;
     char *root_key;            /* base64url; NULL; wiped */
     char *role, *owner_pubkey; /* NULL unknown */
+    /* A rotation of the key (docs/decisions/0012); secret keys as above, NULL, wiped. */
+    char *next_secret_key;  /* the broker is or was about to be asked: which key is current is not known before it answers */
+    char *spare_secret_key; /* of a rotation that was refused: the next one uses it, so that no two keys are ever signed for one step */
+    char *owner_secret_key; /* the pinned owner key, once the owner's own key is another: it signs statements, and nothing else */
 };
 struct config_file {
     char *display_name; /* NULL */
@@ -46,6 +50,12 @@ void config_file_release(struct config_file *file);
 const struct config_mesh *config_file_mesh(const struct config_file *file, const char *slug);
 /* Under a lock of config.json.lock: reads, adds or replaces (by mesh id) / removes (by slug), writes atomically 0600. A slug taken by another mesh: ERROR_CONFLICT. */
 int config_file_add_mesh(const char *path, const struct config_mesh *mesh, struct error *error) MUST_CHECK;
+/* Changes fields of the mesh with this id, whose pubkey must still be `pubkey` (else ERROR_CONFLICT): a NULL value removes the field. */
+struct config_change {
+    const char *name, *value;
+};
+int config_file_change_mesh(const char *path, const char *mesh_id, const char *pubkey, const struct config_change *changes, size_t count,
+                            struct error *error) MUST_CHECK;
 int config_file_remove_mesh(const char *path, const char *slug, struct error *error) MUST_CHECK;
 
 /* ---- config.toml: a strict subset of TOML, settings as a table (80-operations) ------------------------------------ */

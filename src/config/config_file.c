@@ -38,6 +38,9 @@ static const struct mesh_field MESH_FIELDS[] = {
     MESH_FIELD("rootKey", root_key, JSON_OPTIONAL, true),
     MESH_FIELD("role", role, JSON_OPTIONAL, false),
     MESH_FIELD("ownerPubkey", owner_pubkey, JSON_OPTIONAL, false),
+    MESH_FIELD("nextSecretKey", next_secret_key, JSON_OPTIONAL, true),
+    MESH_FIELD("spareSecretKey", spare_secret_key, JSON_OPTIONAL, true),
+    MESH_FIELD("ownerSecretKey", owner_secret_key, JSON_OPTIONAL, true),
 };
 
 static char **mesh_member(struct config_mesh *mesh, const struct mesh_field *field)
@@ -211,21 +214,26 @@ int config_file_read(const char *path, struct config_file *ret_file, struct erro
     return 0;
 }
 
-/* jansson frees strings as they are; these belong to nobody else. */
+/* jansson frees strings as they are; these belong to nobody else. name NULL: all of them. */
+static void wipe_secrets_of(const json_t *mesh, const char *name)
+{
+    for (size_t index = 0; index < ARRAY_LENGTH(MESH_FIELDS); index++) {
+        const json_t *value = json_object_get(mesh, MESH_FIELDS[index].name);
+        if (MESH_FIELDS[index].secret && json_is_string(value) && (name == NULL || strcmp(name, MESH_FIELDS[index].name) == 0)) {
+            union {
+                const char *constant;
+                char *variable;
+            } text = { .constant = json_string_value(value) };
+            memory_wipe(text.variable, json_string_length(value));
+        }
+    }
+}
+
 static void wipe_secrets(const json_t *document)
 {
     const json_t *meshes = json_object_get(document, "meshes");
     for (size_t mesh = 0; mesh < json_array_size(meshes); mesh++) {
-        for (size_t index = 0; index < ARRAY_LENGTH(MESH_FIELDS); index++) {
-            const json_t *value = json_object_get(json_array_get(meshes, mesh), MESH_FIELDS[index].name);
-            if (MESH_FIELDS[index].secret && json_is_string(value)) {
-                union {
-                    const char *constant;
-                    char *variable;
-                } text = { .constant = json_string_value(value) };
-                memory_wipe(text.variable, json_string_length(value));
-            }
-        }
+        wipe_secrets_of(json_array_get(meshes, mesh), NULL);
     }
 }
 
@@ -358,6 +366,51 @@ int config_file_add_mesh(const char *path, const struct config_mesh *mesh, struc
     }
     if (result == 0) {
         result = add_to_document(&file, mesh, error);
+    }
+    if (result == 0) {
+        result = document_write(path, file.document, error);
+    }
+    config_file_release(&file);
+    if (lock >= 0) {
+        close(lock);
+    }
+    return result;
+}
+
+static int change_document(struct config_file *file, const char *mesh_id, const char *pubkey, const struct config_change *changes,
+                           size_t count, struct error *error)
+{
+    json_t *meshes = json_object_get(file->document, "meshes");
+    size_t at = find_mesh(meshes, "meshId", mesh_id);
+    if (at == json_array_size(meshes)) {
+        return error_set(error, ERROR_NOT_FOUND, "mesh %s is not joined any more", mesh_id);
+    }
+    json_t *mesh = json_array_get(meshes, at);
+    if (!string_equal(json_string_value(json_object_get(mesh, "pubkey")), pubkey)) {
+        return error_set(error, ERROR_CONFLICT, "the key of mesh '%s' was changed meanwhile", file->meshes[at].slug);
+    }
+    for (size_t index = 0; index < count; index++) {
+        wipe_secrets_of(mesh, changes[index].name);
+        if (changes[index].value != NULL) {
+            json_put_string(mesh, changes[index].name, changes[index].value);
+        } else {
+            (void)json_object_del(mesh, changes[index].name); /* absent already: as wanted */
+        }
+    }
+    return 0;
+}
+
+int config_file_change_mesh(const char *path, const char *mesh_id, const char *pubkey, const struct config_change *changes, size_t count,
+                            struct error *error)
+{
+    struct config_file file = { .document = NULL };
+    int lock = -1;
+    int result = lock_wait(path, &lock, error);
+    if (result == 0) {
+        result = config_file_read(path, &file, error);
+    }
+    if (result == 0) {
+        result = change_document(&file, mesh_id, pubkey, changes, count, error);
     }
     if (result == 0) {
         result = document_write(path, file.document, error);

@@ -233,7 +233,7 @@ static void flush(void *argument)
 {
     struct delivery *delivery = argument;
     delivery->acks.flush_is_due = false;
-    if (delivery->open) {
+    if (delivery->open && !delivery->rotation.asking) {
         send_acks(delivery);
         send_receipt_acks(delivery);
         send_seen(delivery);
@@ -244,6 +244,11 @@ static void flush(void *argument)
 void acks_opened(struct delivery *delivery)
 {
     send_seen(delivery);
+}
+
+void acks_resume(struct delivery *delivery)
+{
+    schedule_flush(delivery);
 }
 
 void acks_lost(struct delivery *delivery)

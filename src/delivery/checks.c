@@ -43,10 +43,21 @@ static bool is_direct(struct received *received)
     return received->push->topic == NULL && (target == NULL || (target[0] != '#' && target[0] != '@' && !string_equal(target, "*")));
 }
 
+static struct opener opener_of(const struct received *received)
+{
+    return (struct opener){ .mesh_id = received->mesh_id,
+                            .keys = received->keys,
+                            .archive = received->archive,
+                            .boxes = received->boxes,
+                            .trust = received->trust,
+                            .now_ms = received->now_ms };
+}
+
 static bool target_is_us(struct received *received)
 {
+    const struct opener opener = opener_of(received);
     const char *target = received->push->target_spec; /* an existing broker does not say */
-    return target == NULL || string_equal(target, keypair_public_hex(received->keys));
+    return target == NULL || opener_is_ours(&opener, target);
 }
 
 static bool sender_key_is_valid(struct received *received)
@@ -64,9 +75,10 @@ static bool sender_is_not_revoked(struct received *received)
 
 static bool box_opens(struct received *received)
 {
-    struct error error;
-    return box_open(received->boxes, received->keys, &received->sender_key, &received->nonce, received->sealed.data,
-                    received->sealed.length, &received->plaintext, &error) == 0;
+    const struct opener opener = opener_of(received);
+    received->opened = opener_open(&opener, received->push->target_spec, &received->sender_key, &received->nonce, &received->sealed,
+                                   &received->plaintext, &received->opened_with);
+    return received->opened == OPENED_CURRENT || received->opened == OPENED_ARCHIVED;
 }
 
 /* Finds out what it is: an envelope is one whatever was declared; what was declared sealed and is no envelope is nothing. */
@@ -96,11 +108,19 @@ static bool id_agrees(struct received *received)
     return client_message_id_is_valid(received->envelope.id, strlen(received->envelope.id));
 }
 
+/* What the push says; where it says nothing, any key that is or was ours: the sender leaves the one that it was asked for (50-identity). */
+static bool names_us(const struct received *received, const char *to)
+{
+    const struct opener opener = opener_of(received);
+    const char *target = received->push->target_spec;
+    return opener_is_ours(&opener, to) && (target == NULL || string_equal(to, target));
+}
+
 static bool envelope_agrees(struct received *received)
 {
     const struct envelope *envelope = &received->envelope;
     return string_equal(envelope->mesh, received->mesh_id) && string_equal(envelope->from, received->push->sender_member_pubkey) &&
-           string_equal(envelope->kind, "dm") && string_equal(envelope->to, keypair_public_hex(received->keys)) &&
+           string_equal(envelope->kind, "dm") && names_us(received, envelope->to) &&
            (envelope->key_id == NULL || envelope->key_id[0] == '\0');
 }
 
@@ -139,6 +159,19 @@ static bool is_not_from_the_future(struct received *received)
     return received->envelope.sent_at <= received->now_ms + AHEAD_MAXIMUM_MS;
 }
 
+/* An old key speaks for what was said before its rotation, and that must arrive within the grace. */
+static bool key_was_good(const struct received *received, int64_t sent_at)
+{
+    int64_t rotated_at = 0;
+    return !trust_rotated_out(received->trust, received->push->sender_member_pubkey, &rotated_at) ||
+           (sent_at <= rotated_at && received->now_ms - rotated_at <= received->key_grace_ms);
+}
+
+static bool key_was_good_when_sealed(struct received *received)
+{
+    return key_was_good(received, received->envelope.sent_at);
+}
+
 /* ---- the bare text of an older client ------------------------------------------------------------------------- */
 
 static bool is_no_downgrade(struct received *received)
@@ -150,12 +183,18 @@ static bool is_no_downgrade(struct received *received)
  * box it is. */
 static bool is_not_our_own(struct received *received)
 {
-    if (string_equal(received->push->sender_member_pubkey, keypair_public_hex(received->keys))) {
+    if (trust_same_member(received->trust, received->push->sender_member_pubkey, keypair_public_hex(received->keys))) {
         return false;
     }
     struct nonce ours;
-    nonce_derive(received->keys, &received->sender_key, received->plaintext.data, received->plaintext.length, &ours);
+    nonce_derive(received->opened_with, &received->sender_key, received->plaintext.data, received->plaintext.length, &ours);
     return memcmp(ours.bytes, received->nonce.bytes, NONCE_BYTES) != 0;
+}
+
+/* Nothing in it says when it was sent: the broker's word has to do. */
+static bool key_is_good(struct received *received)
+{
+    return key_was_good(received, received->push->created_at >= 0 ? received->push->created_at : received->now_ms);
 }
 
 static bool priority_is_known(struct received *received)
@@ -181,8 +220,10 @@ const struct check CHECKS[] = {
     { CHECK_ENVELOPE, "envelope_mismatch", outside_agrees },
     { CHECK_ENVELOPE, "malformed", fields_are_sane },
     { CHECK_ENVELOPE, CHECK_REPLAY_SUSPECTED, is_not_from_the_future },
+    { CHECK_ENVELOPE, "key_rotated_out", key_was_good_when_sealed },
     { CHECK_LEGACY, "body_downgrade", is_no_downgrade },
     { CHECK_LEGACY, "reflected", is_not_our_own },
+    { CHECK_LEGACY, "key_rotated_out", key_is_good },
     { CHECK_LEGACY, "malformed", priority_is_known },
 };
 const size_t CHECK_COUNT = ARRAY_LENGTH(CHECKS);

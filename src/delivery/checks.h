@@ -4,6 +4,7 @@
 #define DELIVERY_CHECKS_H
 
 #include "crypto/box.h"
+#include "delivery/open.h"
 #include "proto/envelope.h"
 #include "proto/frames.h"
 #include "trust/trust.h"
@@ -12,7 +13,10 @@ struct received {
     /* given */
     const char *mesh_id;
     const struct keypair *keys;
+    const struct key_archive *archive; /* our former keys; NULL: none */
     struct box_cache *boxes;
+    int64_t
+        key_grace_ms; /* how long after its rotation a sender's former key is still good for what was said before; INT64_MAX: for ever, for what comes from history */
     const struct trust *trust;
     int64_t now_ms; /* the latest that it may be, clocks being what they are */
     const json_t *frame;
@@ -23,6 +27,8 @@ struct received {
     struct buffer sealed, plaintext;
     struct sha256 content; /* of nonce ‖ ciphertext */
     struct public_key sender_key;
+    enum opened opened; /* with which of our keys, or why not */
+    const struct keypair *opened_with;
     bool is_envelope; /* bodyVersion 3, whatever was declared; else 1: the bare text */
     struct envelope envelope;
     json_t *document;              /* owns what envelope borrows */

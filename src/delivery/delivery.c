@@ -22,6 +22,7 @@ void delivery_let_go(struct delivery *delivery)
     if (delivery->freed && delivery->outstanding == 0) {
         free(delivery->slug);
         free(delivery->mesh_id);
+        free(delivery->member_id);
         free(delivery);
     }
 }
@@ -146,6 +147,10 @@ static int64_t sent_at_of(const struct delivery *delivery, const struct outbox_r
 static int seal_row(void *argument, const struct outbox_row *row, struct buffer *ret_frame, struct sha256 *ret_content, struct error *error)
 {
     struct delivery *delivery = argument;
+    if (trust_is_forked(delivery->trust, row->destination_ref)) {
+        return error_set(error, ERROR_BUSY,
+                         "rotation_fork: two keys claim to follow the recipient's; it waits for the owner's or an admin's word");
+    }
     if (trust_is_revoked(delivery->trust, row->destination_ref)) {
         return error_set(error, ERROR_DENIED, "recipient_revoked: the recipient is no longer a member");
     }
@@ -154,6 +159,7 @@ static int seal_row(void *argument, const struct outbox_row *row, struct buffer 
         .client_message_id = row->client_message_id,
         .destination_kind = row->destination_kind,
         .destination_ref = row->destination_ref,
+        .recipient_key = trust_current_key(delivery->trust, row->destination_ref),
         .priority = priority_name(row->priority),
         .reply_to_id = row->reply_to_id,
         .rv = trust_rv(delivery->trust),
@@ -163,6 +169,7 @@ static int seal_row(void *argument, const struct outbox_row *row, struct buffer 
         .broker_fingerprint = row->broker_fingerprint,
         .sealed = is_to_be_sealed(delivery, trust_member(delivery->trust, row->destination_ref)),
     };
+    delivery->newest_sent_at = request.sent_at > delivery->newest_sent_at ? request.sent_at : delivery->newest_sent_at;
     return delivery_seal(&request, delivery->keys, delivery->boxes, ret_frame, ret_content, error);
 }
 
@@ -211,6 +218,7 @@ static void row_aged(void *argument)
 
 static void drain_became_idle(void *argument)
 {
+    rotation_drain_idle(argument);
     delivery_check_stopped(argument);
 }
 
@@ -445,7 +453,10 @@ int delivery_new(const struct delivery_options *options, struct delivery **ret_d
     delivery->keys = options->link.keys;
     delivery->slug = memory_strdup(options->link.mesh_slug);
     delivery->mesh_id = memory_strdup(options->link.mesh_id);
+    delivery->member_id = memory_strdup(options->link.member_id);
     delivery->max_age_hours = options->max_age_hours;
+    delivery->archive = options->archive;
+    delivery->key_grace_ms = options->key_grace_ms;
     delivery->max_age_override_hours = options->max_age_override_hours;
     const struct trust_identity identity = {
         .mesh_id = delivery->mesh_id,
@@ -465,6 +476,7 @@ int delivery_new(const struct delivery_options *options, struct delivery **ret_d
         trust_free(delivery->trust);
         free(delivery->slug);
         free(delivery->mesh_id);
+        free(delivery->member_id);
         free(delivery);
         return result;
     }
@@ -479,6 +491,7 @@ int delivery_new(const struct delivery_options *options, struct delivery **ret_d
     directory_init(delivery);
     profile_init(delivery);
     expiry_init(delivery);
+    rotation_init(delivery);
     *ret_delivery = delivery;
     return 0;
 }
@@ -506,6 +519,7 @@ void delivery_free(struct delivery *delivery)
     delivery->stopping = true;
     delivery->stopped = NULL;
     delivery->open = false; /* what the link gives back on its way out finds nobody to judge it */
+    rotation_release(delivery);
     link_free(delivery->link);
     delivery->freed = true;
     drain_free(delivery->drain);

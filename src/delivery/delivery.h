@@ -7,6 +7,7 @@
 
 #include "crypto/box.h"
 #include "crypto/fingerprint.h"
+#include "identity/archive.h"
 #include "inbox/inbox.h"
 #include "link/link.h"
 #include "outbox/outbox.h"
@@ -48,6 +49,8 @@ struct delivery_options {
     int64_t max_age_hours;          /* outbox.max_age_hours */
     int64_t max_age_override_hours; /* 0 none */
     bool allow_plaintext;
+    const struct key_archive *archive; /* our former keys; borrowed for the delivery's life; NULL none */
+    int64_t key_grace_ms;              /* crypto.key_grace_period_days */
 };
 int delivery_new(const struct delivery_options *options, struct delivery **ret_delivery, struct error *error) MUST_CHECK;
 void delivery_start(struct delivery *delivery);
@@ -56,6 +59,21 @@ void delivery_tune(struct delivery *delivery, size_t window, int64_t backoff_ini
 /* Settles the link: no new sends, answers awaited up to `grace_ms`, then link_stop, inflight rows back to pending; stopped(argument) once. */
 void delivery_stop(struct delivery *delivery, int64_t grace_ms, void (*stopped)(void *argument), void *argument);
 void delivery_free(struct delivery *delivery);
+
+/* ---- a rotation of our key (50-identity); delivery/rotation.c ---- */
+/* No new sends until delivery_resume; accepts go on. quiet(argument, idle) once, when nothing awaits an answer any more, or after timeout_ms (idle false). Again: replaces. */
+void delivery_quiesce(struct delivery *delivery, int64_t timeout_ms, void (*quiet)(void *argument, bool idle), void *argument);
+void delivery_resume(struct delivery *delivery);
+bool delivery_is_open(const struct delivery *delivery);
+enum delivery_rotation {
+    DELIVERY_ROTATED,          /* the broker goes by the new key */
+    DELIVERY_ROTATION_REFUSED, /* for good: the old key stays */
+    DELIVERY_ROTATION_UNKNOWN  /* no answer: either may be */
+};
+/* Asks the broker on the open link, which must be quiet; answered(argument, outcome, code, sentence) once. From here on nothing is acknowledged, unless it is refused. -1: not open. */
+int delivery_ask_rotation(struct delivery *delivery, const struct keypair *next,
+                          void (*answered)(void *argument, enum delivery_rotation outcome, const char *code, const char *sentence),
+                          void *argument);
 
 const char *delivery_mesh_slug(const struct delivery *delivery);
 const char *delivery_mesh_id(const struct delivery *delivery);
@@ -101,6 +119,7 @@ json_t *inbox_row_to_json(const struct inbox_row *row, const char *mesh_slug) MU
 /* One message sealed for a member, as delivery and the cold path send it: envelope (or the bare text for a broker without sealed_envelope and an unverified member), SIV nonce, base64, send frame. */
 struct seal_request {
     const char *mesh_id, *client_message_id, *destination_kind, *destination_ref, *priority, *reply_to_id, *rv;
+    const char *recipient_key;  /* the key that the box is for; NULL: destination_ref, which a rotation leaves as it is (50-identity) */
     struct text meta_canonical; /* empty: none */
     struct text body;
     int64_t sent_at;

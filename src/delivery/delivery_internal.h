@@ -79,13 +79,24 @@ struct history {
     int64_t rows; /* stored */
 };
 
+struct rotation {                             /* of our own key */
+    struct loop_timer *timer;                 /* for the drain to become quiet */
+    void (*quiet)(void *argument, bool idle); /* NULL: nobody waits */
+    void *quiet_argument;
+    bool asking;                  /* the broker is: what is signed by the old key now may come too late */
+    struct rotation_asked *asked; /* NULL: no answer is awaited */
+};
+
 struct delivery {
     struct loop *loop;
     struct outbox *outbox;
     struct inbox *inbox;
     struct event_sink events;
     const struct keypair *keys;
-    char *slug, *mesh_id;
+    const struct key_archive *archive; /* NULL none */
+    int64_t key_grace_ms;
+    int64_t newest_sent_at; /* of what was sealed here */
+    char *slug, *mesh_id, *member_id;
     int64_t max_age_hours, max_age_override_hours;
 
     struct trust *trust;
@@ -113,6 +124,7 @@ struct delivery {
     struct directory directory;
     struct profile profile;
     struct expiry expiry;
+    struct rotation rotation;
     bool fork_told;
 };
 
@@ -157,6 +169,7 @@ void acks_quarantined(struct delivery *delivery, const char *client_message_id, 
 void acks_receipt(struct delivery *delivery, const char *broker_message_id, const char *by, const char *state);
 void acks_opened(struct delivery *delivery); /* sends what waited */
 void acks_lost(struct delivery *delivery);
+void acks_resume(struct delivery *delivery); /* a rotation that held them was refused */
 
 /* receipts.c */
 void receipts_init(struct delivery *delivery);
@@ -174,6 +187,11 @@ void directory_lost(struct delivery *delivery);
 void directory_list_members(struct delivery *delivery);
 /* A system push: presence and membership. True when it was one of those. */
 bool directory_event(struct delivery *delivery, const char *event, const json_t *event_data);
+
+/* rotation.c */
+void rotation_init(struct delivery *delivery);
+void rotation_release(struct delivery *delivery);
+void rotation_drain_idle(struct delivery *delivery);
 
 /* profile.c */
 void profile_init(struct delivery *delivery);

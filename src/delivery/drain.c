@@ -10,7 +10,8 @@
 enum {
     BACKLOG_MAXIMUM = 256 * 1024,     /* what the link may hold unsent before we wait: more would only make the answers late */
     QUEUED_MAXIMUM = 2 * 1024 * 1024, /* frames sealed and not written, before another page is read */
-    FETCH_AGAIN_MS = 1000
+    FETCH_AGAIN_MS = 1000,
+    WITHHELD_MS = 15000
 };
 
 struct page { /* a read on its way */
@@ -130,6 +131,14 @@ void drain_tune(struct drain *drain, size_t window, int64_t backoff_initial_ms, 
 void drain_stop(struct drain *drain)
 {
     drain->stopping = true;
+}
+
+void drain_pause(struct drain *drain, bool paused)
+{
+    drain->paused = paused;
+    if (!paused) {
+        drain_pump(drain);
+    }
 }
 
 const struct drain_figures *drain_figures(const struct drain *drain)
@@ -284,24 +293,39 @@ static void refuse_unsealable(struct drain *drain, const struct outbox_row *row,
     drain->figures.refused++;
 }
 
-/* Takes a row into the air, or sees that it need not be. */
-static void take_row(struct drain *drain, const struct outbox_row *row, bool fast)
+/* May not be sent for now: its lane waits, and what follows in it with it. */
+static void withhold(struct drain *drain, const struct outbox_row *row, const struct error *error)
+{
+    struct lane *lane = lanes_get(&drain->lanes, row->priority, row->destination_ref);
+    log_event(LOG_LEVEL_WARN, "send_withheld", LOG_SECURITY, LOG_TEXT("mesh", drain->options.mesh_slug),
+              LOG_TEXT("client_message_id", row->client_message_id), LOG_TEXT("detail", error->message), LOG_END);
+    lanes_skip(lane, row->seq);
+    lanes_wait(&drain->lanes, lane, WITHHELD_MS, clock_monotonic_ms());
+}
+
+/* Takes a row into the air, or sees that it need not be. False: it, and its lane, must wait. */
+static bool take_row(struct drain *drain, const struct outbox_row *row, bool fast)
 {
     if (flights_find(&drain->flights, row->client_message_id) != NULL) {
-        return;
+        return true;
     }
     if (is_past_age(drain, row)) {
         drain->options.aged(drain->options.argument);
-        return;
+        return true;
     }
     struct buffer frame;
     buffer_init(&frame, LIMIT_FRAME);
     struct sha256 content;
     struct error error;
-    if (drain->options.seal(drain->options.argument, row, &frame, &content, &error) < 0) {
-        refuse_unsealable(drain, row, &error);
+    int sealed = drain->options.seal(drain->options.argument, row, &frame, &content, &error);
+    if (sealed < 0) {
         buffer_release(&frame);
-        return;
+        if (sealed == -(int)ERROR_BUSY) {
+            withhold(drain, row, &error);
+            return false;
+        }
+        refuse_unsealable(drain, row, &error);
+        return true;
     }
     struct lane *lane = lanes_get(&drain->lanes, row->priority, row->destination_ref);
     lane->flights++;
@@ -311,6 +335,7 @@ static void take_row(struct drain *drain, const struct outbox_row *row, bool fas
     move->content = content;
     move->has_content = true;
     drain->was_idle = false;
+    return true;
 }
 
 /* A row at the cursor: sent, or skipped when its lane waits or has skipped rows that go before it. */
@@ -320,14 +345,14 @@ static void pass_row(struct drain *drain, const struct outbox_row *row, bool fas
     if (lane != NULL && lane->state != LANE_FREE) {
         lanes_skip(lane, row->seq);
     } else {
-        take_row(drain, row, fast);
+        (void)take_row(drain, row, fast); /* a lane that waits remembers it */
     }
     drain->cursors[row->priority].after_seq = row->seq;
 }
 
 static bool may_send(const struct drain *drain)
 {
-    return drain->open && !drain->recovering && !drain->stopping && !drain->freed;
+    return drain->open && !drain->recovering && !drain->stopping && !drain->paused && !drain->freed;
 }
 
 void drain_inserted(struct drain *drain, const struct outbox_row *row)
@@ -369,7 +394,9 @@ static void take_lane_page(struct drain *drain, const struct page *page, struct 
         return; /* the next connection reads them again */
     }
     for (size_t i = 0; i < count; i++) {
-        take_row(drain, rows[i], false);
+        if (!take_row(drain, rows[i], false)) {
+            return;
+        }
         lane->resume_after = rows[i]->seq;
     }
     if (count < page->limit) {

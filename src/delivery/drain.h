@@ -27,7 +27,8 @@ struct drain_options {
     int64_t silence_ms; /* no answer for this long: silent() */
 
     void *argument;
-    /* The frame of a row, and the hash that receipts of it will carry. Negative: it can never be sent; the row becomes dead with error->message. */
+    /* The frame of a row, and the hash that receipts of it will carry. -ERROR_BUSY: not now, its lane waits. Otherwise negative: it can never be sent; the row becomes dead with
+     * error->message. */
     int (*seal)(void *argument, const struct outbox_row *row, struct buffer *ret_frame, struct sha256 *ret_content, struct error *error);
     int (*write)(void *argument, const char *text, size_t size); /* -1: the link is gone, drain_lost follows */
     size_t (*backlog)(void *argument);                           /* bytes that the link has not yet got rid of */
@@ -55,8 +56,9 @@ void drain_open(struct drain *drain, int64_t max_age_ms, size_t page_rows);
 void drain_lost(struct drain *drain);
 /* As in the options, from the next row on; a lane that waits already waits as long as it was told. */
 void drain_tune(struct drain *drain, size_t window, int64_t backoff_initial_ms, int64_t backoff_max_ms, int jitter_pct);
-void drain_stop(struct drain *drain);          /* no new sends; answers still count */
-bool drain_is_idle(const struct drain *drain); /* nothing in the air, nothing unwritten to the database */
+void drain_stop(struct drain *drain);               /* no new sends; answers still count */
+void drain_pause(struct drain *drain, bool paused); /* the same, and back */
+bool drain_is_idle(const struct drain *drain);      /* nothing in the air, nothing unwritten to the database */
 
 void drain_inserted(struct drain *drain, const struct outbox_row *row);
 void drain_retired(struct drain *drain, int64_t seq);

@@ -109,7 +109,7 @@ struct drain {
     struct drain_figures figures;
     struct cursor cursors[PRIORITIES];
 
-    bool open, stopping, freed;
+    bool open, stopping, paused, freed;
     bool recovering; /* the link was lost, and rows are still on their way back to `pending` */
     bool was_idle;
     uint64_t generation;  /* of the link: what was asked in an older one comes back to nothing */

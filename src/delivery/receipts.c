@@ -8,7 +8,13 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-enum { RECENT_SENDS = 1024, TOLD_RECEIPTS = 1024, UNSETTLED_MAXIMUM = 2048, EARLY_MAXIMUM = 2048 };
+enum {
+    RECENT_SENDS = 1024,
+    TOLD_RECEIPTS = 1024,
+    UNSETTLED_MAXIMUM = 2048,
+    EARLY_MAXIMUM = 2048,
+    OWN_KEYS_MAXIMUM = 9 /* what an archive holds, and today's */
+};
 
 /* What was accepted lately, so that the usual receipt, which comes moments later, needs no look into the database before its signature is checked. */
 struct recent_send {
@@ -122,20 +128,17 @@ static const struct recent_send *find_send(const struct receipts *receipts, cons
 
 /* ---- signatures ----------------------------------------------------------------------------------------------- */
 
-static bool signature_holds(const struct delivery *delivery, const struct outbox_receipt *receipt, const char *rsig,
-                            const struct sha256 *content)
+static bool signature_holds_for(const struct delivery *delivery, const char *sender_pubkey, const struct outbox_receipt *receipt,
+                                const char *rsig, const struct sha256 *content)
 {
     char at[24];
     char content_hex[SHA256_HEX_SIZE];
     (void)snprintf(at, sizeof(at), "%" PRId64, receipt->signed_at);
     hex_encode(content->bytes, SHA256_BYTES, content_hex);
     const struct text values[] = {
-        text_from(delivery->mesh_id),
-        text_from(receipt->client_message_id),
-        text_from(keypair_public_hex(delivery->keys)),
-        text_from(receipt->by),
-        text_from(receipt->state),
-        text_from(at),
+        text_from(delivery->mesh_id), text_from(receipt->client_message_id),
+        text_from(sender_pubkey),     text_from(receipt->by),
+        text_from(receipt->state),    text_from(at),
         text_from(content_hex),
     };
     struct buffer text;
@@ -147,11 +150,25 @@ static bool signature_holds(const struct delivery *delivery, const struct outbox
     return holds;
 }
 
+/* The sender that it names is the key that we had when the message was accepted. */
+static bool signature_holds(const struct delivery *delivery, const struct outbox_receipt *receipt, const char *rsig,
+                            const struct sha256 *content)
+{
+    const char *keys[OWN_KEYS_MAXIMUM];
+    size_t count = trust_keys_of(delivery->trust, keypair_public_hex(delivery->keys), keys, OWN_KEYS_MAXIMUM);
+    for (size_t i = count; i > 0; i--) {
+        if (signature_holds_for(delivery, keys[i - 1], receipt, rsig, content)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* By whom the message was for, over one of the texts that were sent. */
 static bool is_true(const struct delivery *delivery, const struct outbox_receipt *receipt, const char *rsig,
                     const struct outbox_receipt_result *sent)
 {
-    if (!string_equal(sent->destination_kind, "dm") || !string_equal(sent->destination_ref, receipt->by)) {
+    if (!string_equal(sent->destination_kind, "dm") || !trust_same_member(delivery->trust, sent->destination_ref, receipt->by)) {
         return false;
     }
     for (size_t i = 0; i < sent->content_count; i++) {
@@ -237,7 +254,8 @@ static void refuse_false(struct delivery *delivery, const struct outbox_receipt 
 static bool is_of_send(const struct delivery *delivery, const struct outbox_receipt *receipt, const char *rsig,
                        const struct recent_send *send)
 {
-    return string_equal(send->destination_ref, receipt->by) && signature_holds(delivery, receipt, rsig, &send->content);
+    return trust_same_member(delivery->trust, send->destination_ref, receipt->by) &&
+           signature_holds(delivery, receipt, rsig, &send->content);
 }
 
 /* One more than there is room for is left: the broker sends it with the next connection. */

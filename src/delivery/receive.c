@@ -284,12 +284,17 @@ static void judge(struct delivery *delivery, const json_t *frame, const struct f
     received_init(&received);
     received.mesh_id = delivery->mesh_id;
     received.keys = delivery->keys;
+    received.archive = delivery->archive;
+    received.key_grace_ms = delivery->key_grace_ms;
     received.boxes = delivery->boxes;
     received.trust = delivery->trust;
     received.now_ms = latest_now(delivery, push);
     received.frame = frame;
     received.push = push;
     const char *reason = checks_judge(&received);
+    if (received.opened == OPENED_ARCHIVED || received.opened == OPENED_STALE) {
+        delivery_count(delivery, received.opened == OPENED_ARCHIVED ? DELIVERY_DECRYPT_ARCHIVED : DELIVERY_DECRYPT_STALE, NULL);
+    }
     if (reason == NULL) {
         learn(delivery, &received);
         store(delivery, &received, from_history);

@@ -98,7 +98,7 @@ int delivery_seal(const struct seal_request *request, const struct keypair *keys
         return error_set(error, ERROR_INVALID, "only direct messages are sealed for one member");
     }
     struct public_key recipient;
-    int result = public_key_parse(request->destination_ref, &recipient, error);
+    int result = public_key_parse(request->recipient_key != NULL ? request->recipient_key : request->destination_ref, &recipient, error);
     if (result < 0) {
         return error_prefix(error, "invalid_recipient_key");
     }

@@ -156,6 +156,9 @@ static enum link_event judge_skew(struct link *link)
 
 static enum link_event judge_greeting(struct link *link)
 {
+    if (string_equal(link->refusal_code, "key_rotated")) {
+        return EVENT_REFUSED; /* this key will not be let in again, however often it asks */
+    }
     if (string_equal(link->refusal_code, "timestamp_skew")) {
         return judge_skew(link);
     }

@@ -3,6 +3,7 @@
 #include "json/json.h"
 #include "proto/invite.h"
 #include "trust/trust_internal.h"
+#include "util/clock.h"
 #include "util/memory.h"
 
 /* ---- reading ---------------------------------------------------------------------------------------------- */
@@ -348,7 +349,20 @@ static bool rotation_is_signed(const struct trust *trust, const json_t *document
     return is_signed(trust, STATEMENT_ROTATION, document, old, "sig_old") && is_signed(trust, STATEMENT_ROTATION, document, new, "sig_new");
 }
 
-/* A second one for a seq: the first is kept (45-trust). */
+/* Its `at` is its maker's word: one that lies far ahead must not put every grant to come behind it. So it is kept with when it was first seen. */
+static void keep_fork(struct trust *trust, struct person *old, const json_t *document, int64_t at)
+{
+    int64_t seen_at = clock_wall_ms();
+    if (trust->loading && !integer_of(document, "seen_at", &seen_at)) {
+        seen_at = at;
+    }
+    old->fork_at = at < seen_at ? at : seen_at;
+    json_t *kept = bare_statement(STATEMENT_ROTATION, document);
+    json_put_integer(kept, "seen_at", seen_at);
+    keep_document(trust, "rotation_fork", memory_strdup(old->member.pubkey), kept);
+}
+
+/* A second one for a seq: the first is kept (45-trust). The same step under another time is the same step: who died before the broker's answer signs it again. */
 static enum acceptance rotation_fork(struct trust *trust, const json_t *document, struct person *old, const char *new, int64_t seq,
                                      int64_t at, bool *ret_fork)
 {
@@ -364,9 +378,8 @@ static enum acceptance rotation_fork(struct trust *trust, const json_t *document
     if (!rotation_is_signed(trust, document, old->member.pubkey, new)) {
         return EVIDENCE_FALSE;
     }
-    old->fork_at = at;
     *ret_fork = true;
-    keep_statement(trust, STATEMENT_ROTATION, "rotation_fork", memory_strdup(old->member.pubkey), document);
+    keep_fork(trust, old, document, at);
     return EVIDENCE_NEW;
 }
 
@@ -396,6 +409,7 @@ enum acceptance evidence_rotation(struct trust *trust, const json_t *document, b
         return EVIDENCE_FALSE;
     }
     old->successor = new_person;
+    old->rotated_at = at;
     new_person->predecessor = old;
     new_person->rotation_seq = seq;
     keep_statement(trust, STATEMENT_ROTATION, "rotation", memory_strdup(old_key), document);

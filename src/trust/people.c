@@ -68,6 +68,7 @@ struct person *people_get(struct trust *trust, const char *pubkey_hex)
     person->name_seq = -1;
     person->left_at = -1;
     person->fork_at = -1;
+    person->rotated_at = -1;
     trust->people = memory_realloc(trust->people, (trust->people_count + 1) * sizeof(struct person *));
     trust->people[trust->people_count++] = person;
     if (trust->people_count * 2 > trust->slot_count) {

@@ -142,12 +142,75 @@ bool trust_membership_fork(const struct trust *trust)
     return trust->fork;
 }
 
+/* ---- rotations ---------------------------------------------------------------------------------------------- */
+
+bool trust_rotated_out(const struct trust *trust, const char *pubkey_hex, int64_t *ret_at)
+{
+    const struct person *person = people_find(trust, pubkey_hex);
+    if (person == NULL || person->successor == NULL) {
+        return false;
+    }
+    *ret_at = person->rotated_at;
+    return true;
+}
+
+const char *trust_current_key(const struct trust *trust, const char *pubkey_hex)
+{
+    struct person *person = people_find(trust, pubkey_hex);
+    return person == NULL ? pubkey_hex : person_current(person)->member.pubkey;
+}
+
+bool trust_same_member(const struct trust *trust, const char *pubkey_hex, const char *other_hex)
+{
+    struct person *person = people_find(trust, pubkey_hex);
+    struct person *other = people_find(trust, other_hex);
+    return string_equal(pubkey_hex, other_hex) || (person != NULL && other != NULL && person_root(person) == person_root(other));
+}
+
+size_t trust_keys_of(const struct trust *trust, const char *pubkey_hex, const char **ret_keys, size_t maximum)
+{
+    struct person *person = people_find(trust, pubkey_hex);
+    size_t length = 0, count = 0;
+    if (person == NULL) {
+        ret_keys[0] = pubkey_hex;
+        return 1;
+    }
+    for (const struct person *each = person_root(person); each != NULL; each = each->successor) {
+        length++;
+    }
+    size_t skipped = length > maximum ? length - maximum : 0;
+    for (const struct person *each = person_root(person); each != NULL; each = each->successor) {
+        if (skipped > 0) {
+            skipped--;
+        } else {
+            ret_keys[count++] = each->member.pubkey;
+        }
+    }
+    return count;
+}
+
+bool trust_is_forked(const struct trust *trust, const char *pubkey_hex)
+{
+    const struct person *person = people_find(trust, pubkey_hex);
+    return person != NULL && person->member.rotation_fork;
+}
+
+int64_t trust_next_rotation_seq(const struct trust *trust)
+{
+    const struct person *own = people_find(trust, trust->own_pubkey);
+    return own->rotation_seq + 1;
+}
+
 /* ---- facts about senders and about the mesh ------------------------------------------------------------------------ */
 
 int64_t trust_sender_body_version(const struct trust *trust, const char *pubkey_hex)
 {
-    const struct person *person = people_find(trust, pubkey_hex);
-    return person == NULL ? 0 : person->body_version;
+    struct person *person = people_find(trust, pubkey_hex);
+    int64_t highest = 0;
+    for (person = person == NULL ? NULL : person_root(person); person != NULL; person = person->successor) {
+        highest = person->body_version > highest ? person->body_version : highest;
+    }
+    return highest;
 }
 
 void trust_note_body_version(struct trust *trust, const char *pubkey_hex, int64_t body_version)

@@ -73,6 +73,18 @@ bool trust_membership_fork(const struct trust *trust);
 bool trust_is_revoked(const struct trust *trust, const char *pubkey_hex);
 bool trust_self_revoked(const struct trust *trust);
 
+/* Rotations (45-trust, 50-identity): keys that statements join are one member's. False, and nothing set, for a key that none leads on from. at: ms, the statement's. */
+bool trust_rotated_out(const struct trust *trust, const char *pubkey_hex, int64_t *ret_at);
+/* The newest key of that member, hex; the key itself when nothing leads on from it. Borrowed. */
+const char *trust_current_key(const struct trust *trust, const char *pubkey_hex);
+bool trust_same_member(const struct trust *trust, const char *pubkey_hex, const char *other_hex);
+/* The keys that this member had or has, the first first, at most `maximum` of the newest; itself alone when it is in no line. Borrowed. Returns how many. */
+size_t trust_keys_of(const struct trust *trust, const char *pubkey_hex, const char **ret_keys, size_t maximum);
+/* Two rotations of one seq were seen, and no grant settled it since: nothing is sent to that member. */
+bool trust_is_forked(const struct trust *trust, const char *pubkey_hex);
+/* Of our own next rotation. */
+int64_t trust_next_rotation_seq(const struct trust *trust);
+
 /* 20-ipc "`to` resolves": the table there, in that order, and pins (45-trust Names). */
 enum trust_resolution {
     RESOLVED,

@@ -36,7 +36,8 @@ struct person {
     int64_t left_at;   /* ms; -1 none */
     struct person *predecessor, *successor;
     int64_t rotation_seq; /* of the rotation that led here; 0: none did */
-    int64_t fork_at;      /* of a second rotation of this key; -1 none */
+    int64_t rotated_at;   /* ms, of the rotation that leads on from here; -1 none */
+    int64_t fork_at;      /* of a second rotation of this key, never later than when it was first seen; -1 none */
     int64_t body_version;
     uint64_t list_generation; /* of the newest members_list that named it */
     bool authority_known;     /* derived, once a recount, for the line's first: */
