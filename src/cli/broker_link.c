@@ -94,7 +94,8 @@ static int state_error(const struct broker_link *connection, struct error *error
     if (connection->state == LINK_REFUSED) {
         return error_set(error, ERROR_CONFLICT, "the link was refused: %s", connection->reason);
     }
-    static const char *const DENIALS[] = { "bad_signature", "timestamp_skew", "unauthorized", "unauthorised", "revoked", "unknown_member" };
+    static const char *const DENIALS[] = { "bad_signature", "timestamp_skew", "key_rotated",   "unauthorized",
+                                           "unauthorised",  "revoked",        "unknown_member" };
     for (size_t i = 0; i < ARRAY_LENGTH(DENIALS); i++) {
         if (strstr(connection->reason, DENIALS[i]) != NULL) {
             return error_set(error, ERROR_DENIED, "the broker refused this member: %s", connection->reason);

@@ -12,10 +12,47 @@
 
 enum { PREFIX_SHORTEST = 8 };
 
+bool cold_member_has_key(const struct cold_member *member, const char *pubkey)
+{
+    bool has = string_equal(member->pubkey, pubkey);
+    for (size_t i = 0; i < member->former_count; i++) {
+        has = has || string_equal(member->former[i], pubkey);
+    }
+    return has;
+}
+
+/* The step that leads to `pubkey`, when both its keys signed it. NULL: none. */
+static const json_t *step_to(const json_t *rotations, const char *mesh_id, const char *pubkey)
+{
+    size_t index = 0;
+    const json_t *rotation = NULL;
+    json_array_foreach(rotations, index, rotation)
+    {
+        const char *old_key = answer_text(rotation, "old");
+        if (string_equal(answer_text(rotation, "new"), pubkey) && string_equal(answer_text(rotation, "mesh"), mesh_id) &&
+            statement_verify_json(STATEMENT_ROTATION, rotation, old_key, "sig_old", NULL) == 0 &&
+            statement_verify_json(STATEMENT_ROTATION, rotation, pubkey, "sig_new", NULL) == 0) {
+            return rotation;
+        }
+    }
+    return NULL;
+}
+
+/* Back along the steps, as long as each is one below the one after it. */
+static void find_former(struct cold_member *member, const json_t *rotations, const char *mesh_id)
+{
+    const json_t *step = step_to(rotations, mesh_id, member->pubkey);
+    for (int64_t seq = answer_integer(step, "seq", 0); step != NULL && seq >= 1 && answer_integer(step, "seq", 0) == seq; seq--) {
+        member->former = memory_realloc(member->former, (member->former_count + 1) * sizeof(*member->former));
+        memcpy(member->former[member->former_count++], answer_text(step, "old"), KEY_HEX_SIZE);
+        step = step_to(rotations, mesh_id, member->former[member->former_count - 1]);
+    }
+}
+
 static struct cold_member *find(const struct cold_members *members, const char *pubkey)
 {
     for (size_t i = 0; i < members->count; i++) {
-        if (string_equal(members->items[i].pubkey, pubkey)) {
+        if (cold_member_has_key(&members->items[i], pubkey)) {
             return &members->items[i];
         }
     }
@@ -37,12 +74,12 @@ static void judge_member(struct cold_member *member, const json_t *object, const
     const json_t *name = json_object_get(object, "name_statement");
     struct certificate certificate = { 0 };
 
-    if (string_equal(member->pubkey, mesh->owner_pubkey)) {
-        member->verified = member->admin = true;
+    if (cold_member_has_key(member, mesh->owner_pubkey)) {
+        member->verified = member->admin = member->owner = true;
     }
     if (json_is_object(certificate_json) &&
         certificate_verify(certificate_json, mesh->mesh_id, mesh->owner_pubkey, &certificate, NULL) == 0) {
-        if (string_equal(certificate.pubkey, member->pubkey)) {
+        if (cold_member_has_key(member, certificate.pubkey)) {
             member->verified = true;
             member->admin = member->admin || string_equal(certificate.role, "admin");
             member->invite_id = memory_strdup(certificate.invite.invite_id);
@@ -53,14 +90,14 @@ static void judge_member(struct cold_member *member, const json_t *object, const
         certificate_release(&certificate);
     }
     if (json_is_object(grant) && string_equal(answer_text(grant, "mesh"), mesh->mesh_id) &&
-        string_equal(answer_text(grant, "pubkey"), member->pubkey) && string_equal(answer_text(grant, "by"), mesh->owner_pubkey) &&
+        cold_member_has_key(member, answer_text(grant, "pubkey")) && string_equal(answer_text(grant, "by"), mesh->owner_pubkey) &&
         statement_verify_json(STATEMENT_GRANT, grant, mesh->owner_pubkey, "sig", NULL) == 0) {
         member->verified = true;
         member->admin = string_equal(answer_text(grant, "role"), "admin");
     }
     if (json_is_object(name) && string_equal(answer_text(name, "mesh"), mesh->mesh_id) &&
-        string_equal(answer_text(name, "pubkey"), member->pubkey) &&
-        statement_verify_json(STATEMENT_NAME, name, member->pubkey, "sig", NULL) == 0) {
+        cold_member_has_key(member, answer_text(name, "pubkey")) &&
+        statement_verify_json(STATEMENT_NAME, name, answer_text(name, "pubkey"), "sig", NULL) == 0) {
         set_name(member, answer_text(name, "name"));
     }
 }
@@ -97,7 +134,7 @@ static void read_revocations(struct cold_members *members, const json_t *revocat
         bool by_admin = admin != NULL && admin->admin && (subject == NULL || !subject->admin);
         struct buffer text;
         buffer_init(&text, STATEMENT_TEXT_MAXIMUM);
-        if ((by_owner || by_admin) && !string_equal(subject_key, mesh->owner_pubkey) &&
+        if ((by_owner || by_admin) && (subject == NULL || !subject->owner) && !string_equal(subject_key, mesh->owner_pubkey) &&
             string_equal(answer_text(revocation, "mesh"), mesh->mesh_id) &&
             statement_verify_json(STATEMENT_REVOCATION, revocation, by, "sig", NULL) == 0 &&
             statement_text_of_json(STATEMENT_REVOCATION, revocation, &text, NULL) == 0) {
@@ -121,7 +158,7 @@ static void read_leaves(struct cold_members *members, const json_t *leaves, cons
         struct cold_member *member = find(members, answer_text(leave, "pubkey"));
         if (member != NULL && answer_integer(leave, "at", -1) >= member->joined_at &&
             string_equal(answer_text(leave, "mesh"), mesh->mesh_id) &&
-            statement_verify_json(STATEMENT_LEAVE, leave, member->pubkey, "sig", NULL) == 0) {
+            statement_verify_json(STATEMENT_LEAVE, leave, answer_text(leave, "pubkey"), "sig", NULL) == 0) {
             member->verified = member->admin = false;
         }
     }
@@ -145,6 +182,7 @@ int cold_members_read(const json_t *members_list, const struct config_mesh *mesh
         memcpy(member->pubkey, pubkey, sizeof member->pubkey);
         member->member_id = memory_strdup(answer_text(object, "id"));
         member->name = memory_strdup(answer_text(object, "displayName"));
+        find_former(member, json_object_get(members_list, "rotations"), mesh->mesh_id);
         if (mesh->owner_pubkey != NULL) {
             judge_member(member, object, mesh);
         }
@@ -159,6 +197,7 @@ int cold_members_read(const json_t *members_list, const struct config_mesh *mesh
 void cold_members_release(struct cold_members *members)
 {
     for (size_t i = 0; i < members->count; i++) {
+        free(members->items[i].former);
         free(members->items[i].member_id);
         free(members->items[i].name);
         free(members->items[i].folded);

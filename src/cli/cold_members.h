@@ -11,6 +11,9 @@
 
 struct cold_member {
     char pubkey[KEY_HEX_SIZE];
+    char (*former)[KEY_HEX_SIZE]; /* the keys that rotations lead from to this one, the newest first */
+    size_t former_count;
+    bool owner;          /* the pinned owner's key is, or was, its */
     char *member_id;     /* as the broker says */
     char *name, *folded; /* folded NULL: the name is not signed, and resolves nothing */
     char *invite_id;     /* of its certificate; NULL */
@@ -28,7 +31,9 @@ int cold_members_read(const json_t *members_list, const struct config_mesh *mesh
                       struct error *error) MUST_CHECK;
 void cold_members_release(struct cold_members *members);
 
-/* A whole key names any listed member; a prefix (8 hex digits or more) or a name only a verified one. ERROR_NOT_FOUND, ERROR_AMBIGUOUS (the candidates are in
+/* Whether that is a key which the member has or had. */
+bool cold_member_has_key(const struct cold_member *member, const char *pubkey);
+/* A whole key, of today or before a rotation, names any listed member; a prefix (8 hex digits or more) or a name only a verified one. ERROR_NOT_FOUND, ERROR_AMBIGUOUS (the candidates are in
  * the message), ERROR_DENIED (revoked). */
 int cold_members_resolve(const struct cold_members *members, const char *to, const struct cold_member **ret_member,
                          struct error *error) MUST_CHECK;

@@ -152,7 +152,7 @@ static int plan(struct cli *cli, struct remint *remint)
     for (size_t i = 0; i < remint->file.mesh_count; i++) {
         struct minted *minted = &remint->meshes[i];
         minted->mesh = &remint->file.meshes[i];
-        minted->owner = string_equal(minted->mesh->owner_pubkey, minted->mesh->pubkey);
+        minted->owner = meshes_is_owner(minted->mesh);
         name_pending(minted->mesh->mesh_id, &facts, minted->pending_id);
         minted->done = is_done(cli, minted);
     }
@@ -174,7 +174,7 @@ static int sign_invite(struct cli *cli, const struct config_mesh *mesh, struct i
 {
     struct error error = { 0 };
     struct keypair *owner = NULL;
-    int status = meshes_keys(cli, mesh, &owner);
+    int status = meshes_statement_keys(cli, mesh, &owner);
     invite->role = memory_strdup("admin");
     invite->max_uses = 1;
     invite->expires_at_s = clock_wall_ms() / 1000 + INVITE_LIFETIME_S;
@@ -201,6 +201,7 @@ static int save(struct cli *cli, const struct config_mesh *mesh, const struct in
     changed.member_id = member_id;
     changed.pubkey = pubkey;
     changed.secret_key = secret;
+    changed.next_secret_key = changed.spare_secret_key = changed.owner_secret_key = NULL; /* the copied member's */
     changed.joined_at = joined_at;
     changed.role = invite->role;
     bool marked = reminted_mark(&cli->paths, mesh->mesh_id, mesh->pubkey, &error) == 0;

@@ -18,6 +18,7 @@ struct revoking {
     struct config_file file;
     struct settings *settings;
     struct keypair *keys;
+    struct keypair *signer; /* of the statement */
     struct broker_link *link;
     struct cold_members members;
     const struct config_mesh *mesh;
@@ -29,6 +30,7 @@ static void revoking_release(struct revoking *revoking)
     cold_members_release(&revoking->members);
     broker_link_close(revoking->link);
     keypair_free(revoking->keys);
+    keypair_free(revoking->signer);
     settings_free(revoking->settings);
     config_file_release(&revoking->file);
 }
@@ -58,8 +60,8 @@ static json_t *revoke_request(const struct revoking *revoking, struct error *err
     json_put_string(request, "subject_pubkey", revoking->member->pubkey);
     json_put_string(request, "member_id", revoking->member->member_id);
     json_put_integer(request, "at", now);
-    json_put_string(request, "by", revoking->mesh->pubkey);
-    if (statement_sign_json(STATEMENT_REVOCATION, request, revoking->keys, signature, error) != 0) {
+    json_put_string(request, "by", keypair_public_hex(revoking->signer));
+    if (statement_sign_json(STATEMENT_REVOCATION, request, revoking->signer, signature, error) != 0) {
         json_decref(request);
         return NULL;
     }
@@ -80,10 +82,10 @@ static int revoke(struct cli *cli, struct revoking *revoking)
     if (find_member(revoking, cli->arguments[0], &error) != 0) {
         return cli_fail_error(cli, &error);
     }
-    if (string_equal(revoking->member->pubkey, revoking->mesh->owner_pubkey)) {
+    if (revoking->member->owner) {
         return cli_fail(cli, EXIT_NOT_AUTHORISED, "nobody revokes the owner");
     }
-    if (revoking->member->admin && !string_equal(revoking->mesh->pubkey, revoking->mesh->owner_pubkey)) {
+    if (revoking->member->admin && !meshes_is_owner(revoking->mesh)) {
         return cli_fail(cli, EXIT_NOT_AUTHORISED, "only the owner revokes an admin");
     }
     char *name = text_printable(revoking->member->name, strlen(revoking->member->name));
@@ -128,6 +130,9 @@ static int run(struct cli *cli)
     }
     if (status == EXIT_DONE) {
         status = meshes_keys(cli, revoking.mesh, &revoking.keys);
+    }
+    if (status == EXIT_DONE) {
+        status = meshes_statement_keys(cli, revoking.mesh, &revoking.signer);
     }
     if (status == EXIT_DONE) {
         status = broker_link_need(cli, revoking.mesh, revoking.keys, revoking.settings, &revoking.link);

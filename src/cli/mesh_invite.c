@@ -129,7 +129,7 @@ static int run(struct cli *cli)
         mesh = meshes_choose(cli, &file, &status);
     }
     if (status == EXIT_DONE) {
-        status = meshes_keys(cli, mesh, &keys);
+        status = meshes_statement_keys(cli, mesh, &keys);
     }
     if (status == EXIT_DONE) {
         status = own_invite_fill(cli, mesh, &invite);

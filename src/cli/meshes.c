@@ -70,6 +70,33 @@ int meshes_keys(struct cli *cli, const struct config_mesh *mesh, struct keypair 
     return EXIT_DONE;
 }
 
+bool meshes_is_owner(const struct config_mesh *mesh)
+{
+    return mesh->owner_pubkey != NULL && (mesh->owner_secret_key != NULL || string_equal(mesh->pubkey, mesh->owner_pubkey));
+}
+
+int meshes_statement_keys(struct cli *cli, const struct config_mesh *mesh, struct keypair **ret_keys)
+{
+    struct error error = { 0 };
+    struct keypair *keys = NULL;
+    if (mesh->owner_secret_key == NULL) {
+        return meshes_keys(cli, mesh, ret_keys);
+    }
+    int result = crypto_start(&error);
+    if (result == 0) {
+        result = keypair_from_secret_hex(mesh->owner_secret_key, &keys, &error);
+    }
+    if (result == 0 && !string_equal(keypair_public_hex(keys), mesh->owner_pubkey)) {
+        result = error_set(&error, ERROR_INVALID, "ownerSecretKey and ownerPubkey of mesh '%s' do not belong together", mesh->slug);
+    }
+    if (result != 0) {
+        keypair_free(keys);
+        return cli_fail_error(cli, &error);
+    }
+    *ret_keys = keys;
+    return EXIT_DONE;
+}
+
 int meshes_broker_url(const char *given, bool allow_insecure, char **ret_url, struct error *error)
 {
     const char *rest = strstr(given, "://");

@@ -17,6 +17,11 @@ int meshes_settings(struct cli *cli, struct settings **ret_settings);
 /* Starts the cryptography and loads the mesh's keys; prints on failure. */
 int meshes_keys(struct cli *cli, const struct config_mesh *mesh, struct keypair **ret_keys);
 
+/* Whether this member is the mesh's owner, under whichever key it speaks today. */
+bool meshes_is_owner(const struct config_mesh *mesh);
+/* The keys that sign what this member states about others: the pinned owner's key for the owner (docs/decisions/0012), else the member's; prints on failure. */
+int meshes_statement_keys(struct cli *cli, const struct config_mesh *mesh, struct keypair **ret_keys);
+
 /* What `--broker` says, as the URL that stands in invites: ws:// or wss://, with a path. ERROR_INVALID when it is no such URL, ERROR_DENIED for ws:// to
  * another host unless broker.allow_insecure. Heap. */
 int meshes_broker_url(const char *given, bool allow_insecure, char **ret_url, struct error *error) MUST_CHECK;

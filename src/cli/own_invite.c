@@ -1,6 +1,7 @@
 /* Owns what an invite takes from the joined mesh; its role, times and signature are the caller's. */
 #include "cli/own_invite.h"
 
+#include "cli/meshes.h"
 #include "cli/output.h"
 #include "util/ids.h"
 #include "util/memory.h"
@@ -9,7 +10,7 @@
 int own_invite_fill(struct cli *cli, const struct config_mesh *mesh, struct invite *invite)
 {
     struct buffer root;
-    if (!string_equal(mesh->owner_pubkey, mesh->pubkey)) {
+    if (!meshes_is_owner(mesh)) {
         return cli_fail(cli, EXIT_NOT_AUTHORISED, "only the owner of '%s' can invite (the owner's key begins with %.16s)", mesh->slug,
                         mesh->owner_pubkey == NULL ? "?" : mesh->owner_pubkey);
     }

@@ -63,6 +63,7 @@ static void on_upkeep(void *argument)
     struct daemon *daemon = argument;
     daemon_prune(daemon);
     log_poke();
+    daemon_clean_archive_daily(daemon);
     loop_timer_start(daemon->upkeep, UPKEEP_MS);
 }
 
@@ -108,7 +109,12 @@ static int open_ipc(struct daemon *daemon, struct error *error)
         .metrics = daemon->metrics,
         .token = daemon->token,
         .directory = daemon->options->paths->daemon,
-        .control = { .argument = daemon, .reload = on_reload, .settings = on_settings },
+        .control = { .argument = daemon,
+                     .reload = on_reload,
+                     .settings = on_settings,
+                     .rotate_keypair = daemon_rotate_keypair,
+                     .rotate_token = daemon_rotate_token,
+                     .clean_archive = daemon_clean_archive },
         .schema_version = db_schema_version(daemon->outbox_db),
     };
     daemon_limits(daemon->settings, &options.limits);

@@ -3,6 +3,7 @@
 #define DAEMON_INTERNAL_H
 
 #include "daemon/daemon.h"
+#include "identity/archive.h"
 #include "identity/identity.h"
 #include "ipc/ipc.h"
 #include "net/loop.h"
@@ -31,8 +32,11 @@ struct daemon_mesh { /* one that is served, or on its way out */
     struct daemon_mesh *next;
     char *mesh_id, *slug, *pubkey, *broker_url;
     struct keypair *keys;
-    struct delivery *delivery; /* NULL: it could not be made */
-    bool leaving;              /* dropped: stops, then is freed */
+    struct key_archive archive;       /* former keys, as they were when the mesh was taken up */
+    struct delivery *delivery;        /* NULL: it could not be made */
+    struct daemon_rotation *rotation; /* of its key, under way; NULL none (rotate.c) */
+    bool replaced;                    /* leaving for another daemon_mesh of the same mesh, which is served already */
+    bool leaving;                     /* dropped: stops, then is freed */
     bool stopped;
     bool link_open, link_was_open; /* as the hooks were told */
 };
@@ -64,6 +68,7 @@ struct daemon {
     int disk_level;    /* 0, 80, 95 */
     bool serving;      /* deliveries are started as they are made */
     bool port_written;
+    int64_t archive_cleaned_ms; /* since boot; 0: not yet */
 
     /* an ephemeral member (ephemeral.c) */
     char *scratch, *ephemeral_member_id;
@@ -115,6 +120,20 @@ void daemon_free_meshes(struct daemon *daemon);
 /* The delivery that serves this row's mesh; NULL when none does. */
 struct delivery *daemon_delivery_of_row(const struct daemon *daemon, const char *row_mesh);
 bool daemon_every_link_is_refused(const struct daemon *daemon);
+
+/* rotate.c (50-identity, Key rotation) */
+void daemon_rotate_keypair(void *daemon, const char *mesh_id, ipc_answered *answered, void *argument);
+void daemon_resume_rotation(struct daemon_mesh *mesh);    /* config.json says that one was begun */
+void daemon_rotation_link_changed(struct daemon *daemon); /* some link is in another state */
+void daemon_forget_rotation(struct daemon_mesh *mesh);    /* the mesh goes */
+
+/* keys.c */
+void daemon_rotate_token(void *daemon, ipc_answered *answered, void *argument);
+void daemon_clean_archive(void *daemon, ipc_answered *answered, void *argument);
+void daemon_clean_archive_daily(struct daemon *daemon);
+void daemon_tell_archive(const struct archive_findings *findings);
+void daemon_read_archive(const struct daemon *daemon,
+                         struct key_archive *ret_archive); /* blocking, a small file: when a mesh is taken up */
 
 /* listeners.c */
 int daemon_listen(struct daemon *daemon, struct error *error) MUST_CHECK;

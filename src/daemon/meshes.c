@@ -14,6 +14,7 @@
 #include "util/text.h"
 
 enum { HOST_TEXT_SIZE = 4096 };
+static const int64_t DAY_MS = INT64_C(24) * 3600 * 1000;
 
 /* ---- events of a delivery -------------------------------------------------------------------------------------------- */
 
@@ -43,6 +44,8 @@ static void publish(void *argument, const char *type, const char *mesh_slug, jso
     struct daemon *daemon = argument;
     if (strcmp(type, "system") == 0)
         note_clone(daemon, mesh_slug, data);
+    if (strcmp(type, "broker_status") == 0)
+        daemon_rotation_link_changed(daemon);
     if (strcmp(type, "broker_status") == 0 && daemon->options->exit_on_refused)
         loop_defer(daemon->loop, stop_when_refused, daemon); /* once the link has told everyone */
     json_incref(data);
@@ -74,8 +77,10 @@ bool daemon_every_link_is_refused(const struct daemon *daemon)
 
 static void mesh_free(struct daemon_mesh *mesh)
 {
+    daemon_forget_rotation(mesh);
     delivery_free(mesh->delivery);
     keypair_free(mesh->keys);
+    key_archive_release(&mesh->archive);
     free(mesh->mesh_id);
     free(mesh->slug);
     free(mesh->pubkey);
@@ -130,6 +135,8 @@ static int make_delivery(struct daemon_mesh *mesh, const struct config_file *fil
                   .allow_insecure = settings_bool(settings, "broker.allow_insecure"),
                   .reconnect_initial_ms = 500,
                   .reconnect_max_ms = 30000 },
+        .archive = &mesh->archive,
+        .key_grace_ms = settings_integer(settings, "crypto.key_grace_period_days") * DAY_MS,
         .owner_pubkey = config->owner_pubkey != NULL ? config->owner_pubkey : "",
         .role = config->role,
         .events = { .argument = daemon, .publish = publish, .count = count, .arriving = daemon_hooks_arriving },
@@ -142,12 +149,22 @@ static int make_delivery(struct daemon_mesh *mesh, const struct config_file *fil
         .allow_plaintext = settings_mesh_bool(settings, config->slug, "allow_plaintext", settings_bool(settings, "broker.allow_plaintext")),
     };
     options.link.require = settings_list(settings, "features.require", &options.link.require_count);
+    daemon_read_archive(daemon, &mesh->archive);
     int status = identity_mesh_keys(config, &mesh->keys, error);
     if (status == 0) {
         options.link.keys = mesh->keys;
         status = delivery_new(&options, &mesh->delivery, error);
     }
     return status;
+}
+
+/* The same mesh under another key is still on its way out: two that drain one outbox would miss what the first gives back. */
+static bool waits_for_another(const struct daemon_mesh *mesh)
+{
+    for (const struct daemon_mesh *other = mesh->daemon->meshes; other != NULL; other = other->next)
+        if (other != mesh && other->leaving && !other->stopped && strcmp(other->mesh_id, mesh->mesh_id) == 0)
+            return true;
+    return false;
 }
 
 /* Fails only at start, and only for what forbids the start: a maximum age beyond what a broker remembers (30-delivery, Maximum age). */
@@ -169,12 +186,22 @@ int daemon_take_up(struct daemon *daemon, const struct config_file *file, const 
     }
     log_event(LOG_LEVEL_INFO, "mesh_taken_up", LOG_TEXT("mesh", mesh->slug), LOG_END);
     ipc_add_mesh(daemon->ipc, mesh->delivery);
-    if (daemon->serving)
+    if (config->next_secret_key != NULL)
+        daemon_resume_rotation(mesh);
+    if (daemon->serving && !waits_for_another(mesh))
         delivery_start(mesh->delivery);
     return 0;
 }
 
 /* ---- dropping --------------------------------------------------------------------------------------------------------- */
+
+static void start_successor(const struct daemon_mesh *left)
+{
+    for (struct daemon_mesh *mesh = left->daemon->meshes; mesh != NULL; mesh = mesh->next)
+        if (!mesh->leaving && mesh->delivery != NULL && strcmp(mesh->mesh_id, left->mesh_id) == 0 && left->daemon->serving &&
+            left->daemon->exit_status < 0 && !waits_for_another(mesh))
+            delivery_start(mesh->delivery);
+}
 
 static void free_left(void *argument)
 {
@@ -186,6 +213,8 @@ static void free_left(void *argument)
             continue;
         }
         *link = mesh->next;
+        if (mesh->replaced)
+            start_successor(mesh);
         mesh_free(mesh);
     }
 }
@@ -209,8 +238,19 @@ static void stop_mesh(struct daemon_mesh *mesh, int64_t grace_ms)
 static void drop(struct daemon_mesh *mesh)
 {
     log_event(LOG_LEVEL_INFO, "mesh_dropped", LOG_TEXT("mesh", mesh->slug), LOG_END);
+    daemon_forget_rotation(mesh);
     ipc_remove_mesh(mesh->daemon->ipc, mesh->mesh_id);
     mesh->leaving = true;
+    stop_mesh(mesh, 0);
+}
+
+/* Another key: the API goes from one to the other without a gap, and the new connection waits until the old one has given back what it had in hand. */
+static void replace(struct daemon_mesh *mesh)
+{
+    log_event(LOG_LEVEL_INFO, "mesh_key_changed", LOG_TEXT("mesh", mesh->slug), LOG_END);
+    daemon_forget_rotation(mesh);
+    mesh->leaving = true;
+    mesh->replaced = true;
     stop_mesh(mesh, 0);
 }
 
@@ -243,6 +283,14 @@ static bool is_joined(const struct daemon *daemon, const struct daemon_mesh *mes
     return false;
 }
 
+static bool has_another_key(const struct daemon *daemon, const struct daemon_mesh *mesh, const struct config_file *file)
+{
+    for (size_t i = 0; i < file->mesh_count && i < LIMIT_MESHES; i++)
+        if (is_chosen(daemon, file->meshes[i].slug) && strcmp(file->meshes[i].mesh_id, mesh->mesh_id) == 0)
+            return strcmp(file->meshes[i].slug, mesh->slug) == 0 && strcmp(file->meshes[i].pubkey, mesh->pubkey) != 0;
+    return false;
+}
+
 static bool is_served(const struct daemon *daemon, const struct config_mesh *config)
 {
     for (const struct daemon_mesh *mesh = daemon->meshes; mesh != NULL; mesh = mesh->next)
@@ -255,8 +303,12 @@ static int update(struct daemon *daemon, const struct config_file *file, struct 
 {
     int status = 0;
     for (struct daemon_mesh *mesh = daemon->meshes; mesh != NULL; mesh = mesh->next)
-        if (!mesh->leaving && !is_joined(daemon, mesh, file))
-            drop(mesh);
+        if (!mesh->leaving && !is_joined(daemon, mesh, file)) {
+            if (mesh->delivery != NULL && has_another_key(daemon, mesh, file))
+                replace(mesh);
+            else
+                drop(mesh);
+        }
     for (size_t i = 0; status == 0 && i < file->mesh_count && i < LIMIT_MESHES; i++)
         if (is_chosen(daemon, file->meshes[i].slug) && !is_served(daemon, &file->meshes[i]))
             status = daemon_take_up(daemon, file, &file->meshes[i], error);

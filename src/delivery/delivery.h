@@ -61,7 +61,7 @@ void delivery_stop(struct delivery *delivery, int64_t grace_ms, void (*stopped)(
 void delivery_free(struct delivery *delivery);
 
 /* ---- a rotation of our key (50-identity); delivery/rotation.c ---- */
-/* No new sends until delivery_resume; accepts go on. quiet(argument, idle) once, when nothing awaits an answer any more, or after timeout_ms (idle false). Again: replaces. */
+/* No new sends until delivery_resume; accepts go on. quiet(argument, idle) (NULL: nobody asks) once, when nothing awaits an answer any more, or after timeout_ms (idle false). Again: replaces. */
 void delivery_quiesce(struct delivery *delivery, int64_t timeout_ms, void (*quiet)(void *argument, bool idle), void *argument);
 void delivery_resume(struct delivery *delivery);
 bool delivery_is_open(const struct delivery *delivery);

@@ -285,7 +285,7 @@ static void judge(struct delivery *delivery, const json_t *frame, const struct f
     received.mesh_id = delivery->mesh_id;
     received.keys = delivery->keys;
     received.archive = delivery->archive;
-    received.key_grace_ms = delivery->key_grace_ms;
+    received.key_grace_ms = from_history ? INT64_MAX : delivery->key_grace_ms;
     received.boxes = delivery->boxes;
     received.trust = delivery->trust;
     received.now_ms = latest_now(delivery, push);

@@ -53,8 +53,10 @@ void delivery_quiesce(struct delivery *delivery, int64_t timeout_ms, void (*quie
     delivery->rotation.quiet = quiet;
     delivery->rotation.quiet_argument = argument;
     drain_pause(delivery->drain, true);
-    loop_timer_start(delivery->rotation.timer, timeout_ms);
-    loop_defer(delivery->loop, check_quiet, delivery);
+    if (quiet != NULL) {
+        loop_timer_start(delivery->rotation.timer, timeout_ms);
+        loop_defer(delivery->loop, check_quiet, delivery);
+    }
 }
 
 void delivery_resume(struct delivery *delivery)

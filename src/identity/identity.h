@@ -15,6 +15,8 @@ int identity_running_pid(const struct config_paths *paths, int64_t *ret_pid, str
 
 /* local-token: 32 random bytes, base64url; made (0600) when absent; refused when others can read it. token is heap; wipe it. */
 int identity_local_token(const struct config_paths *paths, char **ret_token, struct error *error) MUST_CHECK;
+/* A new one in its place, atomically: whoever reads the file has the old or the new one, whole. Made where there is none. token is heap; wipe it. */
+int identity_rotate_token(const struct config_paths *paths, char **ret_token, struct error *error) MUST_CHECK;
 /* A stable id for this installation (daemon/session-id, 0600): sessionId of hello. Heap. */
 int identity_session_id(const struct config_paths *paths, char **ret_session_id, struct error *error) MUST_CHECK;
 /* The mesh's member keys; checks that they belong together. */

@@ -70,6 +70,18 @@ int identity_local_token(const struct config_paths *paths, char **ret_token, str
     return result;
 }
 
+int identity_rotate_token(const struct config_paths *paths, char **ret_token, struct error *error)
+{
+    struct buffer token;
+    buffer_init_secret(&token, TOKEN_FILE_MAXIMUM);
+    int result = token_make(paths->local_token, &token, error);
+    if (result == 0) {
+        *ret_token = buffer_take(&token, NULL);
+    }
+    buffer_release(&token);
+    return result;
+}
+
 /* ---- the session id --------------------------------------------------------------------------------------------- */
 
 int identity_session_id(const struct config_paths *paths, char **ret_session_id, struct error *error)

@@ -37,3 +37,32 @@ void route_daemon_settings(struct exchange *exchange)
     json_put(answer, "settings", ipc->control.settings(ipc->control.argument));
     exchange_answer_json(exchange, 200, answer);
 }
+
+/* ---- keys and tokens (50-identity) --------------------------------------------------------------------------------- */
+
+static void on_answered(void *argument, int status, json_t *body)
+{
+    exchange_answer_json(argument, status, body);
+}
+
+void route_rotate_keypair(struct exchange *exchange)
+{
+    struct ipc *ipc = exchange->ipc;
+    struct ipc_mesh *mesh;
+    if (exchange_is_local(exchange) && ipc_choose_mesh(exchange, &mesh) != NULL)
+        ipc->control.rotate_keypair(ipc->control.argument, mesh->mesh_id, on_answered, exchange);
+}
+
+void route_rotate_token(struct exchange *exchange)
+{
+    struct ipc *ipc = exchange->ipc;
+    if (exchange_is_local(exchange))
+        ipc->control.rotate_token(ipc->control.argument, on_answered, exchange);
+}
+
+void route_archive_cleanup(struct exchange *exchange)
+{
+    struct ipc *ipc = exchange->ipc;
+    if (exchange_is_local(exchange))
+        ipc->control.clean_archive(ipc->control.argument, on_answered, exchange);
+}

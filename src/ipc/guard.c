@@ -10,6 +10,33 @@ void guard_init(struct guard *guard, const char *token)
     *guard = (struct guard){ .token = memory_strdup(token), .token_length = strlen(token) };
 }
 
+static void forget_token(char **token)
+{
+    if (*token != NULL)
+        secret_wipe(*token, strlen(*token));
+    free(*token);
+    *token = NULL;
+}
+
+void guard_set_token(struct guard *guard, const char *token, int64_t now_ms, int64_t grace_ms)
+{
+    size_t last = ARRAY_LENGTH(guard->old_tokens) - 1;
+    forget_token(&guard->old_tokens[last].token);
+    memmove(&guard->old_tokens[1], &guard->old_tokens[0], last * sizeof(guard->old_tokens[0]));
+    guard->old_tokens[0] = (struct guard_old_token){ guard->token, now_ms + grace_ms };
+    guard->token = memory_strdup(token);
+    guard->token_length = strlen(token);
+}
+
+size_t guard_old_tokens(const struct guard *guard, int64_t now_ms, const char **ret_tokens, size_t maximum)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < ARRAY_LENGTH(guard->old_tokens) && count < maximum; i++)
+        if (guard->old_tokens[i].token != NULL && now_ms < guard->old_tokens[i].until_ms)
+            ret_tokens[count++] = guard->old_tokens[i].token;
+    return count;
+}
+
 static void release_origins(struct guard *guard)
 {
     for (size_t i = 0; i < guard->allowed_origin_count; i++)
@@ -24,9 +51,9 @@ void guard_release(struct guard *guard)
     if (guard == NULL)
         return;
     release_origins(guard);
-    if (guard->token != NULL)
-        secret_wipe(guard->token, guard->token_length);
-    free(guard->token);
+    forget_token(&guard->token);
+    for (size_t i = 0; i < ARRAY_LENGTH(guard->old_tokens); i++)
+        forget_token(&guard->old_tokens[i].token);
     *guard = (struct guard){ 0 };
 }
 
@@ -170,6 +197,17 @@ static bool needs_no_bearer(const struct guard *guard, const struct guard_reques
     return is_get(request, "/v1/prove") || (guard->public_health_check && is_get(request, "/v1/health"));
 }
 
+/* In constant time but for how many there are. */
+static bool is_valid_token(const struct guard *guard, const char *token, int64_t now_ms)
+{
+    const char *old[ARRAY_LENGTH(guard->old_tokens)];
+    size_t length = strlen(token), count = guard_old_tokens(guard, now_ms, old, ARRAY_LENGTH(old));
+    bool valid = length == guard->token_length && secret_equal(token, guard->token, length);
+    for (size_t i = 0; i < count; i++)
+        valid = (length == strlen(old[i]) && secret_equal(token, old[i], length)) || valid;
+    return valid;
+}
+
 static bool check_bearer(struct guard_case *this)
 {
     bool decided, passed = check_capability(this, &decided);
@@ -182,8 +220,7 @@ static bool check_bearer(struct guard_case *this)
     if (token == NULL)
         return refuse(this, 401, "missing_token",
                       "Send `Authorization: Bearer <token>`; the token is in daemon/local-token of the configuration directory.");
-    size_t length = strlen(token);
-    if (length == this->guard->token_length && secret_equal(token, this->guard->token, length)) {
+    if (is_valid_token(this->guard, token, this->request->now_ms)) {
         this->refusal->ask_for_bearer = false;
         return true;
     }

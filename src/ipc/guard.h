@@ -17,6 +17,10 @@ struct guard_bucket {
 struct guard {
     char *token; /* heap; wiped */
     size_t token_length;
+    struct guard_old_token { /* rotated out, and still good for a while; the newest first */
+        char *token;         /* NULL none; wiped */
+        int64_t until_ms;    /* monotonic */
+    } old_tokens[4];
     char **allowed_origins;
     size_t allowed_origin_count;
     size_t max_in_flight, max_streams;
@@ -26,6 +30,10 @@ struct guard {
 };
 void guard_init(struct guard *guard, const char *token);
 void guard_release(struct guard *guard);
+/* The one before stays good for grace_ms. More than fit: the oldest ends early. */
+void guard_set_token(struct guard *guard, const char *token, int64_t now_ms, int64_t grace_ms);
+/* Those still good at now_ms, for a proof to who has no newer one. Borrowed; returns how many. */
+size_t guard_old_tokens(const struct guard *guard, int64_t now_ms, const char **ret_tokens, size_t maximum);
 /* A changed rate starts with a full bucket. */
 void guard_set_rate(struct guard *guard, int64_t requests_per_second, int64_t burst, int64_t now_ms);
 void guard_set_origins(struct guard *guard, const char *const *origins, size_t count);

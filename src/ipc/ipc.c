@@ -259,6 +259,11 @@ void ipc_set_limits(struct ipc *ipc, const struct ipc_limits *limits)
     guard_set_origins(&ipc->guard, limits->allowed_origins, limits->allowed_origin_count);
 }
 
+void ipc_set_token(struct ipc *ipc, const char *token)
+{
+    guard_set_token(&ipc->guard, token, clock_monotonic_ms(), IPC_OLD_TOKEN_MS);
+}
+
 void ipc_stop_accepting(struct ipc *ipc)
 {
     ipc->stopping = true;

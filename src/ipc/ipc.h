@@ -24,12 +24,19 @@ struct ipc_limits {
     size_t allowed_origin_count;
 };
 
-/* What only the daemon as a whole can do; each answers at once. */
+/* Of what takes its time: once, with the answer's status and body (given). */
+typedef void ipc_answered(void *argument, int status, json_t *body);
+
+/* What only the daemon as a whole can do; the first two answer at once. */
 struct ipc_control {
     void *argument;
     /* *ret_report as in docs/local-api.md, new reference. A failure is the configuration's: nothing was changed. */
     int (*reload)(void *argument, json_t **ret_report, struct error *error);
     json_t *(*settings)(void *argument); /* those in effect; new reference */
+    /* 50-identity, Key rotation and Token; as docs/local-api.md says. */
+    void (*rotate_keypair)(void *argument, const char *mesh_id, ipc_answered *answered, void *answer_argument);
+    void (*rotate_token)(void *argument, ipc_answered *answered, void *answer_argument);
+    void (*clean_archive)(void *argument, ipc_answered *answered, void *answer_argument);
 };
 
 struct ipc_options { /* everything borrowed for the ipc's life, but the strings, which are copied */
@@ -52,6 +59,9 @@ int ipc_listen_unix(struct ipc *ipc, const char *path, struct error *error) MUST
 /* 127.0.0.1; port 0: any. ERROR_BUSY when taken. */
 int ipc_listen_tcp(struct ipc *ipc, uint16_t port, uint16_t *ret_port, struct error *error) MUST_CHECK;
 void ipc_set_limits(struct ipc *ipc, const struct ipc_limits *limits);
+/* The bearer from now on; the one before works on for IPC_OLD_TOKEN_MS (50-identity, Token). Copied. */
+enum { IPC_OLD_TOKEN_MS = 60000 };
+void ipc_set_token(struct ipc *ipc, const char *token);
 
 /* Meshes served. A mesh whose delivery could not be made is added with the reason, so that health shows it. The delivery must be removed before it is freed. */
 void ipc_add_mesh(struct ipc *ipc, struct delivery *delivery);

@@ -153,6 +153,15 @@ void route_health(struct exchange *exchange)
 
 enum { NONCE_MAX = 128 };
 
+static void put_proof(json_t *answer, const char *name, const char *token, const char *text, size_t length)
+{
+    struct sha256 mac;
+    char hex[SHA256_HEX_SIZE];
+    hmac_sha256((const uint8_t *)token, strlen(token), text, length, &mac);
+    hex_encode(mac.bytes, sizeof(mac.bytes), hex);
+    json_put_string(answer, name, hex);
+}
+
 /* 45-trust, Against the local side: who holds the token can answer, who squats on the port cannot. */
 void route_prove(struct exchange *exchange)
 {
@@ -170,11 +179,13 @@ void route_prove(struct exchange *exchange)
     memcpy(text + length, nonce, nonce_size);
     length += nonce_size;
     length += (size_t)snprintf(text + length, sizeof(text) - length, "%u", (unsigned)ipc->tcp_port);
-    struct sha256 mac;
-    char hex[SHA256_HEX_SIZE];
-    hmac_sha256((const uint8_t *)ipc->guard.token, ipc->guard.token_length, text, length, &mac);
-    hex_encode(mac.bytes, sizeof(mac.bytes), hex);
+    const char *old[ARRAY_LENGTH(ipc->guard.old_tokens)];
+    size_t count = guard_old_tokens(&ipc->guard, clock_monotonic_ms(), old, ARRAY_LENGTH(old));
     json_t *answer = json_new_object();
-    json_put_string(answer, "proof", hex);
+    put_proof(answer, "proof", ipc->guard.token, text, length);
+    for (size_t i = 0; i < count; i++) { /* for who has not yet read the new token */
+        static const char *const NAMES[] = { "old_proof", "old_proof_2", "old_proof_3", "old_proof_4" };
+        put_proof(answer, NAMES[i], old[i], text, length);
+    }
     exchange_answer_json(exchange, 200, answer);
 }

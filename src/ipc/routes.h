@@ -30,6 +30,9 @@ void route_not_implemented(struct exchange *exchange);
 /* daemon_routes.c */
 void route_daemon_reload(struct exchange *exchange);
 void route_daemon_settings(struct exchange *exchange);
+void route_rotate_keypair(struct exchange *exchange);
+void route_rotate_token(struct exchange *exchange);
+void route_archive_cleanup(struct exchange *exchange);
 /* metrics_route.c */
 void route_metrics(struct exchange *exchange);
 /* send.c */

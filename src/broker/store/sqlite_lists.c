@@ -3,12 +3,14 @@
 #include "broker/store/sqlite.h"
 #include "util/text.h"
 
-#define MEMBER_COLUMNS                                                                                                                    \
-    "m.id, m.member_id, m.pubkey, m.display_name, m.role, m.joined_at, m.last_seen_at, m.state = 'revoked', m.certificate,"               \
-    " (SELECT n.document FROM statement n WHERE n.mesh_id = m.mesh_id AND n.kind = 'name' AND n.subject = m.pubkey ORDER BY n.seq DESC "  \
-    "LIMIT 1),"                                                                                                                           \
-    " (SELECT g.document FROM statement g WHERE g.mesh_id = m.mesh_id AND g.kind = 'grant' AND g.subject = m.pubkey ORDER BY g.seq DESC " \
-    "LIMIT 1)"
+/* Of today's key before those of former ones: their numbers are counted apart. */
+#define NEWEST_STATEMENT(kind)                                                                              \
+    " (SELECT n.document FROM statement n WHERE n.mesh_id = m.mesh_id AND n.kind = '" kind                  \
+    "' AND (n.subject = m.pubkey OR n.subject IN (SELECT old_pubkey FROM rotation WHERE member_id = m.id))" \
+    " ORDER BY n.subject = m.pubkey DESC, n.stored_at DESC, n.seq DESC LIMIT 1)"
+#define MEMBER_COLUMNS                                                                                        \
+    "m.id, m.member_id, m.pubkey, m.display_name, m.role, m.joined_at, m.last_seen_at, m.state = 'revoked', " \
+    "m.certificate," NEWEST_STATEMENT("name") "," NEWEST_STATEMENT("grant")
 static const char LIST_MEMBERS[] =
     "SELECT " MEMBER_COLUMNS " FROM member m WHERE m.mesh_id = ? AND m.id > ? AND m.state <> 'left' ORDER BY m.id";
 static const char FIND_MEMBER[] = "SELECT " MEMBER_COLUMNS " FROM member m WHERE m.mesh_id = ? AND m.pubkey = ?";
