@@ -3,11 +3,11 @@
 #include "broker/store/sqlite.h"
 #include "util/text.h"
 
-/* Of today's key before those of former ones: their numbers are counted apart. */
+/* Of today's key or a former one; their numbers are counted apart, so it is the one that came last. */
 #define NEWEST_STATEMENT(kind)                                                                              \
     " (SELECT n.document FROM statement n WHERE n.mesh_id = m.mesh_id AND n.kind = '" kind                  \
     "' AND (n.subject = m.pubkey OR n.subject IN (SELECT old_pubkey FROM rotation WHERE member_id = m.id))" \
-    " ORDER BY n.subject = m.pubkey DESC, n.stored_at DESC, n.seq DESC LIMIT 1)"
+    " ORDER BY n.stored_at DESC, n.seq DESC LIMIT 1)"
 #define MEMBER_COLUMNS                                                                                        \
     "m.id, m.member_id, m.pubkey, m.display_name, m.role, m.joined_at, m.last_seen_at, m.state = 'revoked', " \
     "m.certificate," NEWEST_STATEMENT("name") "," NEWEST_STATEMENT("grant")
