@@ -9,6 +9,7 @@
 #include "bench_mesh.h"
 #include "delivery/checks.h"
 #include "json/json.h"
+#include "proto/rotation.h"
 #include "util/clock.h"
 #include "util/memory.h"
 #include "util/text.h"
@@ -16,8 +17,11 @@
 struct fixture {
     struct bench_mesh bench;
     struct trust *trust;
-    bool *covered; /* by row of CHECKS */
+    struct key_archive archive; /* our former keys */
+    bool *covered;              /* by row of CHECKS */
 };
+
+static const int64_t HOUR_MS = 3600 * 1000, GRACE_MS = 7 * 24 * 3600 * INT64_C(1000);
 
 static int setup(void **state)
 {
@@ -43,6 +47,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     struct fixture *f = *state;
+    key_archive_release(&f->archive);
     trust_free(f->trust);
     bench_release(&f->bench);
     free(f->covered);
@@ -63,6 +68,8 @@ static void prepare(const struct fixture *f, const json_t *frame, const struct f
     received->boxes = f->bench.boxes;
     received->trust = f->trust;
     received->now_ms = clock_wall_ms();
+    received->archive = &f->archive;
+    received->key_grace_ms = GRACE_MS;
     received->frame = frame;
     received->push = push;
 }
@@ -289,6 +296,87 @@ static void a_revoked_sender(struct fixture *f)
                   bench_push(&f->bench, &(struct bench_letter){ .sent_at = 1790000000000 }, NULL)); /* whatever sent_at says */
 }
 
+static void rotate(struct fixture *f, const struct keypair *old, const struct keypair *new, int64_t at)
+{
+    json_t *request = NULL;
+    struct trust_changes changes;
+    struct error error;
+    assert_int_equal(rotation_make_request(MESH_ID, "m-1", 1, old, new, at, &request, &error), 0);
+    assert_int_equal(trust_merge_event(f->trust, "member_keypair_rotated", request, &changes, &error), 0);
+    json_decref(request);
+}
+
+/* The old key speaks for what was said before, and for the grace; the new one for everything. */
+static void a_sender_that_has_another_key(struct fixture *f)
+{
+    struct keypair *carols_next = NULL, *owners_next = NULL;
+    struct error error;
+    int64_t now = clock_wall_ms();
+    assert_int_equal(keypair_generate(&carols_next, &error), 0);
+    assert_int_equal(keypair_generate(&owners_next, &error), 0);
+    rotate(f, f->bench.carol, carols_next, now - HOUR_MS);
+    ASSERT_REASON("key_rotated_out", bench_push(&f->bench, &(struct bench_letter){ .sent_at = now }, NULL));
+    ASSERT_REASON("key_rotated_out", bench_push(&f->bench, &(struct bench_letter){ .sent_at = now - HOUR_MS + 1 }, NULL));
+    assert_null(judge(f, bench_push(&f->bench, &(struct bench_letter){ .sent_at = now - HOUR_MS }, NULL)));
+    assert_null(judge(f, bench_push(&f->bench, &(struct bench_letter){ .from = carols_next, .sent_at = now }, NULL)));
+    ASSERT_REASON("body_downgrade",
+                  bench_push(&f->bench, &(struct bench_letter){ .from = carols_next, .bare = "another key, as before" }, NULL));
+    rotate(f, f->bench.owner, owners_next, now - GRACE_MS - HOUR_MS);
+    ASSERT_REASON("key_rotated_out",
+                  bench_push(&f->bench, &(struct bench_letter){ .from = f->bench.owner, .sent_at = now - GRACE_MS - 2 * HOUR_MS }, NULL));
+    ASSERT_REASON("key_rotated_out", bench_push(&f->bench, &(struct bench_letter){ .from = f->bench.owner, .bare = "in the clear" }, NULL));
+    keypair_free(carols_next);
+    keypair_free(owners_next);
+}
+
+static void what_was_sent_to_our_former_key_opens_with_the_archive(void **state)
+{
+    struct fixture *f = *state;
+    struct bench_mesh *bench = &f->bench;
+    struct keypair *former = bench->me, *next = NULL;
+    struct error error;
+    int64_t now = clock_wall_ms();
+    const char *old_hex = keypair_public_hex(former);
+    json_t *letter = bench_push(bench, &(struct bench_letter){ .body = "to the old key" }, NULL);
+    json_t *again = json_deep_copy(letter), *third = json_deep_copy(letter);
+    assert_int_equal(keypair_generate(&next, &error), 0);
+    bench->me = next;
+    json_t *other_name = bench_push(bench, &(struct bench_letter){ .to = old_hex }, json_pack("{s:s}", "targetSpec", old_hex));
+    json_t *differs = bench_push(bench, &(struct bench_letter){ .to = old_hex }, NULL);
+    ASSERT_REASON("envelope_mismatch", letter); /* nobody's, as far as is known here */
+    assert_int_equal(key_archive_add(&f->archive, MESH_ID, former, 0, now, 7), 0);
+    assert_null(judge(f, again));
+    assert_null(judge(f, other_name));           /* the new key's box under the old key's name */
+    ASSERT_REASON("envelope_mismatch", differs); /* not under another name than the push's */
+    f->archive.keys[0].expires_at = now - 1;     /* the daily pass has not been */
+    ASSERT_REASON("envelope_mismatch", json_incref(third));
+    rotate(f, former, next, now); /* ours, but the archive has it no more */
+    trust_free(f->trust);
+    const struct trust_identity identity = { .mesh_id = MESH_ID,
+                                             .mesh_slug = "acme",
+                                             .owner_pubkey = keypair_public_hex(bench->owner),
+                                             .own_pubkey = keypair_public_hex(next),
+                                             .own_member_id = "m-me" };
+    assert_int_equal(trust_open(bench->outbox_db, &identity, &f->trust, &error), 0);
+    ASSERT_REASON("decrypt_failed", third);
+    bench->me = former;
+    keypair_free(next);
+}
+
+static void our_own_box_under_a_former_key_is_still_known_for_ours(void **state)
+{
+    struct fixture *f = *state;
+    struct keypair *former = f->bench.me, *next = NULL;
+    struct error error;
+    json_t *push = our_own_box(f, "what we wrote to carol");
+    assert_int_equal(keypair_generate(&next, &error), 0);
+    assert_int_equal(key_archive_add(&f->archive, MESH_ID, former, 0, clock_wall_ms(), 7), 0);
+    f->bench.me = next;
+    ASSERT_REASON("reflected", push);
+    f->bench.me = former;
+    keypair_free(next);
+}
+
 static void every_row_of_the_table_refuses_what_it_is_there_for(void **state)
 {
     struct fixture *f = *state;
@@ -299,6 +387,7 @@ static void every_row_of_the_table_refuses_what_it_is_there_for(void **state)
     envelopes_that_nobody_signed(f);
     messages_out_of_bounds(f);
     old_boxes(f);
+    a_sender_that_has_another_key(f);
     a_revoked_sender(f);
     for (size_t i = 0; i < CHECK_COUNT; i++) {
         if (!f->covered[i]) {
@@ -318,6 +407,8 @@ int main(void)
         TEST(an_older_client_and_an_older_broker_are_understood),
         TEST(an_envelope_is_one_whatever_was_declared),
         TEST(every_row_of_the_table_refuses_what_it_is_there_for),
+        TEST(what_was_sent_to_our_former_key_opens_with_the_archive),
+        TEST(our_own_box_under_a_former_key_is_still_known_for_ours),
     };
     return cmocka_run_group_tests_name("checks", tests, NULL, NULL);
 }

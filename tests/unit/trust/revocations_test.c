@@ -1,6 +1,7 @@
 /* Who may revoke whom, what a revocation of an admin or of an invite undoes, leaving, rotations, rv; and that the order in which statements come changes nothing. */
 #include <time.h>
 
+#include "util/clock.h"
 #include "fixture.h"
 #include "util/ids.h"
 
@@ -352,6 +353,42 @@ static void a_second_rotation_for_one_seq_is_a_fork_until_a_grant(void **state)
     assert_false(member_of(world, FRANK)->rotation_fork);
 }
 
+/* Who died before the broker's answer signs the same step again. */
+static void the_same_step_at_another_time_is_no_fork(void **state)
+{
+    struct world *world = *state;
+    int64_t at = 0;
+    settle_mesh(world);
+    list_statement(world, "rotations", make_rotation(world, BOB, FRANK, 1, T0 + 5));
+    merge_list(world);
+    list_statement(world, "rotations", make_rotation(world, BOB, FRANK, 1, T0 + 60));
+    merge_list(world);
+    assert_int_equal(world->changes.rotation_forks, 0);
+    assert_false(trust_is_forked(world->trust, hex_of(world, BOB)));
+    assert_true(trust_rotated_out(world->trust, hex_of(world, BOB), &at));
+    assert_int_equal(at, T0 + 5); /* the first that was seen */
+    assert_string_equal(trust_current_key(world->trust, hex_of(world, BOB)), hex_of(world, FRANK));
+    assert_true(trust_same_member(world->trust, hex_of(world, FRANK), hex_of(world, BOB)));
+    assert_false(trust_same_member(world->trust, hex_of(world, FRANK), hex_of(world, EVE)));
+}
+
+/* Else whoever holds an old key could silence its member for ever. */
+static void a_fork_that_is_dated_ahead_is_settled_by_a_grant_of_today(void **state)
+{
+    struct world *world = *state;
+    settle_mesh(world);
+    list_statement(world, "rotations", make_rotation(world, BOB, FRANK, 1, T0 + 5));
+    merge_list(world);
+    list_statement(world, "rotations", make_rotation(world, BOB, EVE, 1, INT64_C(1) << 52));
+    merge_list(world);
+    assert_true(trust_is_forked(world->trust, hex_of(world, BOB)) && trust_is_forked(world->trust, hex_of(world, FRANK)));
+    world_reopen(world);
+    assert_true(trust_is_forked(world->trust, hex_of(world, FRANK)));
+    list_statement(world, "grants", make_grant(world, OWNER, FRANK, "member", 1, clock_wall_ms() + 1));
+    merge_list(world);
+    assert_false(trust_is_forked(world->trust, hex_of(world, BOB)));
+}
+
 /* ---- rv --------------------------------------------------------------------------------------------------- */
 
 static void rv_is_that_of_what_counts(void **state)
@@ -515,6 +552,8 @@ int main(void)
         WORLD_TEST(a_line_of_keys_never_runs_into_itself),
         WORLD_TEST(a_forged_statement_is_looked_at_once_however_the_list_is_ordered),
         WORLD_TEST(a_second_rotation_for_one_seq_is_a_fork_until_a_grant),
+        WORLD_TEST(the_same_step_at_another_time_is_no_fork),
+        WORLD_TEST(a_fork_that_is_dated_ahead_is_settled_by_a_grant_of_today),
         WORLD_TEST(rv_is_that_of_what_counts),
         WORLD_TEST(a_broker_that_cannot_show_what_a_peer_knows_is_a_fork),
         WORLD_TEST(the_order_in_which_statements_come_changes_nothing),
