@@ -10,7 +10,7 @@ OWN = {
     "backup": "util json crypto config identity db outbox trust inbox",
     "rescue": "util crypto config identity db outbox inbox backup",
     "link": "util json crypto proto identity net",
-    "delivery": "util json crypto proto db outbox inbox trust net link",
+    "delivery": "util json crypto proto identity db outbox inbox trust net link",
     "hooks": "util json config net",
     "ipc": "util json crypto proto config identity db outbox inbox trust net link delivery",
     "daemon": "backup util json crypto proto config identity db outbox inbox trust net link delivery hooks ipc privilege",
