@@ -317,10 +317,18 @@ static void link_lost(struct delivery *delivery)
 
 static void link_state_changed(void *argument, struct link *link, enum link_state state, const char *reason)
 {
-    (void)link;
     struct delivery *delivery = argument;
     log_event(state == LINK_REFUSED ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO, "link_state", LOG_TEXT("mesh", delivery->slug),
               LOG_TEXT("status", link_state_name(state)), LOG_TEXT("reason", reason), LOG_END);
+    if (link_was_replaced(link)) {
+        log_event(
+            LOG_LEVEL_WARN, "member_connected_elsewhere", LOG_SECURITY, LOG_TEXT("mesh", delivery->slug),
+            LOG_TEXT(
+                "detail",
+                "another connection with this member's key has the place; this one waits 30 s and longer before it asks again. If no other "
+                "daemon of yours uses this key, the directory was copied: see `claudemesh daemon remint`"),
+            LOG_END);
+    }
     if (state == LINK_OPEN) {
         link_opened(delivery);
     } else if (delivery->open) {

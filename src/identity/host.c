@@ -51,6 +51,13 @@ int host_check(const struct config_paths *paths, struct host_check *ret_check, s
     if (status != 0)
         return status;
     check.verdict = host_compare(found ? &check.stored : NULL, &facts);
+    if (facts.denied && check.verdict == HOST_MAC_GONE)
+        check.verdict = HOST_MATCH; /* it may be there, among what cannot be read */
+    if (facts.denied && check.verdict == HOST_MISMATCH && facts.id[0] == '\0') {
+        host_facts_release(&facts);
+        return error_set(error, ERROR_DENIED, "Who this host is may not be read (%s, /sys/class/net), so it cannot be compared with %s",
+                         "/etc/machine-id", paths->host_fingerprint);
+    }
     if (check.verdict == HOST_MATCH || check.verdict == HOST_UNDETECTABLE)
         check.current = check.stored;
     else

@@ -15,6 +15,7 @@ struct host_facts {
     char mac[HOST_MAC_SIZE];        /* stable_mac as it would be chosen today, "aa:bb:…" in lower case; "" none */
     char (*present)[HOST_MAC_SIZE]; /* heap: every hardware address of the host, of whatever kind */
     size_t present_count;
+    bool denied; /* something is there and may not be read: what is missing above says nothing */
 };
 /* `root` stands before /etc/machine-id, /var/lib/dbus/machine-id and /sys/class/net; NULL: $CLAUDEMESH_HOST_ROOT, which is for tests, else "". What is not
  * there is none; what cannot be read only now (EIO, no descriptors left) is an error: a host must not look like another one for want of a descriptor. */

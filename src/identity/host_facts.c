@@ -98,11 +98,12 @@ static bool take_id(const char *text, struct host_facts *facts)
 /* What is wrong with this process or this moment, not with the host. */
 static bool is_passing(int number)
 {
-    return number == EMFILE || number == ENFILE || number == ENOMEM || number == EIO || number == EINTR || number == EAGAIN;
+    return number == EMFILE || number == ENFILE || number == ENOMEM || number == ENOSPC || number == EIO || number == EINTR ||
+           number == EAGAIN;
 }
 
-/* *ret_text "" when there is nothing to read. */
-static int read_small(const char *path, char *ret_text, size_t size, struct error *error)
+/* *ret_text "" when there is nothing to read, or nothing that may be. */
+static int read_small(const char *path, char *ret_text, size_t size, struct host_facts *facts, struct error *error)
 {
     struct buffer bytes;
     struct error cause = { 0 };
@@ -112,6 +113,7 @@ static int read_small(const char *path, char *ret_text, size_t size, struct erro
     if (status == 0 && strlen(bytes.data) == bytes.length)
         memcpy(ret_text, bytes.data, bytes.length + 1);
     buffer_release(&bytes);
+    facts->denied = facts->denied || status == -(int)ERROR_DENIED;
     if (status == 0 || !is_passing(cause.sys_errno))
         return 0;
     if (error != NULL)
@@ -126,7 +128,7 @@ static int read_id_files(const char *root, struct host_facts *facts, struct erro
     for (size_t i = 0; i < ARRAY_LENGTH(FILES) && status == 0 && facts->id[0] == '\0'; i++) {
         char text[256];
         char *path = memory_printf("%s%s", root, FILES[i]);
-        status = read_small(path, text, sizeof(text), error);
+        status = read_small(path, text, sizeof(text), facts, error);
         if (status == 0)
             (void)take_id(text, facts);
         free(path);
@@ -153,24 +155,25 @@ static bool parse_mac(const char *text, uint8_t ret_mac[static MAC_BYTES])
 }
 
 /* One small file of /sys/class/net/<name>. */
-static int read_attribute(const char *directory, const char *attribute, char *ret_text, size_t size, struct error *error)
+static int read_attribute(const char *directory, const char *attribute, char *ret_text, size_t size, struct host_facts *facts,
+                          struct error *error)
 {
     char *path = path_join(directory, attribute);
-    int status = read_small(path, ret_text, size, error);
+    int status = read_small(path, ret_text, size, facts, error);
     free(path);
     return status;
 }
 
 /* A device of the machine stands behind it: a link called `device`. Bridges, bonds, tunnels, and what a container has (veth) are without. */
-static int look_at_physical(const char *directory, bool *ret_physical, struct error *error)
+static int look_at_physical(const char *directory, bool *ret_physical, struct host_facts *facts, struct error *error)
 {
     enum { ETHERNET = 1 }; /* ARPHRD_ETHER */
     struct stat ignored;
     char type[16], flags[32];
     int64_t number = ETHERNET;
-    int status = read_attribute(directory, "type", type, sizeof(type), error);
+    int status = read_attribute(directory, "type", type, sizeof(type), facts, error);
     if (status == 0)
-        status = read_attribute(directory, "flags", flags, sizeof(flags), error);
+        status = read_attribute(directory, "flags", flags, sizeof(flags), facts, error);
     if (status != 0)
         return status;
     char *device = path_join(directory, "device");
@@ -191,10 +194,10 @@ static int read_interface(const char *directory, const char *name, struct host_f
     char address[64];
     uint8_t mac[MAC_BYTES];
     bool physical = false;
-    int status = read_attribute(directory, "address", address, sizeof(address), error);
+    int status = read_attribute(directory, "address", address, sizeof(address), facts, error);
     if (status != 0 || !parse_mac(address, mac))
         return status;
-    status = look_at_physical(directory, &physical, error);
+    status = look_at_physical(directory, &physical, facts, error);
     if (status == 0)
         add_interface(facts, best, name, mac, physical);
     return status;
@@ -208,6 +211,8 @@ static int read_interface_files(const char *root, struct host_facts *facts, stru
     DIR *entries = opendir(all);
     if (entries == NULL && is_passing(errno))
         status = error_set_errno(error, "cannot list %s", all);
+    else if (entries == NULL && errno != ENOENT && errno != ENOTDIR)
+        facts->denied = true;
     while (entries != NULL && status == 0) {
         errno = 0;
         const struct dirent *entry = readdir(entries);

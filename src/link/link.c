@@ -61,6 +61,11 @@ bool link_is_revoked(const struct link *link)
     return link->revoked;
 }
 
+bool link_was_replaced(const struct link *link)
+{
+    return link->replaced;
+}
+
 /* ---- moving --------------------------------------------------------------------------------------------------- */
 
 static int64_t with_jitter(int64_t delay_ms)

@@ -65,8 +65,9 @@ const char *link_loss(const struct link *link);
 int64_t link_clock_skew_ms(const struct link *link); /* 0 unless corrected */
 /* The broker's time as this link knows it, to 60 s: while it is open it follows no step of this host's clock. */
 int64_t link_now_ms(const struct link *link);
-int64_t link_lag_ms(const struct link *link);  /* newest ping's round trip; until there is one, hello's; -1 unknown */
-bool link_is_revoked(const struct link *link); /* closed with 4002 */
+int64_t link_lag_ms(const struct link *link);    /* newest ping's round trip; until there is one, hello's; -1 unknown */
+bool link_is_revoked(const struct link *link);   /* closed with 4002 */
+bool link_was_replaced(const struct link *link); /* its newest end was 4003 or 4004; said while the state changes for it */
 
 /* -1 when not open. */
 int link_send(struct link *link, const char *text, size_t size);

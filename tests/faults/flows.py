@@ -946,5 +946,81 @@ class Up(Command):
         self.expect(down.returncode == 0, f"cannot be stopped: {down.stderr.decode()[-1500:]}")
 
 
+def fake_host(world, name, host_id, mac):
+    """A host as its files tell of it; what $CLAUDEMESH_HOST_ROOT points to."""
+    root = world.directory / f"host-{name}"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/machine-id").write_text(host_id + "\n")
+    (root / "sys/class/net/eth0/device").mkdir(parents=True)
+    (root / "sys/class/net/eth0/address").write_text(mac + "\n")
+    return str(root)
+
+
+class AcceptHost(Command):
+    """A directory that goes to and fro between two hosts, accepted by each: what stands in host_fingerprint.json is the old record or the new one, whole."""
+
+    name = "accept-host"
+
+    def set_up(self):
+        self.hosts = [fake_host(self.world, name, name * 32, f"3c:22:fb:00:00:0{name}") for name in "ab"]
+        self.carol = Node(self.world, "carol", environment={"CLAUDEMESH_HOST_ROOT": self.hosts[1]})
+        fake_mesh(self.carol, "ws://127.0.0.1:1/ws")
+        self.carol.path("").mkdir(mode=0o700)
+        self.carol.cli("daemon", "accept-host")
+
+    def record(self):
+        document = json.loads(self.carol.path("host_fingerprint.json").read_text())
+        text = b"\0".join([b"v2", document["host_id"].encode(), document["stable_mac"].encode()])
+        self.expect(harness.sha256(text) == document["fingerprint"], f"half a record: {document}")
+        return document["host_id"][:1]
+
+    def perform(self, fault):
+        before = self.record()
+        self.hosts.reverse()
+        here = self.hosts[1][-1]
+        self.carol.more_environment["CLAUDEMESH_HOST_ROOT"] = self.hosts[1]
+        if before == here:
+            return
+        done = self.run(self.carol, ["daemon", "accept-host"], fault)
+        after = self.record()
+        if fault is not None and fault.error == "EACCES" and done.returncode == 0:
+            here_as_seen = (here, "")  # an id that may not be read is none
+        else:
+            here_as_seen = (here,)
+        self.expect(after in (before, *here_as_seen), f"{after} is neither")
+        self.expect(done.returncode != 0 or after in here_as_seen, "says done, and the other host is recorded")
+        self.carol.cli("daemon", "accept-host")
+        self.expect(self.record() == here, "cannot be tried again")
+
+
+class Remint(Command):
+    """A copy that gets keys of its own: the old member or the new one stands in config.json, and the command can be repeated until it is the new one."""
+
+    name = "remint"
+
+    def set_up(self):
+        self.broker = Broker(self.world)
+        self.owner, self.first = Node(self.world, "owner"), Node(self.world, "first")
+        create_mesh(self.broker, self.owner)
+        join(self.owner, self.first)
+
+    def perform(self, fault):
+        number = next(self.numbers)
+        node = Node(self.world, f"copy-{number}")
+        shutil.copytree(self.first.config, node.config)
+        link = self.owner.cli("mesh", "invite").stdout.decode().strip()
+        arguments = ["daemon", "remint", "--name", f"copy-{number}", "--invite", link]
+        done = self.run(node, arguments, fault)
+        (mesh,) = self.check_config(node, True)
+        self.expect(mesh["secretKey"].endswith(mesh["pubkey"]), "keys that do not belong together")
+        self.expect(done.returncode != 0 or mesh["pubkey"] != self.first.pubkey, "says done, and the key is the old one")
+        if done.returncode != 0 and (mesh["pubkey"] == self.first.pubkey or list(node.config.glob("remint-*.key"))):
+            again = node.cli(*arguments, check=None)
+            self.expect(again.returncode == 0, f"cannot be tried again: {again.stderr.decode()[-1500:]}")
+        self.expect(node.pubkey != self.first.pubkey, "the old key")
+        self.expect(node.path("host_fingerprint.json").exists(), "no host was recorded")
+        shutil.rmtree(node.config)
+
+
 FLOWS = {flow.name: flow for flow in (Accept, Receive, Operate, Start, Restart, Stop, Reconnect, Serve, ServeStart, ServeRestart, Create, Join, Invite, SendCommand,
-                                      SendCold, Ask, Up)}
+                                      SendCold, Ask, Up, AcceptHost, Remint)}

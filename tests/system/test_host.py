@@ -318,6 +318,32 @@ def test_a_clone_that_runs_beside_the_first_is_never_refused_by_the_broker_and_t
     assert audited(broker, "concurrent_connection") == 1
     bob.wait_connected(False)
     assert "replaced_by_newer_connection" in json.dumps(bob.health())
+    said = wait_for(lambda: logged(bob, "member_connected_elsewhere"))
+    assert said[0]["security"] is True and "30 s" in said[0]["detail"]
+
+
+def test_where_the_older_connection_stays_the_newer_daemon_waits_and_says_why(world):
+    broker = Broker(world, environment={"CLAUDEMESH_BROKER_BROKER_CONNECTION_POLICY": "prefer_oldest"})
+    alice, bob = Node(world, "alice"), Node(world, "bob", environment=host(world, "a", ID_A))
+    create_mesh(broker, alice)
+    join(alice, bob)
+    for node in (alice, bob):
+        node.up()
+        node.wait_connected()
+    stream = alice.events()
+    clone = copy(world, bob, "clone", host(world, "b", ID_B))
+    clone.path("session-id").unlink()
+    clone.up("--no-tcp", "--clone-policy", "allow")
+    wait_for(lambda: logged(clone, "member_connected_elsewhere"), what="the newer to be told")
+    assert "member_already_connected" in json.dumps(clone.health())
+    stream.wait(is_clone_event, what="the admins to hear of the one that was refused, too")
+    assert bob.health()["meshes"][0]["connected"] is True
+    assert audited(broker, "concurrent_connection") == 1
+    clone.path("session-id").write_text(bob.path("session-id").read_text())
+    clone.down()
+    clone.up()
+    clone.wait_connected()  # the same session takes the place under every policy
+    bob.wait_connected(False)
 
 
 # ---- new keys for a copy ------------------------------------------------------------------------------------------------------------

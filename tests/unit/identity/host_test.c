@@ -166,6 +166,20 @@ static void where_nothing_can_be_read_a_random_id_is_recorded_and_nothing_is_det
     assert_verdict(*state, HOST_NOW_READABLE);
 }
 
+static void what_may_not_be_read_is_no_other_host(void **state)
+{
+    const struct fixture *fixture = *state;
+    struct host_check result;
+    struct error error = { 0 };
+    be_host(fixture, ID_A, MAC_A);
+    record(fixture);
+    char *path = memory_printf("%s/etc/machine-id", fixture->root);
+    assert_int_equal(chmod(path, 0), 0);
+    if (geteuid() != 0) /* root reads it all the same */
+        assert_int_equal(host_check(&fixture->paths, &result, &error), -ERROR_DENIED);
+    free(path);
+}
+
 /* ---- the file ----------------------------------------------------------------------------------------------------------------- */
 
 static void the_file_has_the_form_of_the_specification(void **state)
@@ -326,6 +340,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_id_on_one_side_only_is_another_id, set_up, tear_down),
         cmocka_unit_test_setup_teardown(without_ids_the_addresses_are_compared, set_up, tear_down),
         cmocka_unit_test_setup_teardown(where_nothing_can_be_read_a_random_id_is_recorded_and_nothing_is_detected, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_may_not_be_read_is_no_other_host, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_file_has_the_form_of_the_specification, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_malformed_file_refuses_and_is_left_as_it_is, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_file_that_is_far_too_large_is_malformed, set_up, tear_down),
