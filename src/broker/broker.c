@@ -27,39 +27,6 @@ enum { EXIT_STATUS_DONE = 0, EXIT_STATUS_FAILED = 1, EXIT_STATUS_USAGE = 2 };
 
 /* ---- settings ----------------------------------------------------------------------------------------------------------------------- */
 
-static enum connection_policy policy_of(const char *name)
-{
-    if (string_equal(name, "prefer_oldest"))
-        return POLICY_PREFER_OLDEST;
-    return string_equal(name, "allow_concurrent") ? POLICY_ALLOW_CONCURRENT : POLICY_PREFER_NEWEST;
-}
-
-static void read_figures(struct broker *broker, const struct settings *settings)
-{
-    static const int64_t DAY_MS = INT64_C(24) * 60 * 60 * 1000;
-    struct broker_figures *figures = &broker->figures;
-    figures->dedupe_permanent = string_equal(settings_text(settings, "broker.dedupe_mode"), "permanent");
-    figures->dedupe_retention_days = settings_integer(settings, "broker.dedupe_retention_days");
-    figures->dedupe_retention_ms = figures->dedupe_retention_days * DAY_MS;
-    figures->key_grace_ms = settings_integer(settings, "broker.key_grace_period_days") * DAY_MS;
-    figures->message_retention_ms = settings_integer(settings, "broker.message_retention_days") * DAY_MS;
-    figures->inline_bytes = settings_integer(settings, "broker.inline_bytes");
-    figures->blob_bytes = settings_integer(settings, "broker.blob_bytes");
-    figures->ciphertext_maximum = (size_t)(6 * figures->inline_bytes + 131072);
-    figures->max_connections = (size_t)settings_integer(settings, "broker.max_connections");
-    figures->max_connections_per_mesh = (size_t)settings_integer(settings, "broker.max_connections_per_mesh");
-    figures->max_new_connections_per_second = (size_t)settings_integer(settings, "broker.max_new_connections_per_second");
-    figures->hello_timeout_ms = settings_integer(settings, "broker.hello_timeout_s") * 1000;
-    figures->presence_grace_ms = settings_integer(settings, "broker.presence_grace_s") * 1000;
-    figures->check_interval_ms = settings_integer(settings, "broker.check_interval_s") * 1000;
-    figures->lease_ms = settings_integer(settings, "broker.lease_s") * 1000;
-    figures->window = (size_t)settings_integer(settings, "broker.window");
-    figures->policy_name = settings_text(settings, "broker.connection_policy");
-    figures->policy = policy_of(figures->policy_name);
-    broker->allowed_origins = settings_list(settings, "broker.allowed_origins", &broker->allowed_origin_count);
-    broker->trusted_proxies = settings_list(settings, "broker.trusted_proxies", &broker->trusted_proxy_count);
-}
-
 /* What is not built yet is not offered; the operator's word goes over both. */
 static int read_offer(struct broker *broker, const struct settings *settings, struct error *error)
 {
@@ -223,7 +190,7 @@ static int listen_for_signals(struct broker *broker, struct error *error)
         if (status != 0)
             return status;
     }
-    return 0;
+    return loop_on_signal(broker->loop, SIGHUP, broker_reload, broker, error);
 }
 
 static void counted(struct store_request *base)
@@ -320,8 +287,9 @@ static int start(struct broker *broker, const struct broker_options *options, st
         status = loop_new(&broker->loop, error);
     if (status != 0)
         goto out;
+    broker->options = options;
     make_timers(broker);
-    read_figures(broker, options->settings);
+    broker_read_figures(broker, options->settings);
     raise_descriptor_limit(broker);
     status = read_offer(broker, options->settings, error);
     if (status == 0)
@@ -393,6 +361,7 @@ static void release(struct broker *broker)
     free(broker->admin_token);
     if (broker->tls != NULL)
         SSL_CTX_free(broker->tls);
+    settings_free(broker->reloaded);
     loop_free(broker->loop);
 }
 

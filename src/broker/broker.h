@@ -12,6 +12,7 @@ struct broker_options {
     const char *admin_token_file;   /* NULL: `admin-token` in the store's directory */
     const struct config_paths *paths;
     const struct settings *settings; /* of BROKER_SETTINGS */
+    const char *config_file;         /* which they were read from, to be read again at SIGHUP; NULL none */
 };
 
 /* Until SIGTERM or SIGINT. Returns an exit status. Prints one line "claudemesh broker listening on ws://HOST:PORT/ws" to stdout when ready. */

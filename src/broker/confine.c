@@ -46,6 +46,7 @@ void broker_confine(const struct broker_options *options, const char *store_dire
     struct privilege_state state;
     add_directories_of(&readable, options->tls_cert);
     add_directories_of(&readable, options->tls_key);
+    add_directories_of(&readable, options->config_file); /* read again at SIGHUP */
     add_directories_of(file_exists(token_path) ? &readable : &writable, token_path);
     if (store_directory != NULL)
         writable.paths[writable.count++] = memory_strdup(store_directory);

@@ -107,6 +107,8 @@ struct broker {
     const char *const *allowed_origins, *const *trusted_proxies; /* the settings' */
     size_t allowed_origin_count, trusted_proxy_count;
     char *admin_token; /* wiped */
+    const struct broker_options *options;
+    struct settings *reloaded; /* the newest, after a SIGHUP; NULL: the options' are in effect */
     uint16_t port;
 
     struct table meshes, members, members_by_pubkey, sessions /* by connection */, sessions_by_key;
@@ -117,7 +119,7 @@ struct broker {
     TAILQ_HEAD(, presence) leaving; /* in grace, the first to end first */
     struct loop_timer *grace_timer;
     struct loop_timer *keep_timer, *stop_timer;
-    struct watchdog *watchdog; /* NULL: no service manager listens */
+    struct watchdog *watchdog;                       /* NULL: no service manager listens */
     int64_t kept_at_ms, check_due_ms, touched_at_ms; /* monotonic */
     bool keeping, checking;
 
@@ -215,5 +217,9 @@ struct member *state_hold_member(struct broker *broker, const struct store_hello
 /* Its key is another one from now on. */
 void state_rekey_member(struct broker *broker, struct member *member, const char *pubkey);
 void state_release_member(struct broker *broker, struct member *member); /* frees it, and its mesh, with the last */
+
+/* reload.c */
+void broker_read_figures(struct broker *broker, const struct settings *settings);
+void broker_reload(void *broker, int signal_number);
 
 #endif

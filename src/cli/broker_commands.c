@@ -36,6 +36,7 @@ static int run_serve(struct cli *cli)
         .tls_key = cli_value(cli, "tls-key"),
         .admin_token_file = cli_value(cli, "admin-token-file"),
         .paths = &cli->paths,
+        .config_file = cli_value(cli, "config"),
     };
     if ((options.tls_cert == NULL) != (options.tls_key == NULL)) {
         return cli_fail_usage(cli, "--tls-cert and --tls-key go together");

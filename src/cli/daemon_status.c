@@ -7,6 +7,44 @@
 #include "util/memory.h"
 #include "util/text.h"
 
+/* What is wrong with a link, and what to do next. NULL: nothing. */
+static const char *next_step(const json_t *mesh)
+{
+    const char *status = answer_text(mesh, "status");
+    if (answer_bool(mesh, "revoked")) {
+        return "this member was removed: what is stored can be read, nothing can be sent; ask for a new invite, 'claudemesh mesh leave "
+               "--force', and join again";
+    }
+    if (string_equal(status, "refused")) {
+        return "the broker does not offer what this daemon requires; its operator has to update it, or see [features] in config.toml; "
+               "asked again every 5 minutes";
+    }
+    if (answer_bool(mesh, "connected")) {
+        return NULL;
+    }
+    if (string_equal(status, "reconnecting") || string_equal(status, "connecting")) {
+        return "tries again by itself, and what is sent is queued; 'claudemesh doctor' looks for the cause";
+    }
+    return "'claudemesh doctor' looks for the cause";
+}
+
+static void print_link(const struct cli *cli, const json_t *mesh)
+{
+    const char *slug = answer_text(mesh, "slug"), *step = next_step(mesh);
+    const char *reason = answer_text(mesh, answer_text(mesh, "reason")[0] == '\0' ? "detail" : "reason");
+    int64_t dead = answer_integer(mesh, "dead", 0);
+    if (step != NULL) {
+        cli_say(cli, "%s: %s%s%s", slug, reason, reason[0] == '\0' ? "" : "\n  ", step);
+    }
+    if (dead > 0) {
+        cli_say(cli, "%s: %" PRId64 " message%s will not be delivered; see 'claudemesh daemon outbox list --failed'", slug, dead,
+                dead == 1 ? "" : "s");
+    }
+    if (string_equal(answer_text(mesh, "dedupe"), "recipients")) {
+        cli_say(cli, "%s: the broker does not deduplicate; that rests on the recipients", slug);
+    }
+}
+
 static void print_meshes(const struct cli *cli, const json_t *meshes)
 {
     static const char *const TITLES[] = { "MESH", "CONNECTED", "LINK", "LAG", "PENDING", "IN FLIGHT", "DEAD", "BROKER" };
@@ -36,11 +74,8 @@ static void print_meshes(const struct cli *cli, const json_t *meshes)
     table_print_free(table);
     for (size_t i = 0; i < json_array_size(meshes); i++) {
         const json_t *mesh = json_array_get(meshes, i);
-        const char *reason = answer_text(mesh, answer_text(mesh, "reason")[0] == '\0' ? "detail" : "reason");
         int64_t quarantined = answer_integer(mesh, "quarantined", 0);
-        if (reason[0] != '\0' && !answer_bool(mesh, "connected")) {
-            cli_say(cli, "%s: %s", answer_text(mesh, "slug"), reason);
-        }
+        print_link(cli, mesh);
         if (answer_bool(mesh, "membership_fork")) {
             cli_say(cli, "%s: the broker withholds revocations that others know of", answer_text(mesh, "slug"));
         }
@@ -84,6 +119,22 @@ static int no_answer(struct cli *cli, const struct error *reason)
     return locked ? EXIT_UNREACHABLE : EXIT_FAILED;
 }
 
+/* "", or ", degraded: link_refused, disk_full"; heap. */
+static char *degraded_text(const json_t *health)
+{
+    struct buffer text;
+    size_t index;
+    const json_t *reason;
+    buffer_init(&text, BUFFER_UNLIMITED);
+    (void)buffer_append_text(&text, answer_bool(health, "degraded") ? ", degraded" : "");
+    json_array_foreach(json_object_get(health, "reasons"), index, reason)
+    {
+        const char *word = json_string_value(reason);
+        (void)buffer_printf(&text, "%s%s", index == 0 ? ": " : ", ", word == NULL ? "" : word);
+    }
+    return buffer_take(&text, NULL);
+}
+
 static int run_status(struct cli *cli)
 {
     struct api api;
@@ -110,8 +161,10 @@ static int run_status(struct cli *cli)
         cli_print_json(health);
     } else {
         age_text(answer_integer(health, "uptime_s", 0) * 1000, uptime);
+        char *degraded = degraded_text(health);
         cli_say(cli, "running, pid %" PRId64 ", up %s, version %s%s", answer_integer(health, "pid", 0), uptime,
-                answer_text(health, "daemon_version"), json_is_true(json_object_get(health, "degraded")) ? ", degraded" : "");
+                answer_text(health, "daemon_version"), degraded);
+        free(degraded);
         print_meshes(cli, json_object_get(health, "meshes"));
         room_status_print(cli, health);
     }
