@@ -355,15 +355,25 @@ class World:
         assert not left, f"left over: {left}"
 
     def _leftovers(self):
-        """Processes of ours that nobody waits for (detached daemons): found by the directory in their environment or arguments."""
+        """Processes of ours that nobody waits for (detached daemons): found by the directory in their arguments. Those that start hooks end by themselves,
+        a moment after a daemon that was killed."""
+        end = deadline(5)
+        while (found := self._ours()) and time.monotonic() < end:
+            time.sleep(0.01)
+        for pid, _command in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return found
+
+    def _ours(self):
         found = []
         needle = str(self.directory).encode()
         for entry in pathlib.Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 with contextlib.suppress(OSError):
-                    if needle in (entry / "cmdline").read_bytes() and b"claudemesh" in (entry / "cmdline").read_bytes():
-                        found.append((int(entry.name), (entry / "cmdline").read_bytes()))
-                        os.kill(int(entry.name), signal.SIGKILL)
+                    command = (entry / "cmdline").read_bytes()
+                    if needle in command and b"claudemesh" in command:
+                        found.append((int(entry.name), command))
         return found
 
 
