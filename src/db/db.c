@@ -294,6 +294,11 @@ uint64_t db_file_size(const struct db *db)
     return (uint64_t)(atomic_load(&db->database_bytes) + atomic_load(&db->wal_bytes));
 }
 
+uint64_t db_data_size(const struct db *db)
+{
+    return (uint64_t)atomic_load(&db->database_bytes);
+}
+
 int db_schema_version(const struct db *db)
 {
     return db->schema_version;

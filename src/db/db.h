@@ -53,6 +53,8 @@ void db_close(struct db *db);
 int db_check_file(const char *path, struct error *error) MUST_CHECK;
 /* Bytes in use: the database without its free pages, and what waits in the WAL. As of the last commit. Any thread. */
 uint64_t db_file_size(const struct db *db);
+/* The same without what waits in the WAL: what stays after a checkpoint. */
+uint64_t db_data_size(const struct db *db);
 int db_schema_version(const struct db *db);
 
 /* Longer than a message takes to its recipient and its receipt back on one machine, shorter than anybody notices. */

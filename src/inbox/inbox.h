@@ -13,7 +13,7 @@ struct inbox;
 struct inbox_options {
     bool search;  /* keep the full-text index (inbox.fts). Off: an index that is there is dropped now, which takes as long as it is large */
     bool rebuild; /* the file before this one was damaged: every mesh's history is to be asked for (inbox_rebuild_next) */
-    int64_t max_bytes; /* inbox.max_bytes, of the database with its WAL */
+    int64_t max_bytes; /* inbox.max_bytes, of the database without its WAL, which comes and goes */
 };
 /* Reads or makes the epoch (random, 16 hex), the newest seq. Blocking: start-up only. */
 int inbox_open(struct db *db, const struct inbox_options *options, struct inbox **ret_inbox, struct error *error) MUST_CHECK;

@@ -104,6 +104,7 @@ int prune_row(struct inbox *inbox, struct db_connection *connection, int64_t seq
 /* ---- pressure.c ---- */
 void pressure_report(struct inbox *inbox);
 void pressure_poke(struct inbox *inbox);
+void pressure_seen(struct inbox *inbox); /* loop: some were marked seen, and may go */
 
 int quarantine_load_counts(struct inbox *inbox, struct db_connection *connection, struct error *error) MUST_CHECK;
 

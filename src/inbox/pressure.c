@@ -19,7 +19,7 @@ int inbox_pressure_pct(const struct inbox *inbox)
 {
     if (inbox->max_bytes <= 0 || atomic_load(&inbox->closed))
         return 0;
-    uint64_t used = db_file_size(inbox->db);
+    uint64_t used = db_data_size(inbox->db);
     uint64_t percent = used > UINT64_MAX / 100 ? FULL_PCT : used * 100 / (uint64_t)inbox->max_bytes;
     return percent > FULL_PCT ? FULL_PCT : (int)percent;
 }
@@ -33,7 +33,7 @@ void pressure_report(struct inbox *inbox)
 {
     int percent = inbox_pressure_pct(inbox);
     int level = percent >= FULL_PCT ? FULL_PCT : percent >= ALMOST_PCT ? ALMOST_PCT : percent >= HIGH_PCT ? HIGH_PCT : 0;
-    if (level < FULL_PCT)
+    if (level < ALMOST_PCT) /* not at once: what waits in the log comes and goes */
         inbox->nothing_to_prune = false;
     bool degraded = inbox->degraded || inbox_is_full(inbox);
     if (level == inbox->pressure_level && degraded == inbox->was_degraded)
@@ -54,6 +54,11 @@ void inbox_set_maximum(struct inbox *inbox, int64_t max_bytes)
     inbox->max_bytes = max_bytes;
     inbox->prune_again_ms = 0;
     pressure_report(inbox);
+}
+
+void pressure_seen(struct inbox *inbox)
+{
+    inbox->prune_again_ms = 0;
 }
 
 /* ---- at the limit ------------------------------------------------------------------------------------------------------ */

@@ -208,6 +208,8 @@ static void done_mark(struct db_task *task)
     inbox_note_result(inbox, task->status);
     if (task->status < 0)
         mark_clear(mark);
+    if (mark->count > 0)
+        pressure_seen(inbox);
     bool final = mark->ids != NULL || task->status < 0 || mark->count < INBOX_STEP_ROWS;
     struct inbox_row **rows = mark->rows;
     size_t count = mark->count;

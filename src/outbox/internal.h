@@ -81,6 +81,7 @@ struct outbox {
     struct move_task *kept_running; /* of these, the one that is with the writer again; not in the list */
     uint64_t moves_submitted;       /* batches of moves, numbered */
     bool pruning, merging, probing;
+    int64_t prune_again_ms; /* monotonic */
 
     /* writer */
     struct key_index keys;

@@ -2,10 +2,13 @@
  * own files. */
 #include "outbox/internal.h"
 #include "util/clock.h"
+#include "util/limits.h"
 #include "util/memory.h"
 
 enum {
     PRESSURE_HIGH_PCT = 80,
+    ROW_MAXIMUM_BYTES = LIMIT_HTTP_BODY, /* a row is never larger than the request that made it */
+    PRUNE_AGAIN_MS = 10000,
     PRESSURE_FULL_PCT = 95, /* new sends are refused from here (30-delivery, A full disk) */
 };
 
@@ -192,14 +195,20 @@ static int rows_pct(const struct outbox *outbox, int64_t rows)
     return percent_of(rows < 0 ? 0 : (uint64_t)rows, outbox->limits.max_rows);
 }
 
-static int bytes_pct(const struct outbox *outbox)
+/* The file, but never more than the rows that count can take: a file that is full of `done` rows refuses nothing once the queue is empty (decision 0014). */
+static int bytes_pct(const struct outbox *outbox, int64_t rows)
 {
-    return atomic_load(&outbox->closed) ? 0 : percent_of(db_file_size(outbox->db), outbox->limits.max_bytes);
+    if (atomic_load(&outbox->closed)) {
+        return 0;
+    }
+    uint64_t used = db_file_size(outbox->db);
+    uint64_t most = rows < 0 ? 0 : (uint64_t)rows * ROW_MAXIMUM_BYTES;
+    return percent_of(used < most ? used : most, outbox->limits.max_bytes);
 }
 
 bool outbox_bytes_are_full(const struct outbox *outbox)
 {
-    return bytes_pct(outbox) >= PRESSURE_FULL_PCT;
+    return bytes_pct(outbox, outbox->live + outbox->reserved) >= PRESSURE_FULL_PCT;
 }
 
 bool outbox_is_full(const struct outbox *outbox)
@@ -210,7 +219,7 @@ bool outbox_is_full(const struct outbox *outbox)
 int outbox_pressure_pct(struct outbox *outbox)
 {
     int rows = rows_pct(outbox, outbox->live);
-    int bytes = bytes_pct(outbox);
+    int bytes = bytes_pct(outbox, outbox->live);
     return rows > bytes ? rows : bytes;
 }
 
@@ -329,9 +338,20 @@ static void probe_space(struct outbox *outbox)
     db_write(outbox->db, &probe->task);
 }
 
+/* What `done` rows once sent is of no use any more: when the file nears its limit it goes before its time, and makes room in it. */
+static void prune_early(struct outbox *outbox)
+{
+    bool large = !atomic_load(&outbox->closed) && percent_of(db_file_size(outbox->db), outbox->limits.max_bytes) >= PRESSURE_HIGH_PCT;
+    if (large && !outbox->no_space && clock_monotonic_ms() >= outbox->prune_again_ms) {
+        outbox->prune_again_ms = clock_monotonic_ms() + PRUNE_AGAIN_MS;
+        outbox_prune(outbox, INT64_MAX);
+    }
+}
+
 void outbox_poke(struct outbox *outbox)
 {
     report_pressure(outbox); /* a checkpoint gives back what waited in the log */
+    prune_early(outbox);
     move_resubmit(outbox);
     probe_space(outbox);
     if (!outbox->merging && may_merge(outbox)) {

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -443,6 +444,92 @@ def test_the_outboxs_bytes_are_a_limit_too(world):
     bob.up()
     ledger.check(bob)
     wait_settled(alice)
+    # what is done does not count: the next send is taken, and its bytes' place in the file is used again
+    wait_for(lambda: metric(metrics(alice), "cm_daemon_disk_pct{kind=\"outbox\"}") < 80, 20, "the limit to be left")
+    for _ in range(200):
+        wait_for(lambda: ledger.send(size=4000) == 202, 20, "room")
+    ledger.check(bob)
+
+    def payloads():
+        database = sqlite3.connect(f"file:{alice.path('outbox.db')}?mode=ro", uri=True)
+        try:
+            return database.execute("SELECT sum(length(payload)) FROM outbox WHERE status = 'done'").fetchone()[0]
+        finally:
+            database.close()
+
+    wait_for(lambda: payloads() < 1_000_000, 30, "payloads of done rows to go")
+
+
+def test_the_outboxs_bytes_tell_at_80_and_95_and_when_they_fell(world):
+    broker = Broker(world)
+    alice, bob = Node(world, "alice"), Node(world, "bob")
+    create_mesh(broker, alice)
+    join(alice, bob)
+    alice.settings('[outbox]\nmax_bytes = "3MB"\n')
+    broker.stop()
+    alice.up()
+    events = alice.events("?types=outbox_pressure")
+    ledger = Ledger(alice, bob.pubkey, "bytes")
+
+    def passed(pct):
+        ledger.send(4000)
+        return any(event["data"]["pct"] >= pct for event in events.items)
+
+    wait_for(lambda: passed(80), 30, "80 %")
+    wait_for(lambda: passed(95), 30, "95 %")
+    assert b"the outbox is" in alice.cli("daemon", "status").stdout
+    broker.start()
+    bob.up()
+    events.wait(lambda event: event["data"]["pct"] < 80, 60)
+    ledger.check(bob)
+    assert b"the outbox is" not in alice.cli("daemon", "status").stdout
+
+
+def test_the_inboxs_limit_tells_gives_up_only_what_was_seen_and_keeps_receiving(world):
+    broker = Broker(world)
+    alice, bob = Node(world, "alice"), Node(world, "bob")
+    create_mesh(broker, alice)
+    join(alice, bob)
+    bob.settings('[inbox]\nmax_bytes = "1MB"\n')
+    bob.up()
+    alice.up()
+    alice.wait_connected()
+    bob.wait_connected()
+    events = bob.events("?types=system")
+    ledger = Ledger(alice, bob.pubkey, "in")
+
+    def told(name, pct=0):
+        return any(event["data"].get("event") == name and event["data"].get("pct", 0) >= pct for event in events.items)
+
+    def send_until(condition):
+        def step():
+            for _ in range(10):
+                ledger.send(4000)
+            bob.wait_inbox(len(ledger.accepted))
+            return condition()
+        wait_for(step, 60, "the inbox to fill")
+
+    for pct in (80, 95, 100):
+        send_until(lambda wanted=pct: told("inbox_pressure", wanted))
+    send_until(lambda: bob.health()["reason"] == "inbox_limit")
+    health = bob.health()
+    assert health["ok"] is False and health["reasons"] == ["inbox_limit"] and health["inbox_pressure_pct"] == 100
+    assert re.search(r'^cm_daemon_disk_pct\{kind="inbox"\} 100$', metrics(bob), re.M)
+    assert b"only messages that nobody has seen" in bob.cli("daemon", "status").stdout
+    for _ in range(20):  # a limit is no reason to lose what was sent
+        ledger.send(4000)
+    ledger.check(bob)
+    oldest = [item["id"] for item in bob.inbox()[:len(ledger.accepted) // 2]]
+    assert bob.api.post("/v1/inbox/seen", {"ids": oldest}).status == 200
+    bob.settings('[inbox]\nmax_bytes = "1048577"\n')
+    assert bob.cli("daemon", "reload").returncode == 0
+    wait_for(lambda: told("inbox_pruned_early") and bob.health()["ok"], 70, "what was seen to go")
+    left = [item["client_message_id"] for item in bob.inbox()]
+    gone = [key for key in ledger.accepted if key not in left]
+    assert gone == ledger.accepted[:len(gone)] and 0 < len(gone) <= len(oldest)
+    assert bob.api.get("/v1/inbox/search?q=in").status == 200
+    assert alice.send(bob.pubkey, "once more").status == 202
+    bob.wait_inbox(len(left) + 1)
 
 
 # ---- under the broker ------------------------------------------------------------------------------------------------------------
