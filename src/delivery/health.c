@@ -5,6 +5,9 @@
 
 const char *delivery_degraded_reason(const struct delivery *delivery)
 {
+    if (link_is_revoked(delivery->link) || trust_self_revoked(delivery->trust)) {
+        return "member_revoked";
+    }
     if (link_state(delivery->link) == LINK_REFUSED) {
         return "link_refused";
     }
