@@ -185,6 +185,38 @@ static void a_requeue_that_the_disk_refuses_leaves_the_row_as_it_was(void **stat
     assert_counts_exact(test);
 }
 
+static void what_a_former_member_was_to_send_is_given_up_and_the_rest_stays(void **state)
+{
+    struct test_outbox *test = *state;
+    enum { WAITING = 1203 }; /* more than a step */
+    struct outbox_counts counts;
+    int64_t given_up = -1;
+    char id[32];
+    for (int i = 0; i < WAITING; i++) {
+        (void)snprintf(id, sizeof(id), "waits-%d", i);
+        (void)row_in_state(test, id, "body", OUTBOX_PENDING);
+    }
+    (void)row_in_state(test, "sent", "body", OUTBOX_DONE);
+    (void)row_in_state(test, "on its way", "body", OUTBOX_INFLIGHT);
+    test->finished = 0;
+    assert_int_equal(outbox_give_up(test->outbox, "mesh-b", "member_reminted", &given_up, NULL), 0);
+    assert_int_equal(given_up, 0);
+    outbox_again(test); /* as at a start: what was on its way waits again */
+    test->finished = 0;
+    assert_int_equal(outbox_give_up(test->outbox, "mesh-a", "member_reminted", &given_up, NULL), 0);
+    assert_int_equal(given_up, WAITING + 1);
+    assert_int_equal(test->finished, WAITING + 1);
+    assert_int_equal(test->last_state, OUTBOX_DEAD);
+    assert_string_equal(test->last_error, "member_reminted");
+    outbox_counts(test->outbox, "mesh-a", &counts);
+    assert_true(counts.pending == 0 && counts.inflight == 0 && counts.done == 1 && counts.dead == WAITING + 1);
+    outbox_again(test);
+    outbox_counts(test->outbox, "mesh-a", &counts);
+    assert_true(counts.pending == 0 && counts.dead == WAITING + 1);
+    assert_int_equal(outbox_give_up(test->outbox, "mesh-a", "member_reminted", &given_up, NULL), 0);
+    assert_int_equal(given_up, 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, test_setup, test_teardown)
@@ -196,6 +228,7 @@ int main(void)
         TEST(a_row_whose_mark_waits_for_room_is_retired_with_force_only),
         TEST(a_full_outbox_can_still_drop_and_requeue),
         TEST(a_requeue_that_the_disk_refuses_leaves_the_row_as_it_was),
+        TEST(what_a_former_member_was_to_send_is_given_up_and_the_rest_stays),
     };
     return cmocka_run_group_tests_name("outbox retire", tests, NULL, NULL);
 }
