@@ -45,6 +45,7 @@ static const char ATTEMPTS[] =
     "attempt('plant', lambda: write(root + '/daemon/hooks/on-dm'))\n"
     "attempt('sock', lambda: unix(root + '/daemon/daemon.sock'))\n"
     "attempt('tcp', tcp)\n"
+    "attempt('netns', lambda: 'yes' if os.readlink('/proc/self/ns/net') == event['netns'] else 'no: another')\n"
     "attempt('abstract', lambda: unix('\\0' + event['abstract']))\n"
     "attempt('neighbour', lambda: write(event['neighbour'] + '/file'))\n"
     "attempt('own', lambda: write('file'))\n"
@@ -109,8 +110,10 @@ static void attempt_all(struct world *world, const char *toml, unsigned without,
     world_open(world, toml, without, 8);
     targets_open(&targets, world);
     world_write(world, "on-message.py", 0700, ATTEMPTS);
-    char *payload = memory_printf("{\"root\":\"%s\",\"port\":%d,\"abstract\":\"%s\",\"neighbour\":\"%s\",\"pid\":%d}", world->paths.root,
-                                  targets.port, targets.abstract_name, targets.neighbour, (int)getpid());
+    char network[64] = "";
+    assert_true(readlink("/proc/self/ns/net", network, sizeof(network) - 1) > 0);
+    char *payload = memory_printf("{\"root\":\"%s\",\"port\":%d,\"abstract\":\"%s\",\"neighbour\":\"%s\",\"pid\":%d,\"netns\":\"%s\"}",
+                                  world->paths.root, targets.port, targets.abstract_name, targets.neighbour, (int)getpid(), network);
     world_start(world, "on-message", payload, outcome);
     world_wait(world);
     assert_int_equal(outcome->result.exit_status, 0);
@@ -182,6 +185,7 @@ static void test_the_network_is_denied_or_the_lack_of_that_is_told(void **state)
         struct outcome outcome;
         attempt_all(&world, CASES[i].toml, CASES[i].without, &outcome);
         check(&outcome, "tcp", CASES[i].tcp || (CASES[i].without == LANDLOCK_ONLY && landlock_abi() < 4));
+        check(&outcome, "netns", CASES[i].tcp || CASES[i].without == LANDLOCK_ONLY);
         check(&outcome, "abstract", (CASES[i].without & HOOK_MEANS_LANDLOCK) != 0 && CASES[i].without != BUBBLEWRAP_ONLY);
         assert_int_equal(world.unenforceable, CASES[i].unenforceable);
         if (CASES[i].unenforceable == 1)
@@ -212,7 +216,8 @@ static void test_in_bubblewrap_only_its_directory_can_be_written(void **state)
     (void)state;
     attempt_all(&world, SANDBOX, ALL, &outcome);
     check_all(&outcome, NEVER, false);
-    check_all(&outcome, (const char *const[]){ "sock", "tcp", "abstract", "neighbour", "home", "shm", "tmp", "bus", "signal", "see", NULL },
+    check_all(&outcome,
+              (const char *const[]){ "sock", "tcp", "netns", "abstract", "neighbour", "home", "shm", "tmp", "bus", "signal", "see", NULL },
               false);
     check(&outcome, "own", true);
     close_all(&world, &outcome);
