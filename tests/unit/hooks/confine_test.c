@@ -317,7 +317,7 @@ static unsigned count_run_directories(const char *base)
 
 static void expect_nothing_after(unsigned without, unsigned number, int signal_number)
 {
-    char *words = memory_printf("sleep %u", number), *scratch = scratch_make();
+    char *words = memory_printf("sleep %u@@", number), *scratch = scratch_make();
     int64_t end = clock_monotonic_ms() + PATIENCE_MS;
     (void)fflush(NULL);
     pid_t pid = fork();
@@ -411,15 +411,15 @@ static void test_a_runner_that_is_killed_loses_its_run_and_leaves_nothing(void *
         struct world world;
         struct outcome outcome;
         world_open(&world, ALLOW, MEANS[i], 8);
-        world_write(&world, "on-message", 0700, "#!/bin/sh\nsetsid sleep 2010 &\nsleep 2010\n");
+        world_write(&world, "on-message", 0700, "#!/bin/sh\nsetsid sleep 2010@@ &\nsleep 2010@@\n");
         world_start(&world, "on-message", "{}", &outcome);
-        wait_until_runs(&world, "sleep 2010");
+        wait_until_runs(&world, "sleep 2010@@");
         pid_t runner = process_named("(hook-runner)");
         assert_true(runner > 0);
         assert_int_equal(kill(runner, SIGKILL), 0);
         world_wait(&world);
         assert_true(outcome.result.lost);
-        wait_for_no_process("sleep 2010");
+        wait_for_no_process("sleep 2010@@");
         int64_t end = clock_monotonic_ms() + PATIENCE_MS;
         while (file_exists(world.directory)) { /* the spawner's, then */
             assert_true(clock_monotonic_ms() < end);
@@ -439,9 +439,9 @@ static void test_when_the_spawner_dies_what_runs_goes_on_and_nothing_more_starts
     struct outcome outcome, later;
     (void)state;
     world_open(&world, ALLOW, ALL, 8);
-    world_write(&world, "on-message", 0700, "#!/bin/sh\nsleep 0.5\necho '{}'\n");
+    world_write(&world, "on-message", 0700, "#!/bin/sh\nsleep 0.5@@\necho '{}'\n");
     world_start(&world, "on-message", "{}", &outcome);
-    wait_until_runs(&world, "sleep 0.5");
+    wait_until_runs(&world, "sleep 0.5@@");
     pid_t pid = process_named("(hooks-spawner)");
     assert_true(pid > 0);
     assert_int_equal(kill(pid, SIGKILL), 0);
@@ -459,6 +459,7 @@ static void test_when_the_spawner_dies_what_runs_goes_on_and_nothing_more_starts
 int main(void)
 {
     struct error error;
+    test_pid = getpid();
     if (getenv("HOME") == NULL)
         (void)setenv("HOME", "/nonexistent", 1);
     const struct CMUnitTest deaths[] = { cmocka_unit_test(test_nothing_survives_a_daemon_that_is_killed) };

@@ -326,22 +326,22 @@ static void test_a_hook_that_hangs_is_ended_and_one_that_ignores_sigterm_is_kill
     for (size_t i = 0; i < ARRAY_LENGTH(MEANS); i++) {
         struct world world;
         struct outcome outcome;
-        run_one(MEANS[i], TOML, "#!/bin/sh\nsleep 1001\n", &outcome, &world);
+        run_one(MEANS[i], TOML, "#!/bin/sh\nsleep 1001@@\n", &outcome, &world);
         assert_true(outcome.result.timed_out);
         assert_int_equal(outcome.result.signal, SIGTERM);
         assert_true(outcome.result.duration_ms >= 1000);
-        wait_for_no_process("sleep 1001");
+        wait_for_no_process("sleep 1001@@");
         world_write(&world, "on-message.sh", 0700, "#!/bin/sh\ntrap 'echo {}; exit 5' TERM\nwhile :; do sleep 0.1; done\n");
         world_run(&world, "on-message", &outcome);
         assert_true(outcome.result.timed_out);
         assert_int_equal(outcome.result.exit_status, 5);
         json_decref(outcome.output);
-        world_write(&world, "on-message.sh", 0700, "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1002; done\n");
+        world_write(&world, "on-message.sh", 0700, "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1002@@; done\n");
         world_run(&world, "on-message", &outcome);
         assert_true(outcome.result.timed_out);
         assert_int_equal(outcome.result.signal, SIGKILL);
         assert_true(outcome.result.duration_ms >= 6000);
-        wait_for_no_process("sleep 1002");
+        wait_for_no_process("sleep 1002@@");
         world_close(&world);
     }
 }
@@ -353,10 +353,11 @@ static void test_nothing_that_a_hook_starts_outlives_it(void **state)
         struct world world;
         struct outcome outcome;
         /* In the background, in a session of its own, twice removed, holding our pipes. */
-        run_one(MEANS[i], PLAIN, "#!/bin/sh\nsleep 1003 &\nsetsid sh -c 'sleep 1003 & setsid sleep 1003 & exit 0' &\nwait $!\nexit 0\n",
-                &outcome, &world);
+        run_one(MEANS[i], PLAIN,
+                "#!/bin/sh\nsleep 1003@@ &\nsetsid sh -c 'sleep 1003@@ & setsid sleep 1003@@ & exit 0' &\nwait $!\nexit 0\n", &outcome,
+                &world);
         assert_int_equal(outcome.result.exit_status, 0);
-        assert_int_equal(count_processes("sleep 1003"), 0);
+        assert_int_equal(count_processes("sleep 1003@@"), 0);
         world_close(&world);
     }
 }
@@ -439,12 +440,12 @@ static void test_a_stop_ends_what_runs_and_drops_what_waits(void **state)
     struct world world;
     (void)state;
     world_open(&world, PLAIN, 0, 1);
-    world_write(&world, "on-message", 0700, "#!/bin/sh\nsleep 1004\n");
+    world_write(&world, "on-message", 0700, "#!/bin/sh\nsleep 1004@@\n");
     for (size_t i = 0; i < ARRAY_LENGTH(outcomes); i++)
         world_start(&world, "on-message", "{}", &outcomes[i]);
     int64_t end = clock_monotonic_ms() + PATIENCE_MS;
     world.expected = 4; /* not before the first sleeps */
-    while (count_processes("sleep 1004") == 0 && clock_monotonic_ms() < end) {
+    while (count_processes("sleep 1004@@") == 0 && clock_monotonic_ms() < end) {
         loop_timer_start(world.patience, 5);
         loop_run(world.loop);
         world.timed_out = false;
@@ -456,7 +457,7 @@ static void test_a_stop_ends_what_runs_and_drops_what_waits(void **state)
     assert_string_equal(outcomes[1].not_started, "stopping");
     assert_string_equal(outcomes[2].not_started, "stopping");
     world_settle(&world);
-    assert_int_equal(count_processes("sleep 1004"), 0);
+    assert_int_equal(count_processes("sleep 1004@@"), 0);
     assert_false(file_exists(world.directory));
     world_close(&world);
 }
@@ -479,6 +480,7 @@ static void test_what_prepare_refuses_does_not_run(void **state)
 int main(void)
 {
     struct error error;
+    test_pid = getpid();
     if (getenv("HOME") == NULL)
         (void)setenv("HOME", "/nonexistent", 1);
     if (hooks_spawner_start(&spawner, &error) != 0)

@@ -42,16 +42,31 @@ struct world {
 };
 
 static struct hooks_spawner *spawner; /* made first thing in main */
+static pid_t test_pid;                /* … and this set */
+
+/* "@@" stands for this process's number, so that two of these tests at once do not take each other's sleepers for their own. */
+static inline char *expand(const char *text)
+{
+    char *expanded = memory_strdup(text), number[16];
+    (void)snprintf(number, sizeof(number), "%d", (int)test_pid);
+    for (char *mark = strstr(expanded, "@@"); mark != NULL; mark = strstr(expanded, "@@")) {
+        char *longer = memory_printf("%.*s%s%s", (int)(mark - expanded), expanded, number, mark + 2);
+        free(expanded);
+        expanded = longer;
+    }
+    return expanded;
+}
 
 static inline void world_write(const struct world *world, const char *name, mode_t mode, const char *text)
 {
-    char *path = path_join(world->paths.hooks, name);
+    char *path = path_join(world->paths.hooks, name), *expanded = expand(text);
     (void)unlink(path);
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0700);
     assert_true(fd >= 0);
-    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    assert_int_equal(write(fd, expanded, strlen(expanded)), strlen(expanded));
     assert_int_equal(fchmod(fd, mode), 0);
     (void)close(fd);
+    free(expanded);
     free(path);
 }
 
@@ -234,6 +249,7 @@ static inline char *wait_for_file(const char *path)
 static inline unsigned count_processes(const char *words)
 {
     unsigned count = 0;
+    char *expanded = expand(words);
     DIR *proc = opendir("/proc");
     assert_non_null(proc);
     for (const struct dirent *entry = readdir(proc); entry != NULL; entry = readdir(proc)) {
@@ -248,9 +264,10 @@ static inline unsigned count_processes(const char *words)
         for (ssize_t at = 0; at < length; at++)
             line[at] = line[at] == '\0' ? ' ' : line[at];
         line[length > 0 ? length : 0] = '\0';
-        count += strstr(line, words) != NULL ? 1 : 0;
+        count += strstr(line, expanded) != NULL ? 1 : 0;
     }
     (void)closedir(proc);
+    free(expanded);
     return count;
 }
 
