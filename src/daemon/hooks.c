@@ -164,8 +164,16 @@ void daemon_hooks_poke(struct daemon *daemon)
 
 void daemon_hooks_reload(struct daemon *daemon)
 {
-    if (daemon->hooks != NULL)
-        hooks_reload(daemon->hooks->engine);
+    struct daemon_hooks *hooks = daemon->hooks;
+    if (hooks == NULL)
+        return;
+    struct daemon_modes modes;
+    daemon_decide_modes(daemon->options, daemon->settings, &modes);
+    hooks->concurrency = (unsigned)settings_integer(daemon->settings, "hooks.concurrency");
+    if (daemon->modes.hooks && modes.hooks)
+        hooks_reload(hooks->engine);
+    hooks_set(hooks->engine, modes.hooks, hooks->concurrency); /* reads hooks.toml when they are turned on */
+    daemon->modes.hooks = modes.hooks;
 }
 
 void daemon_hooks_stop(struct daemon *daemon)

@@ -567,6 +567,20 @@ int hooks_new(const struct hooks_options *options, struct hooks **ret_hooks, str
     return 0;
 }
 
+void hooks_set(struct hooks *hooks, bool enabled, unsigned concurrency)
+{
+    bool was_enabled = hooks->options.enabled;
+    hooks->options.enabled = enabled;
+    hooks->options.concurrency = concurrency;
+    if (enabled && !was_enabled) {
+        load(hooks, false);
+    }
+    if (!enabled) {
+        refuse_waiting(hooks, "disabled", "hooks.enabled is false");
+    }
+    start_waiting(hooks); /* there may be more places now */
+}
+
 void hooks_stop(struct hooks *hooks, int64_t grace_ms)
 {
     hooks->stopping = true;

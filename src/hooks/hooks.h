@@ -128,6 +128,8 @@ uint64_t hooks_dropped(const struct hooks *hooks); /* not queued because the que
 
 /* SIGHUP: hooks.toml again. One that cannot be read leaves the old one in force, and says so. */
 void hooks_reload(struct hooks *hooks);
+/* [hooks] of config.toml, while running. Disabled: what waits is done ("disabled"), what runs ends by itself. */
+void hooks_set(struct hooks *hooks, bool enabled, unsigned concurrency);
 /* The daemon stops: what waits is done ("stopping"), what runs gets SIGTERM now and SIGKILL after `grace_ms`. hooks_running tells when it is over. */
 void hooks_stop(struct hooks *hooks, int64_t grace_ms);
 

@@ -8,6 +8,7 @@ import pytest
 
 from harness import Broker, Node, acknowledge, create_mesh, join, wait_for
 from test_hostile_broker import Hostile
+from test_metrics import of
 
 
 @pytest.fixture
@@ -161,6 +162,39 @@ def test_the_window_and_the_backoff_change_while_it_runs(world):
         hostile.connection.send(acknowledge(frame, 503, error="held: later"))
     wait_for(lambda: hostile.node.outbox_counts() == (0, 0, 0), 30, "everything to be sent")
     assert time.monotonic() - started < 30
+
+
+def test_hooks_are_turned_off_and_on_while_it_runs(host):
+    broker, alice = host
+    bob = Node(alice.world, "bob")
+    join(alice, bob)
+    alice.settings("[hooks]\nenabled = false\n")
+    hooks = alice.path("hooks")
+    hooks.mkdir(mode=0o700, exist_ok=True)
+    (hooks / "hooks.toml").write_text("[on-message]\nenabled = true\n")
+    (hooks / "on-message").write_text("#!/bin/sh\nexit 0\n")
+    (hooks / "on-message").chmod(0o700)
+    alice.up(), bob.up()
+    alice.wait_connected(), bob.wait_connected()
+
+    def verified():
+        return any(member["name"] == "bob" and member["verified"] is True for member in alice.api.get("/v1/members").json["members"])
+    wait_for(verified, what="bob to be verified")
+
+    def runs():
+        return of(alice).get("cm_daemon_hook_invocations_total", hook="on-message", exit="0")
+
+    def message(text):
+        assert bob.api.post("/v1/send?wait=20", {"to": alice.pubkey, "message": text}).status == 200
+        return wait_for(lambda: any(item["body"] == text for item in alice.inbox()), what="the message")
+    message("while off")
+    assert runs() == 0
+    assert reload(alice, "[hooks]\nenabled = true\nconcurrency = 2\n") == {"applied": ["hooks.enabled", "hooks.concurrency"], "needs_restart": []}
+    message("while on")
+    wait_for(lambda: runs() == 1, what="the hook")
+    reload(alice, "[hooks]\nenabled = false\n")
+    message("off again")
+    assert runs() == 1
 
 
 def test_the_meshes_that_are_served_change_while_it_runs(host):
