@@ -182,6 +182,18 @@ static struct inbox_row *make_row(const struct delivery *delivery, const struct 
     return row;
 }
 
+/* The bare text of an older client has an id that nobody signed: it is only ever itself. */
+static void name_other_keys(const struct delivery *delivery, struct inbox_insert *insert)
+{
+    const char *keys[INBOX_OTHER_KEYS];
+    size_t count = insert->legacy_once ? 0 : trust_keys_of(delivery->trust, insert->row->sender_pubkey, keys, INBOX_OTHER_KEYS);
+    for (size_t i = 0; i < count; i++) {
+        if (!string_equal(keys[i], insert->row->sender_pubkey)) {
+            insert->other_keys[insert->other_key_count++] = memory_strdup(keys[i]);
+        }
+    }
+}
+
 static void store(struct delivery *delivery, const struct received *received, bool from_history)
 {
     struct arrival *arrival = arrival_new(delivery, received->frame, received->push, received->client_message_id);
@@ -190,6 +202,7 @@ static void store(struct delivery *delivery, const struct received *received, bo
     arrival->from_history = insert->from_history = from_history;
     insert->row = make_row(delivery, received, from_history);
     insert->legacy_once = !received->is_envelope;
+    name_other_keys(delivery, insert);
     insert->argument = arrival;
     insert->patient = from_history || link_has_input(delivery->link);
     if (delivery->events.arriving != NULL) {

@@ -376,11 +376,27 @@ static int insert_or_replace(struct inbox *inbox, struct db_connection *connecti
     return status;
 }
 
+/* A sender that rotated its key and sent again, not knowing that the first was accepted: the same message under another of its keys. 1: it is there. */
+static int is_there_under_another_key(struct db_connection *connection, const struct inbox_insert *insert, struct error *error)
+{
+    int found = 0;
+    for (size_t i = 0; i < insert->other_key_count && found == 0; i++) {
+        struct inbox_row other = *insert->row;
+        other.sender_pubkey = insert->other_keys[i];
+        found = key_exists(connection, SELECT_STORED, &other, error);
+        if (found == 0)
+            found = key_exists(connection, SELECT_PRUNED, &other, error);
+    }
+    return found;
+}
+
 static int store_once(struct inbox *inbox, struct db_connection *connection, struct db_task *task)
 {
     struct inbox_insert *insert = CONTAINER_OF(task, struct insert_task, task)->insert;
     insert->is_new = insert->replay_suspected = false;
-    int found = key_exists(connection, SELECT_PRUNED, insert->row, &task->error);
+    int found = is_there_under_another_key(connection, insert, &task->error);
+    if (found == 0)
+        found = key_exists(connection, SELECT_PRUNED, insert->row, &task->error);
     if (found != 0)
         return found < 0 ? found : 0;
     found = below_floor(connection, insert->row, &task->error);
@@ -458,5 +474,7 @@ void inbox_insert_free(struct inbox_insert *insert)
     inbox_row_free(insert->row);
     for (size_t i = 0; i < ARRAY_LENGTH(insert->hooks); i++)
         free(insert->hooks[i]);
+    for (size_t i = 0; i < insert->other_key_count; i++)
+        free(insert->other_keys[i]);
     free(insert);
 }

@@ -39,12 +39,15 @@ struct inbox_row {
 void inbox_row_free(struct inbox_row *row);
 
 /* A message is several events at most: a message, one of its kind, a mention, a file. */
-enum { INBOX_HOOKS_MAXIMUM = 4 };
+enum { INBOX_HOOKS_MAXIMUM = 4, INBOX_OTHER_KEYS = 9 };
 
 struct inbox_insert {
     struct inbox_row *row;            /* taken over; after done: seq set when new */
     char *hooks[INBOX_HOOKS_MAXIMUM]; /* names of those that run for it when it is new (inbox/hook_runs.h); freed with the insert */
     size_t hook_count;
+    char *other_keys
+        [INBOX_OTHER_KEYS]; /* that the sender had or has beside sender_pubkey: what is there under one of them is this message; freed with the insert */
+    size_t other_key_count;
     bool legacy_once; /* bodyVersion 1: also deduped for ever by `content` */
     bool
         from_history; /* not published when it is new; a push of the same message that comes later is new all the same, and takes its place */
