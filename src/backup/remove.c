@@ -29,7 +29,7 @@ static bool is_owned(const char *name)
         }
     }
     bool is_key = length > end && string_equal(name + length - end, KEY_FILE_END);
-    return is_key && (string_has_prefix(name, "mesh-") || string_has_prefix(name, "join-"));
+    return is_key && (string_has_prefix(name, "mesh-") || string_has_prefix(name, "join-") || string_has_prefix(name, "remint-"));
 }
 
 /* Each entry of the directory: removed when ours, else its name is kept in `left`. */
@@ -65,7 +65,11 @@ int backup_remove_everything(const struct config_paths *paths, char **ret_left, 
     struct buffer left;
     int lock = -1;
     int64_t holder = 0;
-    int result = file_exists(paths->daemon) ? identity_lock(paths, &lock, &holder, error) : 0;
+    bool there = false;
+    int result = file_look(paths->daemon, &there, error);
+    if (result == 0 && there) {
+        result = identity_lock(paths, &lock, &holder, error);
+    }
     if (result != 0) {
         return result;
     }

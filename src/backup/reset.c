@@ -102,11 +102,15 @@ int backup_reset(const struct config_paths *paths, struct reset_summary *ret_sum
     struct resetting resetting = { .now_ms = clock_wall_ms() };
     int lock = -1;
     int64_t holder = 0;
-    if (!file_exists(paths->daemon)) {
+    bool there = false;
+    int result = file_look(paths->daemon, &there, error);
+    if (result == 0 && !there) {
         *ret_summary = resetting.summary;
         return 0; /* no daemon has run here */
     }
-    int result = identity_lock(paths, &lock, &holder, error);
+    if (result == 0) {
+        result = identity_lock(paths, &lock, &holder, error);
+    }
     if (result == 0) {
         result = reset_databases(paths, &resetting, error);
     }

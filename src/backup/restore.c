@@ -332,23 +332,27 @@ static int make_new(struct restoring *restoring, struct error *error)
 
 /* ---- the whole --------------------------------------------------------------------------------------------------------- */
 
-static bool has_configuration(const struct config_paths *paths)
+static int has_configuration(const struct config_paths *paths, bool *ret_there, struct error *error)
 {
     const char *const kept[] = { paths->config_json, paths->config_toml,     paths->outbox_db,
                                  paths->inbox_db,    paths->keypair_archive, paths->topic_keys };
-    for (size_t i = 0; i < ARRAY_LENGTH(kept); i++) {
-        if (file_exists(kept[i])) {
-            return true;
-        }
+    bool there = false;
+    int result = 0;
+    for (size_t i = 0; i < ARRAY_LENGTH(kept) && result == 0 && !there; i++) {
+        result = file_look(kept[i], &there, error);
     }
-    return false;
+    *ret_there = there;
+    return result;
 }
 
 static int check_nothing_there(const struct config_paths *paths, struct error *error)
 {
-    return has_configuration(paths)
-               ? error_set(error, ERROR_CONFLICT, "there is a configuration in %s; --force puts it aside and keeps it", paths->root)
-               : 0;
+    bool there = false;
+    int result = has_configuration(paths, &there, error);
+    if (result == 0 && there) {
+        result = error_set(error, ERROR_CONFLICT, "there is a configuration in %s; --force puts it aside and keeps it", paths->root);
+    }
+    return result;
 }
 
 static int check_no_daemon(const struct config_paths *paths, struct error *error)
@@ -381,8 +385,11 @@ int backup_restore(const struct backup_request *request, struct backup_summary *
         if (result == 0) {
             result = make_new(&restoring, error);
         }
+        bool keep = false;
         if (result == 0) {
-            bool keep = request->force && has_configuration(request->paths);
+            result = has_configuration(request->paths, &keep, error);
+        }
+        if (result == 0) {
             result =
                 staging_install(&restoring.staging, request->force ? NULL : check_nothing_there, keep, &restoring.summary.aside, error);
         } else {

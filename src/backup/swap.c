@@ -29,12 +29,6 @@ static const char *const PIECES[] = { "config.json", "daemon" };
 
 /* ---- small things ----------------------------------------------------------------------------------------------- */
 
-static bool exists(const char *path)
-{
-    struct stat status;
-    return lstat(path, &status) == 0;
-}
-
 static int move(const char *from, const char *to, struct error *error)
 {
     return rename(from, to) == 0 ? 0 : error_set_errno(error, "cannot rename %s to %s", from, to);
@@ -67,10 +61,12 @@ static int lock_directory(const char *path, bool wait, int *ret_fd, struct error
 static int clear_old(const char *directory, struct error *error)
 {
     int fd = -1;
-    if (!exists(directory)) {
-        return 0;
+    bool there = false;
+    int result = file_look(directory, &there, error);
+    if (result != 0 || !there) {
+        return result;
     }
-    int result = lock_directory(directory, false, &fd, error);
+    result = lock_directory(directory, false, &fd, error);
     if (result == 0) {
         result = tree_remove(directory, error);
         close(fd);
@@ -93,11 +89,15 @@ static int make_directories(struct staging *staging, struct error *error)
 int staging_open(const struct config_paths *paths, struct staging *ret_staging, struct error *error)
 {
     struct staging staging = { .paths = paths, .fd = -1 };
-    staging.made_root = !exists(paths->root);
-    int result = directory_ensure(paths->root, 0700, error);
+    bool there = true;
+    int result = file_look(paths->root, &there, error);
+    if (result == 0) {
+        result = directory_ensure(paths->root, 0700, error);
+    }
     if (result != 0) {
         return result;
     }
+    staging.made_root = !there;
     staging.directory = path_join(paths->root, STAGING_NAME);
     result = clear_old(staging.directory, error);
     if (result == 0 && mkdir(staging.directory, 0700) != 0) {
@@ -146,73 +146,83 @@ void staging_abandon(struct staging *staging)
 
 /* ---- after the decision ----------------------------------------------------------------------------------------- */
 
-/* Free for the old piece: something that was made between two renames by who did not know gets a number. */
-static char *former_place(const char *former, const char *piece)
+/* A name that is free: what stands there already, because it was made between two renames by who did not know, is not written over. */
+static int free_place(const char *directory, const char *name, char **ret_place, struct error *error)
 {
-    char *place = path_join(former, piece);
-    for (int number = 1; exists(place); number++) {
+    bool taken = false;
+    char *place = path_join(directory, name);
+    int result = file_look(place, &taken, error);
+    for (int number = 1; result == 0 && taken; number++) {
         free(place);
-        place = memory_printf("%s/%s.%d", former, piece, number);
+        place = memory_printf("%s/%s.%d", directory, name, number);
+        result = file_look(place, &taken, error);
     }
-    return place;
+    if (result != 0) {
+        free(place);
+        return result;
+    }
+    *ret_place = place;
+    return 0;
+}
+
+/* The old one out. */
+static int put_out(const char *place, const char *former, const char *piece, struct error *error)
+{
+    char *old_path = NULL;
+    int result = free_place(former, piece, &old_path, error);
+    if (result == 0) {
+        result = move(place, old_path, error);
+    }
+    if (result == 0) {
+        result = directory_fsync(former, error);
+    }
+    free(old_path);
+    return result;
 }
 
 /* The old one out, the new one in. Every step may be the last one for now. */
 static int put_piece(const char *root, const char *ready, const char *former, const char *piece, struct error *error)
 {
+    bool is_new = false;
+    bool is_old = false;
     char *new_path = path_join(ready, piece);
     char *place = path_join(root, piece);
-    char *old_path = former_place(former, piece);
-    int result = 0;
-    if (exists(new_path)) {
-        if (exists(place)) {
-            result = move(place, old_path, error);
-            if (result == 0) {
-                result = directory_fsync(former, error);
-            }
-        }
-        if (result == 0) {
-            result = move(new_path, place, error);
-        }
+    int result = file_look(new_path, &is_new, error);
+    if (result == 0) {
+        result = file_look(place, &is_old, error);
+    }
+    if (result == 0 && is_new && is_old) {
+        result = put_out(place, former, piece, error);
+    }
+    if (result == 0 && is_new) {
+        result = move(new_path, place, error);
         if (result == 0) {
             result = directory_fsync(root, error);
         }
     }
     free(new_path);
     free(place);
-    free(old_path);
     return result;
 }
 
-static char *aside_name(const char *root)
+static int aside_name(const char *root, char **ret_name, struct error *error)
 {
-    char stamp[32] = "unknown";
+    char name[64] = "before-restore";
     struct tm now;
     time_t seconds = (time_t)(clock_wall_ms() / 1000);
     if (gmtime_r(&seconds, &now) != NULL) {
-        (void)strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%SZ", &now);
+        (void)strftime(name, sizeof(name), "before-restore-%Y%m%dT%H%M%SZ", &now);
     }
-    char *name = memory_printf("%s/before-restore-%s", root, stamp);
-    for (int number = 1; exists(name); number++) {
-        free(name);
-        name = memory_printf("%s/before-restore-%s.%d", root, stamp, number);
-    }
-    return name;
+    return free_place(root, name, ret_name, error);
 }
 
-static int put_former(const char *root, const char *ready, const char *former, char **ret_aside, struct error *error)
+static int keep_former(const char *root, const char *former, char **ret_aside, struct error *error)
 {
-    char *keep = path_join(ready, KEEP_NAME);
-    bool wanted = exists(keep);
-    free(keep);
-    if (!exists(former)) {
-        return 0;
+    char *aside = NULL;
+    int result = aside_name(root, &aside, error);
+    if (result == 0) {
+        result = move(former, aside, error);
     }
-    if (!wanted) {
-        return tree_remove(former, error);
-    }
-    char *aside = aside_name(root);
-    int result = move(former, aside, error);
     if (result == 0) {
         result = directory_fsync(root, error);
     }
@@ -224,14 +234,36 @@ static int put_former(const char *root, const char *ready, const char *former, c
     return result;
 }
 
+static int put_former(const char *root, const char *ready, const char *former, char **ret_aside, struct error *error)
+{
+    bool wanted = false;
+    bool there = false;
+    char *keep = path_join(ready, KEEP_NAME);
+    int result = file_look(keep, &wanted, error);
+    free(keep);
+    if (result == 0) {
+        result = file_look(former, &there, error);
+    }
+    if (result != 0 || !there) {
+        return result;
+    }
+    return wanted ? keep_former(root, former, ret_aside, error) : tree_remove(former, error);
+}
+
 /* Under the lock of `ready`. */
 static int finish(const char *root, const char *ready, char **ret_aside, struct error *error)
 {
     char *former = path_join(ready, FORMER_NAME);
-    char *first_new = path_join(ready, PIECES[0]);
-    char *second_new = path_join(ready, PIECES[1]);
-    bool pieces_left = exists(first_new) || exists(second_new);
-    int result = pieces_left ? directory_ensure(former, 0700, error) : 0;
+    bool left = false;
+    int result = 0;
+    for (size_t i = 0; i < ARRAY_LENGTH(PIECES) && result == 0 && !left; i++) {
+        char *piece = path_join(ready, PIECES[i]);
+        result = file_look(piece, &left, error);
+        free(piece);
+    }
+    if (result == 0 && left) {
+        result = directory_ensure(former, 0700, error);
+    }
     for (size_t i = 0; i < ARRAY_LENGTH(PIECES) && result == 0; i++) {
         result = put_piece(root, ready, former, PIECES[i], error);
     }
@@ -242,8 +274,6 @@ static int finish(const char *root, const char *ready, char **ret_aside, struct 
         result = tree_remove(ready, error);
     }
     free(former);
-    free(first_new);
-    free(second_new);
     return result;
 }
 
@@ -251,9 +281,10 @@ int backup_settle(const struct config_paths *paths, struct error *error)
 {
     struct stat status;
     int fd = -1;
-    int result = 0;
+    bool there = false;
     char *ready = path_join(paths->root, READY_NAME);
-    if (exists(ready)) {
+    int result = file_look(ready, &there, error);
+    if (result == 0 && there) {
         result = lock_directory(ready, true, &fd, error);
         if (result == -(int)ERROR_NOT_FOUND) {
             result = 0; /* somebody else has just finished */
@@ -330,8 +361,11 @@ int staging_install(struct staging *staging, int (*check)(const struct config_pa
 {
     int lock = -1;
     int64_t holder = 0;
-    bool made_daemon = !exists(staging->paths->daemon);
-    int result = check_not_mounted(staging->paths->daemon, error);
+    bool had_daemon = true;
+    int result = file_look(staging->paths->daemon, &had_daemon, error);
+    if (result == 0) {
+        result = check_not_mounted(staging->paths->daemon, error);
+    }
     if (result == 0) {
         result = check_not_mounted(staging->paths->config_json, error);
     }
@@ -348,7 +382,7 @@ int staging_install(struct staging *staging, int (*check)(const struct config_pa
         result = decide(staging, keep, ret_aside, error);
     }
     bool undecided = staging->directory != NULL;
-    if (undecided && made_daemon && lock >= 0) {
+    if (undecided && !had_daemon && lock >= 0) {
         (void)unlink(staging->paths->pid_file);
         (void)rmdir(staging->paths->daemon);
     }

@@ -42,10 +42,12 @@ int db_change(const char *path, const struct db_migration *migrations, size_t mi
     struct schema_state state = { .version = 0 };
     const struct change change = { migrations, migration_count, run, argument };
     error = error == NULL ? &ignored : error;
-    if (!file_exists(path)) {
+    bool there = false;
+    int status = file_look(path, &there, error);
+    if (status == 0 && !there) {
         return error_set(error, ERROR_NOT_FOUND, "there is no database %s", path);
     }
-    int status = connection_open(&connection, path, CONNECTION_WRITER, error);
+    status = status == 0 ? connection_open(&connection, path, CONNECTION_WRITER, error) : status;
     if (status < 0) {
         return status;
     }

@@ -271,10 +271,12 @@ int db_look(const char *path, int (*look)(void *argument, struct db_connection *
     struct error ignored;
     struct db_connection connection;
     error = error == NULL ? &ignored : error;
-    if (!file_exists(path)) {
+    bool there = false;
+    int status = file_look(path, &there, error);
+    if (status == 0 && !there) {
         return error_set(error, ERROR_NOT_FOUND, "there is no database %s", path);
     }
-    int status = connection_open(&connection, path, CONNECTION_READER, error);
+    status = status == 0 ? connection_open(&connection, path, CONNECTION_READER, error) : status;
     if (status < 0) {
         return status;
     }

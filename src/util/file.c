@@ -140,6 +140,20 @@ int directory_ensure(const char *path, mode_t mode, struct error *error)
     return result;
 }
 
+int file_look(const char *path, bool *ret_there, struct error *error)
+{
+    struct stat status;
+    if (lstat(path, &status) == 0) {
+        *ret_there = true;
+        return 0;
+    }
+    if (errno != ENOENT && errno != ENOTDIR) {
+        return error_set_errno(error, "cannot look at %s", path);
+    }
+    *ret_there = false;
+    return 0;
+}
+
 bool file_exists(const char *path)
 {
     struct stat status;

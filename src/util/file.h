@@ -33,6 +33,8 @@ int file_sync(int fd) MUST_CHECK;
 /* Removes a file, or a directory with everything in it; links are removed, never followed. Absent: 0. What can be removed is, and the first failure is told. */
 int tree_remove(const char *path, struct error *error) MUST_CHECK;
 bool file_exists(const char *path);
+/* Whether there is something of that name, a link counted as itself; for decisions that must not take "cannot be looked at" for "is not there". */
+int file_look(const char *path, bool *ret_there, struct error *error) MUST_CHECK;
 /* ERROR_DENIED when group or others may read or write it, or another user owns it. Absent: 0. */
 int file_check_private(const char *path, struct error *error) MUST_CHECK;
 /* path = directory + "/" + name; heap. */

@@ -127,9 +127,13 @@ static int take_free_name(const struct file_writer *writer, struct error *error)
         unlink(writer->temporary); /* a second name that stays is met again at the next writing */
         return 0;
     }
-    if (errno == EEXIST || file_exists(writer->path)) {
-        return error_set(error, ERROR_CONFLICT, "%s exists already", writer->path);
+    bool taken = errno == EEXIST;
+    int why = errno;
+    int result = taken ? 0 : file_look(writer->path, &taken, error);
+    if (result != 0 || taken) {
+        return taken ? error_set(error, ERROR_CONFLICT, "%s exists already", writer->path) : result;
     }
+    errno = why;
     if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS && errno != EMLINK) {
         return error_set_errno(error, "cannot link %s to %s", writer->temporary, writer->path);
     }

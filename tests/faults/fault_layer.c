@@ -17,6 +17,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,7 +50,7 @@ enum fault_class {
     CLASS_COUNT
 };
 
-enum { STATE_MAGIC = 0x434d4654, NO_ERROR = 0, SHORT_COUNT = -1, MAX_MODULES = 64, SITE_DEPTH = 9, ALLOC_SITE_DEPTH = 6, TRACE_DEPTH = 24, LINE_SIZE = 1024 };
+enum { STATE_MAGIC = 0x434d4654, NO_ERROR = 0, SHORT_COUNT = -1, SUDDEN_END = -2, MAX_MODULES = 64, SITE_DEPTH = 9, ALLOC_SITE_DEPTH = 6, TRACE_DEPTH = 24, LINE_SIZE = 1024 };
 /* Recording: each matching call gets a line in `log`; of the class, or of all classes. */
 enum { RECORD_NOTHING, RECORD_CLASS, RECORD_ALL };
 enum { KIND_ANY, KIND_FILE, KIND_SOCKET, KIND_OTHER };
@@ -58,7 +59,7 @@ struct fault_state { /* the layout is known to faults.py */
     uint32_t magic;
     atomic_uint armed;
     uint32_t class;
-    int32_t error; /* an errno, or SHORT_COUNT */
+    int32_t error; /* an errno, SHORT_COUNT, or SUDDEN_END: the process is killed at this call */
     uint64_t at;   /* the first call that fails, from 1; 0: none */
     uint64_t until;
     uint64_t site; /* 0: any */
@@ -233,6 +234,8 @@ static int decide_unguarded(enum fault_class class, const char *call, int fd, co
             count = backtrace(frames, TRACE_DEPTH);
         log_call(fires ? "failed" : "call", class, call, path == NULL ? "" : path, number, site, frames + 3, fires && count > 3 ? count - 3 : 0);
     }
+    if (fires && state->error == SUDDEN_END)
+        (void)kill(getpid(), SIGKILL);
     return fires ? state->error : NO_ERROR;
 }
 

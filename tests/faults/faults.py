@@ -24,7 +24,7 @@ from layer import CLASSES, LIBRARY, RECORD_ALL, errors_of, harness  # noqa: E402
 # Of the calls from one place, at most so many are made to fail: the first ones, and some of the later.
 CALLS_A_PLACE = 12
 LONGEST_FIRST = ["restart", "start", "reconnect", "serve-start", "serve-restart", "create", "join", "stop", "receive", "accept", "serve", "operate", "ask", "send-cold",
-                 "invite", "send-warm", "up"]
+                 "invite", "send-warm", "up", "backup", "restore", "reset", "accept-host", "remint"]
 
 
 def record(flow):
@@ -35,7 +35,7 @@ def record(flow):
     return flow.layer.calls(), flow.layer.counts
 
 
-def cases_of(calls, kinds):
+def cases_of(calls, kinds, kills=False):
     """Every call in turn, named by its place and its number there, with every error that it may give."""
     cases = []
     for (kind, call, site), count in collections.Counter(call for call in calls if call[0] in kinds).items():
@@ -45,7 +45,7 @@ def cases_of(calls, kinds):
         elif count > CALLS_A_PLACE:
             half = CALLS_A_PLACE // 2
             numbers = sorted(set(range(1, half + 1)) | {half + 1 + (count - half - 1) * i // half for i in range(1, half + 1)})
-        for error in errors_of(kind, call):
+        for error in errors_of(kind, call, kills):
             cases += [Fault(kind, error, call, site, at) for at in numbers]
     return cases
 
@@ -107,7 +107,7 @@ def run_flow(name, kinds, choose, limit_seconds=None):
     try:
         calls, result.counts = record(flow)
         result.places = collections.Counter(call[0] for call in set(calls))
-        cases = cases_of(calls, kinds)
+        cases = cases_of(calls, kinds, flow.kills)
         for fault in choose(cases):
             if limit_seconds is not None and time.monotonic() - started > limit_seconds:
                 break

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 
@@ -68,6 +69,7 @@ class Flow:
 
     name = ""
     deaths = 0
+    kills = False  # also killed, at each call that changes what is on the disk
     numbers = itertools.count(1)
 
     def __init__(self, world):
@@ -794,6 +796,8 @@ class Command(Sending):
             raise Broken(f"{arguments}: does not end") from None
         finally:
             self.layer.arm(False)
+        if fault is not None and fault.error == "KILL" and done.returncode == -signal.SIGKILL:
+            return done
         self.judge_end(done.returncode, (done.stderr + done.stdout).decode(errors="replace"), " ".join(map(str, arguments)), self.allowed)
         if fault is None or fault.invisible or fault.at == 0:
             self.expect(done.returncode == 0, f"{arguments}: exit {done.returncode}: {done.stderr.decode()[-1500:]}")
@@ -1022,5 +1026,105 @@ class Remint(Command):
         shutil.rmtree(node.config)
 
 
+class Moving(Command):
+    """What backup, restore and reset have in common: an installation with a past, and what it looks like."""
+
+    kills = True
+
+    def set_up(self):
+        self.broker, self.alice, self.bob = two_nodes(self.world)
+        for node in (self.alice, self.bob):
+            node.up()
+        self.alice.wait_connected()
+        for name in ("one", "two"):
+            self.alice.send(self.bob.pubkey, f"body of {name}", client_message_id=name)
+        self.bob.wait_inbox(2)
+        self.broker.stop()
+        self.alice.wait_connected(False)
+        self.alice.send(self.bob.pubkey, "body of three", client_message_id="three")
+        self.alice.down()
+        self.bob.down()
+        self.passphrase = self.world.directory / "passphrase"
+        self.passphrase.write_text("a passphrase\n")
+        self.passphrase.chmod(0o600)
+        self.file = self.world.directory / "the.backup"
+        self.alice.cli("daemon", "backup", "--out", self.file, "--passphrase-file", self.passphrase)
+        self.past = self.world.directory / "past"
+        shutil.copytree(self.bob.config, self.past)
+
+    def ids(self, node):
+        """The mesh's key and the outbox's ids, as the next command finds them."""
+        listed = node.json("mesh", "list")["meshes"]
+        with contextlib.closing(sqlite3.connect(f"file:{node.path('outbox.db')}?mode=ro", uri=True)) as connection:
+            rows = connection.execute("SELECT client_message_id, status FROM outbox ORDER BY seq").fetchall()
+            self.expect(connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)], "the database is damaged")
+        return [mesh["pubkey"] for mesh in listed], rows
+
+
+class Backup(Moving):
+    name = "backup"
+
+    def perform(self, fault):
+        out = self.world.directory / f"{next(self.numbers)}.backup"
+        arguments = ["daemon", "backup", "--with-data", "--out", out, "--passphrase-file", self.passphrase]
+        done = self.run(self.alice, arguments, fault)
+        self.expect(done.returncode != 0 or out.exists(), "says done, and there is no file")
+        if not out.exists():
+            again = self.alice.cli(*arguments, check=None)
+            self.expect(again.returncode == 0, f"cannot be tried again: {again.stderr.decode()[-1500:]}")
+        left = [name for name in os.listdir(self.world.directory) if name.startswith(out.name + ".tmp-")]
+        self.expect(not left or fault is not None and (fault.error == "KILL" or fault.kind in ("name", "look", "open", "lock")), f"left behind: {left}")
+        node = Node(self.world, f"moved-{out.name}")
+        node.cli("daemon", "restore", "--in", out, "--passphrase-file", self.passphrase)
+        self.expect(self.ids(node) == ([self.alice.pubkey], [("one", "done"), ("two", "done"), ("three", "pending")]), f"another past: {self.ids(node)}")
+        shutil.rmtree(node.config)
+        out.unlink()
+
+
+class Restore(Moving):
+    name = "restore"
+
+    def perform(self, fault):
+        shutil.rmtree(self.bob.config)
+        shutil.copytree(self.past, self.bob.config)
+        old = ([self.bob.pubkey], [])
+        new = ([self.alice.pubkey], [("one", "done"), ("two", "done"), ("three", "aborted")])
+        arguments = ["daemon", "restore", "--force", "--in", self.file, "--passphrase-file", self.passphrase]
+        done = self.run(self.bob, arguments, fault)
+        found = self.ids(self.bob)
+        self.expect(found in (old, new), f"neither the old state nor the new one: {found}")
+        self.expect(done.returncode != 0 or found == new, "says done, and nothing has changed")
+        asides = list(self.bob.config.glob("before-restore-*"))
+        self.expect(len(asides) == (1 if found == new else 0), f"what was there: {asides}")
+        for aside in asides:
+            self.expect((aside / "config.json").exists() and (aside / "daemon" / "outbox.db").exists(), "the former state is not whole")
+        again = self.bob.cli(*arguments, check=None)
+        self.expect(again.returncode == 0, f"cannot be tried again: {again.stderr.decode()[-1500:]}")
+        self.expect(self.ids(self.bob) == new, "another state")
+        left = [name for name in os.listdir(self.bob.config) if name.startswith(".restore")]
+        self.expect(not left, f"left behind: {left}")
+
+
+class Reset(Moving):
+    name = "reset"
+
+    def set_up(self):
+        super().set_up()
+        shutil.rmtree(self.past)
+        shutil.copytree(self.alice.config, self.past)
+
+    def perform(self, fault):
+        shutil.rmtree(self.alice.config)
+        shutil.copytree(self.past, self.alice.config)
+        done = self.run(self.alice, ["daemon", "reset", "--yes"], fault)
+        statuses = dict(self.ids(self.alice)[1])
+        self.expect(set(statuses) == {"one", "two", "three"} and statuses["one"] == "done" and statuses["three"] in ("pending", "aborted"), f"ids: {statuses}")
+        self.expect(done.returncode != 0 or statuses["three"] == "aborted", "says done, and a message still waits")
+        again = self.alice.cli("daemon", "reset", "--yes", check=None)
+        self.expect(again.returncode == 0, f"cannot be tried again: {again.stderr.decode()[-1500:]}")
+        self.expect(dict(self.ids(self.alice)[1])["three"] == "aborted", "a message still waits")
+        self.expect(self.alice.path("local-token").exists(), "there is no token")
+
+
 FLOWS = {flow.name: flow for flow in (Accept, Receive, Operate, Start, Restart, Stop, Reconnect, Serve, ServeStart, ServeRestart, Create, Join, Invite, SendCommand,
-                                      SendCold, Ask, Up, AcceptHost, Remint)}
+                                      SendCold, Ask, Up, AcceptHost, Remint, Backup, Restore, Reset)}

@@ -19,6 +19,7 @@ LIBRARY = pathlib.Path(os.environ.get("CLAUDEMESH_FAULT_LAYER", pathlib.Path(har
 CLASSES = ["alloc", "open", "read", "write", "sync", "truncate", "name", "look", "close", "socket", "transfer", "event", "map", "thread", "lock", "random"]
 KINDS = {"any": 0, "file": 1, "socket": 2, "other": 3}
 SHORT = -1
+KILL = -2  # the process ends there, at once
 RECORD_NOTHING, RECORD_CLASS, RECORD_ALL = range(3)
 FOR_EVER = 2**64 - 1
 
@@ -49,9 +50,14 @@ INVISIBLE = {("read", "EINTR"), ("read", "SHORT"), ("write", "EINTR"), ("write",
              ("transfer", "EAGAIN"), ("event", "EINTR"), ("close", "EINTR"), ("lock", "EINTR"), ("random", "EINTR")}
 
 
-def errors_of(kind, call):
+# Where a sudden end can leave something half done.
+ENDS = ("open", "write", "sync", "truncate", "name")
+
+
+def errors_of(kind, call, kills=False):
+    """kills: the flow is also to be killed at each call that changes what is on the disk."""
     table = ERRORS[kind]
-    return table.get(call, table["*"])
+    return table.get(call, table["*"]) + (["KILL"] if kills and kind in ENDS else [])
 
 
 class Layer:
@@ -76,7 +82,7 @@ class Layer:
 
     def select(self, kind="alloc", call="", error="ENOMEM", at=0, until=None, site=0, path="", fd_kind="any", record=RECORD_NOTHING, log=True):
         """What is meant from now on; not armed, nothing counted."""
-        number = SHORT if error == "SHORT" else getattr(errno, error)
+        number = {"SHORT": SHORT, "KILL": KILL}.get(error) or getattr(errno, error)
         self.arm(False)
         self.NUMBERS.pack_into(self.map, self.HEAD.size, *([0] * (2 + len(CLASSES))))
         self.HEAD.pack_into(self.map, 0, self.MAGIC, 0, CLASSES.index(kind), number, at, at if until is None else until, site, KINDS[fd_kind],
