@@ -1,8 +1,8 @@
 /* Owns the member that lives as long as its process (50-identity, Modes): keys in memory alone, enrolled with an invite at the start, gone from the mesh at the end. Its databases
  * lie in a directory of their own, which goes with it; that of one that was killed goes at the next start. */
+#include <dirent.h>
 #include <errno.h>
 #include <ftw.h>
-#include <glob.h>
 #include <unistd.h>
 
 #include "daemon/internal.h"
@@ -16,6 +16,8 @@
 #include "util/log.h"
 #include "util/memory.h"
 #include "util/text.h"
+
+#define SCRATCH_PREFIX "ephemeral-"
 
 enum { EXIT_STATUS_NOT_AUTHORISED = 3, EXIT_STATUS_UNREACHABLE = 5, EXIT_STATUS_TIMED_OUT = 7 }; /* 10-cli, Exit codes */
 enum { SHORT_KEY = 6, DESCRIPTORS = 8 };
@@ -38,14 +40,18 @@ static void remove_tree(const char *path)
 
 void daemon_sweep_scratch(const struct daemon *daemon)
 {
-    glob_t found;
-    char *pattern = path_join(daemon->options->paths->daemon, "ephemeral-*");
-    if (glob(pattern, GLOB_NOSORT, NULL, &found) == 0) {
-        for (size_t i = 0; i < found.gl_pathc; i++)
-            remove_tree(found.gl_pathv[i]);
-        globfree(&found);
+    const char *where = daemon->options->paths->daemon;
+    DIR *entries = opendir(where);
+    if (entries == NULL)
+        return;
+    for (const struct dirent *entry = readdir(entries); entry != NULL; entry = readdir(entries)) {
+        if (!string_has_prefix(entry->d_name, SCRATCH_PREFIX))
+            continue;
+        char *path = path_join(where, entry->d_name);
+        remove_tree(path);
+        free(path);
     }
-    free(pattern);
+    closedir(entries);
 }
 
 /* What a member keeps in files that are its own. config.json is among them: the joined meshes of this directory are another identity's. */
@@ -58,7 +64,7 @@ static char **own_files(struct config_paths *paths, size_t index)
 
 int daemon_make_scratch(struct daemon *daemon, struct error *error)
 {
-    char *directory = path_join(daemon->options->paths->daemon, "ephemeral-XXXXXX");
+    char *directory = path_join(daemon->options->paths->daemon, SCRATCH_PREFIX "XXXXXX");
     if (mkdtemp(directory) == NULL) { /* 0700 */
         int status = error_set_errno(error, "Cannot make a directory in %s", daemon->options->paths->daemon);
         free(directory);

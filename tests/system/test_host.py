@@ -287,6 +287,10 @@ def test_a_copied_directory_is_refused_on_another_host_and_runs_after_accept_hos
     refused = moved.cli("daemon", "up", "--no-tcp", check=4)
     assert b"accept-host" in refused.stderr
     stream = alice.events()
+    with sqlite3.connect(f"file:{broker.store}?mode=ro", uri=True) as store:
+        kept = store.execute("SELECT host_fingerprint FROM member WHERE pubkey = ?", (bob.pubkey,)).fetchone()[0]
+    hashed = f"claudemesh-host-v1\0{bob.mesh()['meshId']}\0{record(bob)['fingerprint']}"
+    assert kept == hashlib.sha256(hashed.encode()).hexdigest()
     moved.cli("daemon", "accept-host")
     moved.up()
     moved.wait_connected()

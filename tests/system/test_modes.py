@@ -213,7 +213,7 @@ def test_what_is_queued_goes_out_before_it_leaves(world, mesh):
 
 def test_a_kill_leaves_the_member_and_the_next_start_clears_the_files(world, mesh):
     broker, alice = mesh
-    node = runner(world)
+    node = runner(world, "a [strange] name*")
     node.up("--no-tcp", "--ephemeral", "--invite", invite(alice))
     node.wait_connected()
     node.kill()
