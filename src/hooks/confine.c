@@ -16,7 +16,7 @@
 
 #include "util/text.h"
 
-static const char BUBBLEWRAP[] = "/usr/bin/bwrap"; /* where packages put it; not looked for in a PATH that somebody set */
+#define BUBBLEWRAP "/usr/bin/bwrap" /* where packages put it; not looked for in a PATH that somebody set */
 
 /* ---- namespaces ------------------------------------------------------------------------------------------------------------- */
 
@@ -78,6 +78,24 @@ static bool namespaces_work(const struct run_request *request)
     return probe > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
+/* Installed is not allowed: in many a container it can do no more than we. */
+static bool bubblewrap_works(void)
+{
+    static const char *const ARGUMENTS[] = { BUBBLEWRAP, "--dev-bind", "/",         "/", "--unshare-net", "--unshare-pid", "--proc",
+                                             "/proc",    "--",         "/bin/true", NULL };
+    char *const none[] = { NULL };
+    int status = 0;
+    pid_t probe = fork();
+    if (probe == 0) {
+        (void)execve(BUBBLEWRAP, (char *const *)(uintptr_t)ARGUMENTS, none);
+        _exit(127);
+    }
+    while (probe > 0 && waitpid(probe, &status, 0) < 0 && errno == EINTR) {
+        continue;
+    }
+    return probe > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
 int confine_begin(const struct run_request *request, struct confinement *ret_confinement, const char **ret_reason,
                   char detail[static HOOK_DETAIL_SIZE])
 {
@@ -99,7 +117,7 @@ int confine_begin(const struct run_request *request, struct confinement *ret_con
         }
         ret_confinement->namespaces = true;
         ret_confinement->pid_namespace = (request->without & HOOK_MEANS_PID_NAMESPACE) == 0;
-    } else if (!request->network_allow && has_bubblewrap) {
+    } else if (!request->network_allow && has_bubblewrap && bubblewrap_works()) {
         ret_confinement->bubblewrap = true; /* it may be allowed what we are not */
     }
     ret_confinement->network_denied = !request->network_allow && (ret_confinement->namespaces || ret_confinement->bubblewrap);

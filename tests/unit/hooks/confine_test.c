@@ -5,7 +5,10 @@
 
 #include <cmocka.h>
 
+#include <linux/capability.h>
 #include <netinet/in.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "hooks/internal.h"
@@ -285,6 +288,44 @@ static void test_root_loses_what_could_undo_it(void **state)
     close_all(&world, &outcome);
 }
 
+/* As in many a container: neither namespaces nor a bubblewrap that works, though it is installed. */
+static void play_container(void)
+{
+    struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+    struct __user_cap_data_struct none[2] = { { .effective = 0 } };
+    struct error error;
+    struct world world;
+    struct outcome outcome;
+    for (int capability = 0; capability < 64; capability++)
+        (void)prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || syscall(SYS_capset, &header, none) != 0 ||
+        hooks_spawner_start(&spawner, &error) != 0)
+        _exit(1);
+    world_open(&world, DENY, ALL, 8);
+    world_write(&world, "on-message", 0700, "#!/bin/sh\nexit 7\n");
+    world_run(&world, "on-message", &outcome);
+    _exit(outcome.result.exit_status == 7 && world.unenforceable >= 1 ? 0 : 2);
+}
+
+static void test_where_nothing_can_be_enforced_a_hook_runs_all_the_same(void **state)
+{
+    int status = 0;
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    char *scratch = scratch_make();
+    (void)fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)setenv("TMPDIR", scratch, 1);
+        play_container();
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    scratch_remove(scratch);
+}
+
 /* ---- the daemon dies ----------------------------------------------------------------------------------------------------------- */
 
 /* A process that is the daemon as far as hooks are concerned: runs one that sleeps, in every way to slip away. */
@@ -462,7 +503,10 @@ int main(void)
     test_pid = getpid();
     if (getenv("HOME") == NULL)
         (void)setenv("HOME", "/nonexistent", 1);
-    const struct CMUnitTest deaths[] = { cmocka_unit_test(test_nothing_survives_a_daemon_that_is_killed) };
+    const struct CMUnitTest deaths[] = {
+        cmocka_unit_test(test_nothing_survives_a_daemon_that_is_killed),
+        cmocka_unit_test(test_where_nothing_can_be_enforced_a_hook_runs_all_the_same),
+    };
     if (cmocka_run_group_tests_name("deaths", deaths, NULL, NULL) != 0 || hooks_spawner_start(&spawner, &error) != 0)
         return 1;
     const struct CMUnitTest tests[] = {
