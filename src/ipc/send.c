@@ -217,9 +217,12 @@ static bool capability_agrees(struct send *send)
                                             .ref = send->ref,
                                             .reply_to_id = send->request.reply_to_id,
                                             .client_message_id = send->request.client_message_id };
-    if (capability_allows_send(exchange->capability, &wanted, &send->uses_reply)) {
-        if (send->uses_reply)
+    bool uses_reply;
+    if (capability_allows_send(exchange->capability, &wanted, &uses_reply)) {
+        if (uses_reply) {
+            send->replying = capability_hold(exchange->capability);
             capability_take_reply(exchange->capability, send->request.client_message_id);
+        }
         return true;
     }
     bool deep = exchange->capability->depth > 0;

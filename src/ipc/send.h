@@ -31,13 +31,13 @@ struct send { /* small: one is made and freed for each request of the measured p
     const char *status_word; /* while waiting: what is known so far */
     bool duplicate;
     struct wait *wait;
-    bool uses_reply;     /* its capability's reply:event was taken for it */
-    bool stands;         /* it has a row */
-    bool judged;         /* pre-send was asked, and let it pass */
-    void *question;      /* that pre-send has not answered; NULL none */
-    struct text message; /* to be stored: the request's, or what pre-send put in its place */
-    char *replaced;      /* the memory of the latter; NULL */
-    struct buffer meta;  /* to be stored; empty: none */
+    struct ipc_capability *replying; /* whose reply:event was taken for it, held: an exchange is gone before its send; NULL */
+    bool stands;                     /* it has a row */
+    bool judged;                     /* pre-send was asked, and let it pass */
+    void *question;                  /* that pre-send has not answered; NULL none */
+    struct text message;             /* to be stored: the request's, or what pre-send put in its place */
+    char *replaced;                  /* the memory of the latter; NULL */
+    struct buffer meta;              /* to be stored; empty: none */
 };
 void send_free(struct send *send);
 

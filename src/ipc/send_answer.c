@@ -6,8 +6,9 @@
 
 void send_free(struct send *send)
 {
-    if (send->uses_reply)
-        capability_reply_ended(send->exchange->capability, send->stands);
+    if (send->replying != NULL)
+        capability_reply_ended(send->replying, send->stands);
+    capability_let_go(send->replying);
     send_request_release(&send->request);
     buffer_release(&send->meta);
     free(send->replaced);

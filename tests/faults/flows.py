@@ -6,6 +6,7 @@ import http.client
 import itertools
 import json
 import os
+import pathlib
 import shutil
 import signal
 import sqlite3
@@ -13,6 +14,7 @@ import subprocess
 import time
 
 from layer import INVISIBLE, Layer, harness
+from hook_world import RECORD_ID, ledger, ledger_path, shell_hook
 from harness import Api, Broker, Node, create_mesh, deadline, fake_mesh, join, Response, UnixConnection
 
 SIGNALS_ARE_CRASHES = "ended by a signal"
@@ -433,6 +435,89 @@ class Receive(Sending):
                     break
                 self.expect(answer.status in (500, 503, 507) and answer.json.get("detail"), f"{path}: {answer}")
                 self.expect(fault is not None and not fault.invisible and time.monotonic() < end, f"{path}: {answer}")
+
+
+class Hooks(Sending):
+    """The recipient's hooks: each message starts its hook once at most, and once when nothing fails; pre-send lets nothing pass that it was not asked about."""
+
+    name = "hooks"
+
+    def set_up(self):
+        self.broker, self.alice, self.bob = two_nodes(self.world)
+        self.bob.settings("[hooks]\nenabled = true\n")
+        shell_hook(self.bob, "on-dm", RECORD_ID)
+        shell_hook(self.bob, "pre-send", """printf '"asked"\\n' >> "$ledger.asked"; echo '{"action":"allow"}'""")
+        self.alice.up()
+        self.process = Process(self, self.bob)
+        self.process.launch()
+        self.alice.wait_connected()
+        self.bob.wait_connected()
+        self.perform(None)
+
+    def perform(self, fault):
+        self.wait_connected(self.process, self.bob)
+        self.process.remember()
+        ids = self.new_ids(3)
+        if fault is not None:
+            self.layer.arm()
+        for name in ids:
+            answer = self.alice.send(self.bob.pubkey, f"body of {name}", client_message_id=name)
+            self.expect(answer.status == 202, f"the healthy sender: {answer}")
+        self.wait_received(self.bob, ids, self.process.ensure)
+        self.ask(fault)
+        self.settle(fault)
+        events = self.events_of(ids)
+        ran = ledger(self.bob)
+        self.expect(len(ran) == len(set(ran)), f"an event ran twice: {ran}")
+        self.expect(fault is not None or set(events) <= set(ran), f"without a fault each runs: {events}, ran {ran}")
+        if fault is None or (fault.kind, fault.error) != ("transfer", "SHORT"):  # what starts hooks is asked in packets, which no system cuts
+            self.nothing_seen(fault)
+
+    def ask(self, fault):
+        """One send of the guarded daemon: it is denied, or accepted because the hook was asked."""
+        asked = pathlib.Path(f"{ledger_path(self.bob)}.asked")
+        before = len(asked.read_text().splitlines()) if asked.exists() else 0
+        try:
+            answer = self.bob.send(self.alice.pubkey, "guarded", client_message_id=self.new_ids(1)[0])
+        except DIED:
+            self.bob.api.close()
+            self.process.ended_soon()
+            return
+        self.expect(answer.status in (202, 403) or (fault is not None and answer.status in (429, 500, 503, 507)), f"the guarded send: {answer}")
+        self.expect(fault is not None or answer.status == 202, f"without a fault it passes: {answer}")
+        self.expect(answer.status != 202 or len(asked.read_text().splitlines()) > before, "accepted, and the hook was not asked")
+
+    def events_of(self, ids):
+        while True:  # it may have been hit at the very end
+            self.process.ensure()
+            try:
+                return [item["id"] for item in self.newest(self.bob, 50) if item["client_message_id"] in ids]
+            except DIED:
+                self.bob.api.close()
+                self.process.ended_soon()
+
+    def runs_left(self):
+        with contextlib.closing(sqlite3.connect(f"file:{self.bob.path('inbox.db')}?mode=ro", uri=True, timeout=10)) as database:
+            return database.execute("SELECT count(*) FROM hook_runs").fetchone()[0]
+
+    def settle(self, fault):
+        """Until no run is left. One whose end could not be written stays claimed until the next start, which counts it and runs it no more."""
+        end = deadline(4 if fault is not None else 30)
+        while self.runs_left() and time.monotonic() < end:
+            self.process.ensure()
+            time.sleep(0.02)
+        self.layer.arm(False)
+        self.process.ensure()
+        if not self.runs_left():
+            return
+        self.expect(fault is not None, "runs are left although nothing failed")
+        self.process.stop("with runs left")
+        self.process.ensure()
+        self.wait_connected(self.process, self.bob)
+        end = deadline(30)
+        while self.runs_left():
+            self.expect(time.monotonic() < end, "runs are left after a start without faults")
+            time.sleep(0.02)
 
 
 class Operate(Sending):
@@ -1126,5 +1211,5 @@ class Reset(Moving):
         self.expect(self.alice.path("local-token").exists(), "there is no token")
 
 
-FLOWS = {flow.name: flow for flow in (Accept, Receive, Operate, Start, Restart, Stop, Reconnect, Serve, ServeStart, ServeRestart, Create, Join, Invite, SendCommand,
+FLOWS = {flow.name: flow for flow in (Accept, Receive, Hooks, Operate, Start, Restart, Stop, Reconnect, Serve, ServeStart, ServeRestart, Create, Join, Invite, SendCommand,
                                       SendCold, Ask, Up, AcceptHost, Remint, Backup, Restore, Reset)}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import stat
 import textwrap
 
@@ -47,6 +48,14 @@ def hook(node, name, body, *, toml="", extension=".py", interpreter=PYTHON, mode
     return path
 
 
+def shell_hook(node, name, body, toml=""):
+    """One that costs little: `body` is a shell's, `$ledger` its file."""
+    path = hook(node, name, "", toml=toml, extension=".sh")
+    path.write_text(f"#!/bin/sh\nledger={shlex.quote(str(ledger_path(node)))}\n{body}\n")
+    path.chmod(0o700)
+    return path
+
+
 def configure(node, name, toml=""):
     path = node.config / "daemon" / "hooks" / "hooks.toml"
     old = path.read_text() if path.exists() else ""
@@ -63,6 +72,9 @@ def ledger(node):
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+RECORD_ID = """printf '"%s"\\n' "$CLAUDEMESH_EVENT_ID" >> $ledger"""  # of a shell hook: its event, as a line of the ledger
 
 
 def wait_ledger(node, count, seconds=60):

@@ -7,10 +7,12 @@ Exit 0: every promise was kept. Else it prints what was not, where everything is
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import pathlib
 import secrets
+import sqlite3
 import sys
 import threading
 import time
@@ -20,6 +22,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "system")]
 
 import harness  # noqa: E402
 from actors import Counter, Process, Reader, Sender  # noqa: E402
+from hook_world import RECORD_ID, ledger, shell_hook  # noqa: E402
 from ledger import Ledger  # noqa: E402
 import plan  # noqa: E402
 
@@ -67,7 +70,8 @@ class Run:
         for name, actor in actors.items():
             if actor is not owner:
                 harness.join(owner, actor)
-            actor.settings(plan.settings(self.seed, name))
+            actor.settings(plan.settings(self.seed, name) + "[hooks]\nenabled = true\nconcurrency = 1\n")
+            shell_hook(actor, "on-message", f"{RECORD_ID}\nsleep 0.3")  # few run, many wait, and what is killed is killed among them
             actor.more_environment = self.disk(name)
             self.nodes[name] = Process(name, actor, lambda actor=actor: actor.up(wait=False))
             self.nodes[name].start()
@@ -246,6 +250,8 @@ class Run:
     def check(self):
         figures = self.ledger.check({name: (process.actor.path("outbox.db"), process.actor.path("inbox.db")) for name, process in self.nodes.items()},
                                     self.keys, self.broker.actor.store, self.readers)
+        for name, process in self.nodes.items():
+            self.check_hooks(name, process)
         done = self.world.run(harness.BINARY, "broker", "check", "--store", f"sqlite:{self.broker.actor.store}")
         if done.returncode != 0:
             self.ledger.find("`broker check` is not content", (done.stdout + done.stderr).decode())
@@ -254,6 +260,19 @@ class Run:
         if self.ledger.findings:
             raise Failure(self.ledger.report())
         return figures
+
+    def check_hooks(self, name, process):
+        """A message starts its hook once, and what was stored is all that does; what waits, waits for the next life."""
+        with contextlib.closing(sqlite3.connect(process.actor.path("inbox.db"))) as database:
+            stored = {row[0] for row in database.execute("SELECT id FROM inbox")}
+            waiting = {row[0] for row in database.execute("SELECT i.id FROM hook_runs h JOIN inbox i ON i.seq = h.inbox_seq WHERE h.claimed_at IS NULL")}
+            claimed = database.execute("SELECT count(*) FROM hook_runs WHERE claimed_at IS NOT NULL").fetchone()[0]
+        ran = ledger(process.actor)
+        if len(ran) != len(set(ran)):
+            self.ledger.find("HOOKS: an event started its hook twice", f"{name}: {[e for e, count in collections.Counter(ran).items() if count > 1][:5]}")
+        if not set(ran) <= stored or set(ran) & waiting or claimed or not ran:
+            self.ledger.find("HOOKS: what ran, what waits and what is stored do not agree",
+                             f"{name}: {len(ran)} ran, {len(set(ran) - stored)} not stored, {len(set(ran) & waiting)} wait again, {claimed} claimed after an orderly stop")
 
     def read_log(self, process):
         """A crash that was meant is no reason for an error; only sends to a stranger are refused."""
