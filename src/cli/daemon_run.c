@@ -11,6 +11,7 @@
 #include "cli/ephemeral.h"
 #include "cli/meshes.h"
 #include "cli/output.h"
+#include "cli/service.h"
 #include "daemon/daemon.h"
 #include "identity/identity.h"
 #include "json/json.h"
@@ -200,6 +201,26 @@ static int start_detached(struct cli *cli, struct daemon_options *options)
     return status;
 }
 
+static int fail_running(struct cli *cli, int64_t pid)
+{
+    enum service_kind kind;
+    if (!service_runs(pid, &kind)) {
+        return cli_fail(cli, EXIT_FAILED, "the daemon is already running, pid %" PRId64, pid);
+    }
+    return cli_fail(cli, EXIT_FAILED, "the daemon is already running, pid %" PRId64 ", as a service; see `systemctl %sstatus %s`", pid,
+                    kind == SERVICE_USER ? "--user " : "", SERVICE_UNIT_NAME);
+}
+
+static int run_foreground(struct daemon_options *options)
+{
+    const char *label = getenv("XPC_SERVICE_NAME"); /* launchd's */
+    bool is_launchd = string_equal(label, SERVICE_LABEL);
+    options->log_to_stderr = !is_launchd; /* it keeps no journal */
+    int status = daemon_run(options);
+    /* launchd starts again whatever ends with another status than 0, and knows no exceptions; these would be the same again. */
+    return is_launchd && (status == EXIT_IDENTITY || status == EXIT_LINK_REFUSED) ? EXIT_DONE : status;
+}
+
 static int run_up(struct cli *cli)
 {
     struct daemon_options options;
@@ -210,10 +231,9 @@ static int run_up(struct cli *cli)
         status = ephemeral_decide(cli, &ephemeral, &options);
     }
     if (status == EXIT_DONE && identity_running_pid(&cli->paths, &pid, NULL) == 0) {
-        status = cli_fail(cli, EXIT_FAILED, "the daemon is already running, pid %" PRId64, pid);
+        status = fail_running(cli, pid);
     } else if (status == EXIT_DONE && cli_has(cli, "foreground")) {
-        options.log_to_stderr = true;
-        status = daemon_run(&options);
+        status = run_foreground(&options);
     } else if (status == EXIT_DONE) {
         status = start_detached(cli, &options);
     }
@@ -251,7 +271,9 @@ int daemon_stop_running(struct cli *cli, int64_t *ret_pid)
 
 static int run_down(struct cli *cli)
 {
-    int64_t pid;
+    int64_t pid = 0;
+    enum service_kind kind = SERVICE_USER;
+    bool is_service = identity_running_pid(&cli->paths, &pid, NULL) == 0 && service_runs(pid, &kind);
     int status = daemon_stop_running(cli, &pid);
     if (status != EXIT_DONE) {
         return status;
@@ -267,26 +289,18 @@ static int run_down(struct cli *cli)
     } else {
         cli_say(cli, "the daemon (pid %" PRId64 ") has stopped", pid);
     }
+    if (is_service) {
+        cli_note(cli, "it is a service, and starts again %s; to keep it off: systemctl %sdisable %s",
+                 kind == SERVICE_USER ? "when you log in" : "with the system", kind == SERVICE_USER ? "--user " : "", SERVICE_UNIT_NAME);
+    }
     return EXIT_DONE;
 }
 
 static int run_restart(struct cli *cli)
 {
     struct daemon_options options;
-    struct ephemeral ephemeral = { 0 };
-    int64_t pid;
-    int status = read_up_options(cli, &options);
-    if (status == EXIT_DONE) {
-        status = ephemeral_decide(cli, &ephemeral, &options);
-    }
-    if (status == EXIT_DONE) {
-        status = daemon_stop_running(cli, &pid);
-    }
-    if (status == EXIT_DONE) {
-        status = start_detached(cli, &options);
-    }
-    ephemeral_release(&ephemeral);
-    return status;
+    int status = read_up_options(cli, &options); /* a mistake in them is said before anything is stopped */
+    return status == EXIT_DONE ? daemon_restart(cli) : status;
 }
 
 const struct cli_command COMMAND_DAEMON_UP = {
@@ -313,7 +327,7 @@ const struct cli_command COMMAND_DAEMON_RESTART = {
     .name = "daemon restart",
     .group = GROUP_DAEMON,
     .arguments = "",
-    .summary = "Stop it if it runs, then start it (with these flags, not the earlier ones)",
+    .summary = "Stop it if it runs, then start it, with the flags it had or with these instead",
     .example = "claudemesh daemon restart --no-tcp",
     .options = OPTIONS_RESTART,
     .run = run_restart,

@@ -1,16 +1,12 @@
 /* `claudemesh daemon install-service` and `daemon uninstall-service` (80-operations, Service). */
 #include <errno.h>
-#include <grp.h>
-#include <limits.h>
 #include <pwd.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#ifdef __APPLE__
-#include <mach-o/dyld.h>
-#endif
 
 #include "cli/output.h"
+#include "cli/own_path.h"
 #include "cli/service.h"
 #include "daemon/daemon.h"
 #include "identity/identity.h"
@@ -59,27 +55,6 @@ static int read_place(struct cli *cli, struct service_place *ret_place)
 }
 
 /* ---- what the unit says ------------------------------------------------------------------------------------------------- */
-
-/* The program that runs now, without links: what is there after an upgrade under the same name is the new one. Heap. */
-static int own_path(char **ret_path, struct error *error)
-{
-    char path[PATH_MAX];
-#ifdef __APPLE__
-    char given[PATH_MAX];
-    uint32_t size = sizeof given;
-    if (_NSGetExecutablePath(given, &size) != 0 || realpath(given, path) == NULL)
-        return error_set_errno(error, "cannot tell this program's path");
-#else
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
-    if (length < 0)
-        return error_set_errno(error, "cannot tell this program's path");
-    path[length] = '\0';
-#endif
-    if (!file_exists(path))
-        return error_set(error, ERROR_NOT_FOUND, "this program's file is gone or was replaced meanwhile (%s); run the new one", path);
-    *ret_path = memory_strdup(path);
-    return 0;
-}
 
 struct owner { /* of a system's service */
     char *name;
@@ -280,7 +255,7 @@ static int run_install(struct cli *cli)
     int status = read_place(cli, &place);
     if (status == EXIT_DONE)
         status = is_system ? system_identity(cli, &directory, &owner) : user_identity(cli, &directory);
-    if (status == EXIT_DONE && own_path(&binary, &error) != 0)
+    if (status == EXIT_DONE && cli_own_path(&binary, &error) != 0)
         status = cli_fail_error(cli, &error);
     if (status == EXIT_DONE) {
         const struct service_unit unit = {

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from harness import BINARY
+from harness import BINARY, Node
 
 UNIT = ".config/systemd/user/claudemesh-daemon.service"
 HOSTILE = [
@@ -178,3 +178,32 @@ def test_a_directory_that_belongs_to_another_user_is_not_served_by_this_one(home
     os.chown(directory, 65534, 65534)
     done = home.run("--config-dir", directory, "daemon", "install-service", "--system", "--run-as", "root", check=1)
     assert b"belongs to nobody" in done.stderr
+
+
+def test_a_restart_keeps_the_flags_that_the_daemon_was_started_with(world):
+    node = Node(world, "alice")
+    node.cli("daemon", "up", "--no-tcp", "--name", "Ann with a 'name'", check=0)
+    try:
+        first = pid_of(node)
+        node.cli("daemon", "restart", check=0)
+        second = pid_of(node)
+        assert second != first and flags_of(second) == ["--no-tcp", "--name=Ann with a 'name'"]
+        node.cli("daemon", "restart", check=0)  # and once more: what the second was started with
+        third = pid_of(node)
+        assert third != second and flags_of(third) == ["--no-tcp", "--name=Ann with a 'name'"]
+        assert node.cli("daemon", "restart", "--tcp-port", "70000", check=2) and pid_of(node) == third
+        node.cli("daemon", "restart", "--tcp-port", "0", check=0)  # these instead
+        assert flags_of(pid_of(node)) == ["--tcp-port=0"]
+    finally:
+        node.cli("daemon", "down", check=0)
+    node.cli("daemon", "restart", check=0)  # none runs: it is started
+    node.cli("daemon", "down", check=0)
+
+
+def pid_of(node):
+    return json.loads(node.cli("daemon", "status", "--json", check=0).stdout)["pid"]
+
+
+def flags_of(pid):
+    words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+    return words[words.index("up") + 1 :]
