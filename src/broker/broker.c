@@ -282,7 +282,7 @@ static int start(struct broker *broker, const struct broker_options *options, st
     if (status == 0 && directory != NULL)
         status = directory_ensure(directory, 0700, error);
     if (status == 0)
-        broker_confine(options, directory, token, port);
+        broker_confine(options, directory, token, port, &broker->privilege);
     if (status == 0)
         status = loop_new(&broker->loop, error);
     if (status != 0)
@@ -403,6 +403,7 @@ int broker_run(const struct broker_options *options)
         return error.code == ERROR_INVALID ? EXIT_STATUS_USAGE : EXIT_STATUS_FAILED;
     }
     settings_check_environment(warn_of_variable, NULL);
+    broker_confine_log(options, &broker.privilege);
     tell_ready(&broker);
     loop_run(broker.loop);
     release(&broker);

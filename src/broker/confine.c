@@ -4,7 +4,6 @@
 #include <limits.h>
 #include <sys/stat.h>
 
-#include "privilege/privilege.h"
 #include "util/file.h"
 #include "util/log.h"
 #include "util/memory.h"
@@ -36,14 +35,20 @@ static void release(struct places *places)
         free(places->paths[i]);
 }
 
-void broker_confine(const struct broker_options *options, const char *store_directory, const char *token_path, uint16_t port)
+void broker_confine_log(const struct broker_options *options, const struct privilege_state *state)
 {
-    if (!settings_bool(options->settings, "broker.confine")) {
+    if (settings_bool(options->settings, "broker.confine"))
+        privilege_log(state);
+    else
         log_event(LOG_LEVEL_WARN, "privilege_kept", LOG_TEXT("reason", "broker.confine is false"), LOG_SECURITY, LOG_END);
+}
+
+void broker_confine(const struct broker_options *options, const char *store_directory, const char *token_path, uint16_t port,
+                    struct privilege_state *ret_state)
+{
+    if (!settings_bool(options->settings, "broker.confine"))
         return;
-    }
     struct places readable = { .count = 0 }, writable = { .count = 0 };
-    struct privilege_state state;
     add_directories_of(&readable, options->tls_cert);
     add_directories_of(&readable, options->tls_key);
     add_directories_of(&readable, options->config_file); /* read again at SIGHUP */
@@ -61,8 +66,7 @@ void broker_confine(const struct broker_options *options, const char *store_dire
         .writable_count = writable.count,
         .low_ports = port > 0 && port < LOW_PORTS,
     };
-    privilege_drop(&rules, &state);
-    privilege_log(&state);
+    privilege_drop(&rules, ret_state);
     release(&readable);
     release(&writable);
 }

@@ -15,6 +15,7 @@
 #include "net/loop.h"
 #include "net/watchdog.h"
 #include "net/websocket.h"
+#include "privilege/privilege.h"
 #include "proto/features.h"
 
 enum broker_limit { /* bytes unless the name says otherwise; each with its reason */
@@ -119,6 +120,7 @@ struct broker {
     TAILQ_HEAD(, presence) leaving; /* in grace, the first to end first */
     struct loop_timer *grace_timer;
     struct loop_timer *keep_timer, *stop_timer;
+    struct privilege_state privilege;                /* what was given up */
     struct watchdog *watchdog;                       /* NULL: no service manager listens */
     int64_t kept_at_ms, check_due_ms, touched_at_ms; /* monotonic */
     bool keeping, checking;
