@@ -74,6 +74,19 @@ void doctor_check_settings(struct doctor *doctor)
                 file_exists(path) ? "The settings of %s are sound." : "There is no %s; every setting has its default.", path);
 }
 
+static void check_rotation(struct doctor *doctor, const struct config_mesh *mesh)
+{
+    char *remedy = NULL;
+    if (mesh->next_secret_key != NULL) {
+        remedy = doctor_command(doctor, "daemon rotate-keypair --mesh %s", mesh->slug);
+        doctor_tell(
+            doctor, DOCTOR_NOTE, "rotation", remedy,
+            "Mesh '%s': a rotation of its key is not finished. A daemon that is connected finishes it by itself; to go on with it now:",
+            mesh->slug);
+    }
+    free(remedy);
+}
+
 void doctor_check_meshes(struct doctor *doctor)
 {
     struct error error;
@@ -93,6 +106,9 @@ void doctor_check_meshes(struct doctor *doctor)
         doctor_tell(doctor, DOCTOR_NOTE, "config_json", NULL, "No mesh is joined yet; join one with an invite: %s join <invite>.",
                     doctor->program);
         return;
+    }
+    for (size_t i = 0; i < file->mesh_count; i++) {
+        check_rotation(doctor, &file->meshes[i]);
     }
     doctor_tell(doctor, DOCTOR_OK, "config_json", NULL, "%zu mesh%s joined.", file->mesh_count, file->mesh_count == 1 ? "" : "es");
 }

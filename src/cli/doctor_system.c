@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "cli/doctor.h"
-#include "config/toml.h"
+#include "hooks/hook_config.h"
 #include "util/file.h"
 #include "util/limits.h"
 #include "util/memory.h"
@@ -113,25 +113,30 @@ static void check_hook(struct doctor *doctor, const char *name)
 void doctor_check_hooks(struct doctor *doctor)
 {
     struct buffer bytes;
-    struct toml_document document = { .tables = NULL };
+    struct hooks_file file = { .hooks = NULL };
     struct error error;
-    char *path = path_join(doctor->cli->paths.hooks, "hooks.toml");
+    char *path = path_join(doctor->cli->paths.hooks, "hooks.toml"), *quoted = doctor_quote(path);
+    char *edit = memory_printf("${EDITOR:-vi} %s", quoted);
     buffer_init(&bytes, LIMIT_CONFIG_FILE);
     int status = file_read(path, &bytes, &error);
     if (status == 0) {
-        status = toml_parse(path, bytes.data, bytes.length, &document, &error);
+        status = hooks_file_parse(path, bytes.data, bytes.length, &file, &error);
     }
     if (status != 0 && status != -ERROR_NOT_FOUND) {
-        char *quoted = doctor_quote(path), *remedy = memory_printf("${EDITOR:-vi} %s", quoted);
-        doctor_tell(doctor, DOCTOR_PROBLEM, "hooks", remedy, "%s", error.message);
-        free(remedy);
-        free(quoted);
+        doctor_tell(doctor, DOCTOR_PROBLEM, "hooks", edit, "%s", error.message);
     }
-    for (size_t i = 1; status == 0 && i < document.table_count; i++) {
-        check_hook(doctor, document.tables[i].name);
+    for (size_t i = 0; status == 0 && i < file.count; i++) {
+        const struct hook_config *hook = &file.hooks[i];
+        if (hook->problem != NULL) {
+            doctor_tell(doctor, DOCTOR_PROBLEM, "hooks", edit, "The hook %s does not run: %s.", hook->name, hook->problem);
+        } else if (hook->enabled) {
+            check_hook(doctor, hook->name);
+        }
     }
-    toml_document_release(&document);
+    hooks_file_release(&file);
     buffer_release(&bytes);
+    free(edit);
+    free(quoted);
     free(path);
 }
 

@@ -9,7 +9,9 @@ import stat
 import pytest
 
 import harness
+from disk import disks, needs_mount  # noqa: F401
 from harness import Broker, Node, create_mesh, join, wait_for
+from test_clock import Clock, library  # noqa: F401
 
 
 @pytest.fixture
@@ -246,6 +248,9 @@ def test_hooks_that_would_be_refused_are_told_and_mended(host):
     (hooks / "on-dm.sh").chmod(0o600)
     paste(alice, finding(alice, "hooks", says="not executable")["remedy"])
     gone(alice, "hooks")
+    (hooks / "hooks.toml").write_text("[on-dm]\nenabled = true\ntimeout_s = -4\n")
+    paste(alice, finding(alice, "hooks", says="on-dm does not run")["remedy"], EDITOR="sed -i s/-4/4/")
+    gone(alice, "hooks")
     (hooks / "hooks.toml").write_text("[on-dm\n")
     paste(alice, finding(alice, "hooks", says="hooks.toml:1:")["remedy"], EDITOR="cp /dev/null")
     gone(alice, "hooks")
@@ -361,3 +366,56 @@ def test_without_anything_it_says_what_to_do_first(world):
     checks = doctor(node, check=1)
     assert any("join <invite>" in entry["detail"] for entry in checks)
     assert not pathlib.Path(node.config).exists()
+
+
+def test_a_rotation_that_is_not_finished_is_told(host):
+    _, alice = host
+    path = alice.config / "config.json"
+    document = json.loads(path.read_text())
+    document["meshes"][0]["nextSecretKey"] = harness.Key().secret.hex()
+    path.write_text(json.dumps(document))
+    assert finding(alice, "rotation", "note", "not finished")["remedy"].endswith("daemon rotate-keypair --mesh acme")
+
+
+def test_messages_that_died_are_told(host):
+    broker, alice = host
+    alice.up()
+    alice.wait_connected()
+    stranger = harness.Key().hex
+    broker.stop()
+    alice.wait_connected(False)
+    assert alice.send(stranger, "to nobody").status == 202
+    broker.start()
+    wait_for(lambda: alice.outbox_counts()[2] == 1, 30, "the message to die")
+    found = finding(alice, "outbox", "note", "could not be delivered")
+    shown = paste(alice, found["remedy"]).stdout.decode()
+    assert "dead" in shown
+    row = alice.api.get("/v1/outbox?status=dead").json["items"][0]["id"]
+    alice.cli("daemon", "outbox", "drop", row)
+    gone(alice, "outbox", state="note")
+
+
+def test_a_clock_that_is_wrong_is_told(world, library):
+    broker, alice = Broker(world), Node(world, "alice")
+    create_mesh(broker, alice)
+    alice.up()
+    alice.wait_connected()
+    clock = Clock(world, library, "doctor")
+    alice.more_environment = clock.environment
+    clock.step(600)
+    found = finding(alice, "clock", says=" s ahead of")
+    assert found["remedy"] == "sudo timedatectl set-ntp true"
+    clock.step(-600)
+    finding(alice, "clock", says=" s behind")
+    clock.step(0)
+    gone(alice, "clock")
+
+
+@needs_mount
+def test_a_disk_that_is_nearly_full_is_told(disks, world):
+    disk = disks("tmpfs", 4)
+    node = Node(world, "full")
+    node.config = disk.path / "config"
+    node.config.mkdir(mode=0o700)
+    found = finding(node, "disk", says="MiB (")
+    paste(node, found["remedy"])

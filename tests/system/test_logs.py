@@ -268,3 +268,22 @@ def test_no_secret_reaches_a_log_or_a_terminal_that_did_not_ask_for_it(world):
         for form in spellings(secret):
             for where, text in logs.items():
                 assert form not in text, f"{name} ({form!r}) is in {where}: {[line for line in text.splitlines() if form in line][:1]}"
+
+
+def test_every_security_event_of_the_source_is_in_the_operators_list():
+    """Whoever watches a host must find in the documentation what a marked line means."""
+    listed = (harness.ROOT / "docs/operations.md").read_text()
+    listed = listed[listed.index('Lines with `"security":true`'):]
+    listed = set(re.findall(r"`([a-z_]+)`", listed[:listed.index("`kill -USR1`")]))
+    found = set()
+    for path in sorted((harness.ROOT / "src").rglob("*.c")):
+        for call in re.findall(r"\b(?:log_event|log_security|tell|refuse_for_security)\((?:[^;]|\n)*?;", path.read_text()):
+            if "LOG_SECURITY" in call or '"security"' in call or call.startswith("log_security("):
+                found |= set(re.findall(r'(?:LOG_LEVEL_[A-Z]+,|log_security\(|\?|:)\s*"([a-z_]+)"', call))
+            if call.startswith("refuse_for_security("):
+                found |= set(re.findall(r'\d{3}, "([a-z_]+)"', call))
+            if path.name == "host.c" and call.startswith("tell("):
+                found |= set(re.findall(r'"(host_[a-z_]+)"', call))
+    assert {"token_in_query", "message_quarantined", "host_differs", "invalid_token"} <= found
+    found -= {"tcp", "unix", "other"}  # values, not names
+    assert not found - listed, f"not in docs/operations.md: {sorted(found - listed)}"
