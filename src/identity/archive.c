@@ -339,18 +339,23 @@ static void print_key(struct buffer *text, const struct archived_key *key)
     secret_wipe(nonce_key, sizeof(nonce_key));
 }
 
+void key_archive_print(const struct key_archive *archive, struct buffer *ret_text)
+{
+    buffer_printf(ret_text, "{\"schema_version\":%d,\"max_archived_keys\":%d,\"keys\":[", (int)SCHEMA_VERSION, (int)ARCHIVE_KEYS_MAXIMUM);
+    for (size_t index = 0; index < archive->count; index++) {
+        if (index > 0) {
+            buffer_append_byte(ret_text, ',');
+        }
+        print_key(ret_text, &archive->keys[index]);
+    }
+    buffer_append_text(ret_text, "]}\n");
+}
+
 int key_archive_write(const char *path, const struct key_archive *archive, struct error *error)
 {
     struct buffer text;
     buffer_init_secret(&text, LIMIT_CONFIG_FILE);
-    buffer_printf(&text, "{\"schema_version\":%d,\"max_archived_keys\":%d,\"keys\":[", (int)SCHEMA_VERSION, (int)ARCHIVE_KEYS_MAXIMUM);
-    for (size_t index = 0; index < archive->count; index++) {
-        if (index > 0) {
-            buffer_append_byte(&text, ',');
-        }
-        print_key(&text, &archive->keys[index]);
-    }
-    buffer_append_text(&text, "]}\n");
+    key_archive_print(archive, &text);
     int result = text.overflow ? error_set(error, ERROR_TOO_LARGE, "%s would be too large", path)
                                : file_write_atomic(path, 0600, text.data, text.length, error);
     buffer_release(&text);

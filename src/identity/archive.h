@@ -35,6 +35,8 @@ int key_archive_read(const char *path, int64_t now_ms, struct key_archive *ret_a
 int key_archive_parse(const char *bytes, size_t length, struct key_archive *ret_archive, struct error *error) MUST_CHECK;
 /* Durably, 0600. */
 int key_archive_write(const char *path, const struct key_archive *archive, struct error *error) MUST_CHECK;
+/* Its one form, as it is written: appended; full of secrets. */
+void key_archive_print(const struct key_archive *archive, struct buffer *ret_text);
 void key_archive_release(struct key_archive *archive); /* wipes */
 
 /* The mesh's key `keys` was or will be rotated out now. An entry of the same key is replaced. Returns how many others had to go early. */

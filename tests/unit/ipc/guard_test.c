@@ -220,10 +220,39 @@ static void a_capability_has_its_own_rights_and_only_it_counts_on_its_socket(voi
     assert_refused(&own, 401, "missing_token");
 }
 
+static void a_token_that_was_replaced_works_for_its_grace_and_no_longer(void **state)
+{
+    (void)state;
+    static const char SECOND[] = "second456789abcdef0123456789abcdef012345678";
+    struct guard_request first = good(HTTP_TCP), second = good(HTTP_TCP), third = good(HTTP_TCP);
+    second.authorization = "Bearer second456789abcdef0123456789abcdef012345678";
+    third.authorization = "Bearer third";
+    assert_refused(&second, 401, "invalid_token");
+    guard_set_token(&guard, SECOND, 1000, 60000);
+    assert_passes(&first);
+    assert_passes(&second);
+    guard_set_token(&guard, "third", 31000, 60000); /* each has a minute of its own */
+    first.now_ms = second.now_ms = third.now_ms = 60999;
+    assert_passes(&first);
+    assert_passes(&second);
+    assert_passes(&third);
+    first.now_ms = second.now_ms = third.now_ms = 61000;
+    assert_refused(&first, 401, "invalid_token");
+    assert_passes(&second);
+    second.now_ms = third.now_ms = 91000;
+    assert_refused(&second, 401, "invalid_token");
+    assert_passes(&third);
+    for (int i = 0; i < 6; i++) /* more than are kept: the oldest ends early, nothing is lost in memory */
+        guard_set_token(&guard, SECOND, 92000 + i, 60000);
+    second.now_ms = 92010;
+    assert_passes(&second);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_is_in_order_passes_on_both_transports, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_token_that_was_replaced_works_for_its_grace_and_no_longer, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_first_failure_in_the_order_answers, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_host_that_is_not_this_one_is_refused_and_absent_is_bad_on_tcp, set_up, tear_down),
         cmocka_unit_test_setup_teardown(only_the_allowlisted_origin_passes_and_gets_its_preflight, set_up, tear_down),
