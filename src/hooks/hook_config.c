@@ -104,7 +104,9 @@ static char *set_list(char ***ret_items, size_t *ret_count, const struct toml_va
 
 static char *set_enabled(struct hook_config *hook, const struct toml_value *value)
 {
-    return set_bool(&hook->enabled, value);
+    char *wrong = set_bool(&hook->enabled, value);
+    hook->is_disabled = wrong == NULL && !hook->enabled;
+    return wrong;
 }
 
 static char *set_timeout(struct hook_config *hook, const struct toml_value *value)

@@ -13,6 +13,7 @@ struct hook_config { /* one section; heap strings */
     char *name;
     char *problem; /* NULL: sound. Else what is wrong with the section: the hook does not run, and pre-send denies */
     bool enabled;
+    bool is_disabled; /* "enabled = false" stands there: then a problem does not matter */
     int64_t timeout_ms;
     size_t output_size_limit; /* bytes */
     char **redact_payload;    /* paths, "body.password" */

@@ -255,7 +255,7 @@ bool hooks_wants(const struct hooks *hooks, const char *hook)
         return string_equal(hook, PRE_SEND) && has_pre_send_file(hooks);
     }
     const struct hook_config *config = hooks_file_find(&hooks->file, hook);
-    return config != NULL && (config->enabled || config->problem != NULL);
+    return config != NULL && (config->enabled || (config->problem != NULL && !config->is_disabled));
 }
 
 const struct hook_config *hooks_config(const struct hooks *hooks, const char *hook)

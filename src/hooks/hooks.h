@@ -115,7 +115,7 @@ int hooks_new(const struct hooks_options *options, struct hooks **ret_hooks, str
 /* Whatever waits or runs is `done` ("stopping", or lost) and killed. Takes NULL. */
 void hooks_free(struct hooks *hooks);
 
-/* Whether hooks.toml names the hook and enables it: then its events are worth preparing. Also true when its section is wrong: hooks_run says so, and a
+/* Whether hooks.toml names the hook and enables it: then its events are worth preparing. Also true when its section is wrong and does not say that it is disabled: hooks_run says so, and a
  * pre-send that cannot run denies. (A hooks.toml that cannot be read at all: true for pre-send alone, if a file of that name stands in hooks/.) */
 bool hooks_wants(const struct hooks *hooks, const char *hook);
 /* Its section; NULL when hooks_wants is false or the section is wrong. Valid until the next reload. */

@@ -210,6 +210,12 @@ static void test_a_mistake_in_a_section_stops_its_hook_and_no_other(void **state
     assert_string_equal(outcome.not_started, "configuration");
     world_run(&world, "on-message", &outcome);
     assert_true(hook_result_is_success(&outcome.result));
+    world_write(&world, "hooks.toml", 0600, "[pre-send]\nenabeld = true\n");
+    hooks_reload(world.hooks);
+    assert_true(hooks_wants(world.hooks, "pre-send"));
+    world_write(&world, "hooks.toml", 0600, "[pre-send]\nenabled = false\ntimout_s = 3\n");
+    hooks_reload(world.hooks);
+    assert_false(hooks_wants(world.hooks, "pre-send"));
     world_close(&world);
 }
 
