@@ -11,6 +11,7 @@
 enum {
     HOOK_NAME_SIZE = 96, /* "on-topic-" and 64, the NUL */
     HOOK_EVENT_ID_SIZE = 256,
+    HOOK_MESH_SIZE = 129, /* slugs are shorter */
     HOOK_RUN_DIRECTORY_SIZE = 65,
     HOOK_OTHERS_MAXIMUM = 16,
     HOOK_DETAIL_SIZE = 384,
@@ -31,7 +32,7 @@ struct run_request {
     char others[HOOK_OTHERS_MAXIMUM]
                [HOOK_NAME_SIZE]; /* hooks whose names begin with this one's and a dot: their files are not this one's */
     char event_id[HOOK_EVENT_ID_SIZE];
-    char mesh[LINE_MAX];
+    char mesh[HOOK_MESH_SIZE];
     char directory[HOOK_RUN_DIRECTORY_SIZE];
     char root[PATH_MAX], hooks[PATH_MAX], home[PATH_MAX];
     char socket[HOOK_SOCKET_PATH_SIZE];

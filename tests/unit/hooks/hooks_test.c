@@ -235,7 +235,45 @@ static void test_a_broken_file_runs_nothing_and_shuts_the_gate_if_there_is_one(v
     world_close(&world);
 }
 
+static void test_a_topic_with_a_dot_is_not_a_topic_with_an_extension(void **state)
+{
+    struct world world;
+    struct outcome outcome;
+    (void)state;
+    world_open(&world, "[on-topic-a]\nenabled = true\n[\"on-topic-a.b\"]\nenabled = true\n", 0, 8);
+    world_write(&world, "on-topic-a.b", 0700, "#!/bin/sh\nexit 2\n");
+    world_run(&world, "on-topic-a", &outcome);
+    assert_string_equal(outcome.not_started, "missing");
+    world_write(&world, "on-topic-a.sh", 0700, "#!/bin/sh\nexit 1\n");
+    world_write(&world, "on-topic-ab", 0700, "#!/bin/sh\nexit 9\n");
+    world_run(&world, "on-topic-a", &outcome);
+    assert_int_equal(outcome.result.exit_status, 1);
+    world_run(&world, "on-topic-a.b", &outcome);
+    assert_int_equal(outcome.result.exit_status, 2);
+    world_close(&world);
+}
+
 /* ---- how it ends --------------------------------------------------------------------------------------------------------------- */
+
+static void test_a_label_says_how_a_run_ended_in_few_words(void **state)
+{
+    static const struct {
+        struct hook_result result;
+        const char *label;
+    } CASES[] = { { { .exit_status = 0 }, "0" },
+                  { { .exit_status = 255 }, "255" },
+                  { { .exit_status = -1, .signal = 9 }, "signal" },
+                  { { .exit_status = -1, .signal = 9, .timed_out = true }, "timeout" },
+                  { { .exit_status = -1, .lost = true }, "lost" },
+                  { { .exit_status = -1, .not_started = "missing" }, "not_started" } };
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(CASES); i++) {
+        char label[HOOK_EXIT_LABEL_SIZE];
+        hook_result_exit_label(&CASES[i].result, label);
+        assert_string_equal(label, CASES[i].label);
+        assert_int_equal(hook_result_is_success(&CASES[i].result), i == 0);
+    }
+}
 
 static void test_exit_statuses_signals_and_missing_interpreters_are_told(void **state)
 {
@@ -501,6 +539,8 @@ int main(void)
         cmocka_unit_test(test_only_what_hooks_toml_enables_runs),
         cmocka_unit_test(test_a_mistake_in_a_section_stops_its_hook_and_no_other),
         cmocka_unit_test(test_a_broken_file_runs_nothing_and_shuts_the_gate_if_there_is_one),
+        cmocka_unit_test(test_a_topic_with_a_dot_is_not_a_topic_with_an_extension),
+        cmocka_unit_test(test_a_label_says_how_a_run_ended_in_few_words),
         cmocka_unit_test(test_exit_statuses_signals_and_missing_interpreters_are_told),
         cmocka_unit_test(test_a_hook_that_prints_garbage_or_too_much_has_no_output),
         cmocka_unit_test(test_a_hundred_megabytes_are_thrown_away),
