@@ -372,15 +372,6 @@ static void describe(void *argument, char ret_line[static WATCHDOG_STATUS_SIZE])
                    broker->connection_count == 1 ? "" : "s");
 }
 
-/* From here on the service manager hears of it. */
-static void tell_ready(struct broker *broker)
-{
-    char line[WATCHDOG_STATUS_SIZE];
-    describe(broker, line);
-    notify_ready(line);
-    broker->watchdog = watchdog_new(broker->loop, describe, broker);
-}
-
 static void warn_of_variable(void *argument, const char *variable, const char *nearest)
 {
     (void)argument;
@@ -404,7 +395,7 @@ int broker_run(const struct broker_options *options)
     }
     settings_check_environment(warn_of_variable, NULL);
     broker_confine_log(options, &broker.privilege);
-    tell_ready(&broker);
+    broker.watchdog = watchdog_new(broker.loop, describe, &broker);
     loop_run(broker.loop);
     release(&broker);
     log_event(LOG_LEVEL_INFO, "broker_stopped", LOG_END);

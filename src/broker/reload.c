@@ -4,6 +4,7 @@
 
 #include "net/tls.h"
 #include "util/log.h"
+#include "util/notify.h"
 #include "util/text.h"
 
 static enum connection_policy policy_of(const char *name)
@@ -63,10 +64,8 @@ static void reload_certificate(struct broker *broker)
     log_event(LOG_LEVEL_INFO, "certificate_reloaded", LOG_END);
 }
 
-void broker_reload(void *argument, int signal_number)
+static void reload(struct broker *broker)
 {
-    (void)signal_number;
-    struct broker *broker = argument;
     struct settings *fresh;
     struct error error;
     enum log_level level;
@@ -82,4 +81,13 @@ void broker_reload(void *argument, int signal_number)
     if (log_level_parse(settings_text(fresh, "log.level"), &level) == 0)
         log_set_level(level);
     log_event(LOG_LEVEL_INFO, "reloaded", LOG_END);
+}
+
+void broker_reload(void *argument, int signal_number)
+{
+    (void)signal_number;
+    struct broker *broker = argument;
+    notify_reloading();
+    reload(broker);
+    watchdog_tell_ready(broker->watchdog); /* also when nothing was changed: it serves as before */
 }

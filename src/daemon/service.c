@@ -2,7 +2,6 @@
 #include "daemon/internal.h"
 #include "delivery/delivery.h"
 #include "json/json.h"
-#include "util/notify.h"
 
 /* "Serving 3 meshes, 2 connected": no name of a mesh, the manager shows it to whoever asks. */
 static void describe(void *argument, char ret_line[static WATCHDOG_STATUS_SIZE])
@@ -22,9 +21,8 @@ static void describe(void *argument, char ret_line[static WATCHDOG_STATUS_SIZE])
 
 void daemon_tell_ready(struct daemon *daemon)
 {
-    char line[WATCHDOG_STATUS_SIZE];
-    describe(daemon, line);
-    notify_ready(line);
     if (daemon->watchdog == NULL)
         daemon->watchdog = watchdog_new(daemon->loop, describe, daemon);
+    else
+        watchdog_tell_ready(daemon->watchdog);
 }

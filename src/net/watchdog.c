@@ -33,7 +33,17 @@ struct watchdog *watchdog_new(struct loop *loop, void (*status)(void *argument, 
     watchdog->argument = argument;
     watchdog->timer = loop_timer_new(loop, feed, watchdog);
     loop_timer_start(watchdog->timer, 0);
+    watchdog_tell_ready(watchdog);
     return watchdog;
+}
+
+void watchdog_tell_ready(const struct watchdog *watchdog)
+{
+    char line[WATCHDOG_STATUS_SIZE] = "";
+    if (watchdog == NULL)
+        return;
+    watchdog->status(watchdog->argument, line);
+    notify_ready(line);
 }
 
 void watchdog_free(struct watchdog *watchdog)

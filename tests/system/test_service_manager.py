@@ -159,5 +159,7 @@ def test_the_brokers_unit_runs_the_broker(manager):
     assert "NoNewPrivs:\t1" in status and "CapEff:\t0000000000000000" in status
     answer = manager.run("python3", "-c", "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:7900/health').status)", check=None)
     assert "200" in answer.stdout, answer.stderr
+    manager.systemctl("reload", broker)
+    wait_for(lambda: manager.show("ActiveState", broker) == "active", 20, "the reload to end")
     manager.systemctl("stop", broker)
     assert manager.show("Result", broker) == "success"
