@@ -5,8 +5,11 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
+import socket
 import subprocess
+import threading
 
 import pytest
 
@@ -96,9 +99,6 @@ def test_files_that_are_links_are_followed_where_they_lead(world):
 
 
 def test_it_holds_within_the_units_1024_descriptors_and_serves_who_comes_later(world):
-    import resource
-    import socket
-
     node = Node(world, "alice")
     node.config.mkdir(mode=0o700)
     limited = world.start([BINARY, "--config-dir", node.config, "daemon", "up", "--foreground", "--tcp-port", "0"], world.directory / "log",
@@ -175,3 +175,72 @@ def test_the_packaged_unit_of_a_user_says_what_install_service_writes(world):
     paths = {("Service", "ExecStart"), ("Service", "ReadWritePaths"), ("Service", "BindPaths"), ("Service", "BindReadOnlyPaths"),
              ("Unit", "ConditionPathExists")}
     assert {key: value for key, value in written.items() if key not in paths} == {key: value for key, value in packaged.items() if key not in paths}
+
+
+def test_keys_are_in_locked_memory_and_a_limit_of_none_is_no_reason_not_to_serve(world):
+    broker, node = Broker(world), Node(world, "alice")
+    create_mesh(broker, node)
+    node.up()
+    node.wait_connected()
+    assert int(process_status(node.process.pid)["VmLck"].split()[0]) > 0
+    node.down()
+    process = world.start([BINARY, "--config-dir", node.config, "daemon", "up", "--foreground", "--no-tcp"], world.directory / "log",
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0)))
+    wait_for(lambda: '"link_open"' in (world.directory / "log").read_text() or '"connected":true' in
+             node.cli("daemon", "status", "--json", check=None).stdout.decode().replace(" ", ""), 20, "the link")
+    assert process.poll() is None
+
+
+def test_what_the_limits_allow_at_worst_stays_below_256_mib(world):
+    """Bodies of 1 MiB on every request that may be in flight, and streams that do not read while messages come."""
+    node = Node(world, "alice")
+    node.settings("[ipc]\nrate_limit_rps = 0\n")
+    node.up()
+    path = str(node.config / "daemon/daemon.sock")
+    peak = [0]
+    stop = threading.Event()
+
+    def watch():
+        while not stop.is_set():
+            try:
+                peak[0] = max(peak[0], int(process_status(node.process.pid)["VmRSS"].split()[0]))
+            except (OSError, KeyError):
+                return
+            stop.wait(0.005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    open_sockets = []
+    try:
+        for _ in range(32):  # streams, never read
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(path)
+            client.sendall(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            open_sockets.append(client)
+        body = b'{"to":"nobody","message":"' + b"x" * (1024 * 1024 - 64) + b'"}'
+        head = f"POST /v1/send HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        for _ in range(200):  # more than may be in flight; each holds all but its last byte
+            client = socket.socket(socket.AF_UNIX)
+            client.settimeout(10)
+            client.connect(path)
+            try:
+                client.sendall(head + body[:-1])
+            except OSError:
+                pass  # refused: 503
+            open_sockets.append(client)
+        for client in open_sockets[32:]:
+            try:
+                client.sendall(body[-1:])
+            except OSError:
+                pass
+        for client in open_sockets[32:]:
+            try:
+                client.recv(4096)
+            except OSError:
+                pass
+    finally:
+        stop.set()
+        watcher.join()
+        for client in open_sockets:
+            client.close()
+    assert 0 < peak[0] < 256 * 1024, f"{peak[0]} KiB"
