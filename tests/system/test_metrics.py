@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from harness import Broker, Node, acknowledge, create_mesh, join, wait_for
+from harness import Broker, Key, Node, WireClient, acknowledge, create_mesh, join, sha256, wait_for
 from test_hostile_broker import Hostile
 
 DAEMON_PAGE = {
@@ -251,3 +251,41 @@ def test_a_mesh_that_was_left_has_no_series_any_more(pair):
     assert of(alice).total("cm_daemon_send_total", mesh="second") == 1
     alice.cli("--mesh", "second", "mesh", "leave", "--yes")
     wait_for(lambda: ("mesh", "second") not in {pair for _, pairs in of(alice).samples for pair in pairs}, what="its series to go")
+
+
+def test_the_brokers_counters_agree_with_what_it_answered(world):
+    broker = Broker(world, environment={"CLAUDEMESH_BROKER_BROKER_RATE_LIMIT_PER_MINUTE": "1", "CLAUDEMESH_BROKER_BROKER_RATE_LIMIT_BURST": "5",
+                                        "CLAUDEMESH_BROKER_BROKER_LEASE_S": "1"})
+    alice, bob = Node(world, "alice"), Node(world, "bob")
+    create_mesh(broker, alice)
+    join(alice, bob)
+    client, receiver = WireClient(broker, alice.mesh()), WireClient(broker, bob.mesh())
+    statuses = []
+
+    def send(to, identifier, **more):
+        client.ws.send(client.send_frame(to, identifier, **more))
+        statuses.append(client.ws.receive_until("ack", client_message_id=identifier)["status"])
+    for n in range(4):
+        send(bob.pubkey, f"id-{n}")
+    for n in range(3):
+        send(bob.pubkey, f"id-{n}")
+    send(bob.pubkey, "id-0", fingerprint=sha256(b"another"))
+    send(Key().hex, "nobody")
+    for n in range(6):
+        send(bob.pubkey, f"more-{n}")
+    text = of_broker(broker)
+    accepted = lambda outcome: text.get("cm_broker_accept_total", outcome=outcome)
+    assert statuses.count(201) == accepted("accepted") and statuses.count(200) == accepted("duplicate") == 3
+    assert statuses.count(409) == accepted("fingerprint_mismatch") == text.get("cm_broker_dedupe_fingerprint_mismatch_total") == 1
+    assert statuses.count(404) == accepted("unknown_member") == 1
+    assert statuses.count(429) == accepted("rate_limited") == text.get("cm_broker_rate_limit_rejection_total") > 0
+    assert statuses.count(503) == accepted("held")
+    assert text.get("cm_broker_accept_seconds_count") == len(statuses)
+    assert text.get("cm_broker_connections", mesh="acme") == 2 and text.get("cm_broker_atomicity_violation_total") == 0
+    count = statuses.count(201)
+    assert text.get("cm_broker_deliveries", state="leased") + text.get("cm_broker_deliveries", state="waiting") == count
+    # nobody acknowledges: the leases run out, and everything is due again
+    wait_for(lambda: of_broker(broker).get("cm_broker_redeliveries_total") >= count, 20, "redeliveries")
+    receiver.ws.close()
+    wait_for(lambda: of_broker(broker).get("cm_broker_connections", mesh="acme") == 1, what="the connection to go")
+    assert of_broker(broker).get("cm_broker_deliveries", state="waiting") == count
