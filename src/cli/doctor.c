@@ -13,7 +13,7 @@
 
 static const char *const STATE_NAMES[] = { [DOCTOR_OK] = "ok", [DOCTOR_NOTE] = "note", [DOCTOR_PROBLEM] = "problem" };
 
-static char *printed(const char *format, va_list arguments)
+ATTRIBUTE_PRINTF(1, 0) static char *printed(const char *format, va_list arguments)
 {
     char text[2048];
     (void)vsnprintf(text, sizeof text, format, arguments);

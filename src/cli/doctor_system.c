@@ -41,27 +41,37 @@ void doctor_check_disk(struct doctor *doctor)
 
 /* ---- limits ------------------------------------------------------------------------------------------------------------ */
 
-static void check_limit(struct doctor *doctor, int resource, rlim_t least, const char *what, const char *letter, rlim_t unit)
+struct needed {
+    const char *what, *letter, *name; /* for a person, for ulimit, for prlimit */
+    rlim_t least, unit;               /* of ulimit's number */
+};
+
+static void check_limit(struct doctor *doctor, const struct rlimit *limit, const struct needed *needed)
 {
-    struct rlimit limit;
-    if (getrlimit(resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= least) {
-        doctor_tell(doctor, DOCTOR_OK, "limits", NULL, "The limit for %s suffices.", what);
+    if (limit->rlim_cur == RLIM_INFINITY || limit->rlim_cur >= needed->least) {
+        doctor_tell(doctor, DOCTOR_OK, "limits", NULL, "The limit for %s suffices.", needed->what);
         return;
     }
-    bool can = limit.rlim_max == RLIM_INFINITY || limit.rlim_max >= least;
-    char *remedy =
-        can ? memory_printf("ulimit -S%s %llu", letter, (unsigned long long)(least / unit))
-            : memory_printf("sudo prlimit --pid $$ --%s=%llu", resource == RLIMIT_NOFILE ? "nofile" : "memlock", (unsigned long long)least);
-    doctor_tell(doctor, DOCTOR_PROBLEM, "limits", remedy, "The limit for %s is %llu, and at least %llu are needed.", what,
-                (unsigned long long)limit.rlim_cur, (unsigned long long)least);
+    bool can = limit->rlim_max == RLIM_INFINITY || limit->rlim_max >= needed->least;
+    unsigned long long least = needed->least;
+    char *remedy = can ? memory_printf("ulimit -S%s %llu", needed->letter, least / needed->unit)
+                       : memory_printf("sudo prlimit --pid $$ --%s=%llu", needed->name, least);
+    doctor_tell(doctor, DOCTOR_PROBLEM, "limits", remedy, "The limit for %s is %llu, and at least %llu are needed.", needed->what,
+                (unsigned long long)limit->rlim_cur, least);
     free(remedy);
 }
 
 void doctor_check_limits(struct doctor *doctor)
 {
-    enum { DESCRIPTORS = 1024, LOCKED_BYTES = 64 * 1024, KIB = 1024 };
-    check_limit(doctor, RLIMIT_NOFILE, DESCRIPTORS, "open files", "n", 1);
-    check_limit(doctor, RLIMIT_MEMLOCK, LOCKED_BYTES, "locked memory (keys are kept in it)", "l", KIB);
+    static const struct needed DESCRIPTORS = { "open files", "n", "nofile", 1024, 1 };
+    static const struct needed LOCKED = { "locked memory (keys are kept in it)", "l", "memlock", 64 * 1024, 1024 };
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        check_limit(doctor, &limit, &DESCRIPTORS);
+    }
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0) {
+        check_limit(doctor, &limit, &LOCKED);
+    }
 }
 
 /* ---- hooks ------------------------------------------------------------------------------------------------------------- */
