@@ -443,6 +443,22 @@ def test_the_owners_key_cannot_be_made_anew_and_remint_says_why(world):
     assert twin.wait_inbox(1)[-1]["verified"] is True
 
 
+def test_a_remint_whose_answer_could_not_be_kept_goes_on_with_the_same_key(world):
+    broker, alice, bob, bill = copied_pair(world)
+    link = invite(alice)  # good for one
+    (bill.config / "config.json.lock").unlink(missing_ok=True)
+    (bill.config / "config.json.lock").mkdir()
+    bill.cli("daemon", "remint", "--name", "bill", "--invite", link, check=1)
+    assert bill.pubkey == bob.pubkey
+    bill.cli("daemon", "up", "--no-tcp", check=4)
+    (bill.config / "config.json.lock").rmdir()
+    bill.cli("daemon", "remint", "--name", "bill", "--invite", link)
+    bill.up()
+    bill.wait_connected()
+    with sqlite3.connect(f"file:{broker.store}?mode=ro", uri=True) as store:
+        assert store.execute("SELECT count(*) FROM member WHERE state = 'active'").fetchone()[0] == 3
+
+
 @pytest.mark.parametrize("step", range(12))
 def test_a_remint_that_is_killed_at_any_step_goes_on_when_it_is_repeated(world, step):
     broker, alice, bob, bill = copied_pair(world)

@@ -204,10 +204,18 @@ def test_what_is_queued_goes_out_before_it_leaves(world, mesh):
     node = runner(world)
     node.up("--no-tcp", "--ephemeral", "--invite", invite(alice))
     wait_for(lambda: node.send("alice", "line 0").status == 202, what="the members to be known")
-    for number in range(1, 200):
-        assert node.send("alice", f"line {number}").status == 202
-    node.down()
-    assert [item["body"] for item in alice.wait_inbox(200)] == [f"line {number}" for number in range(200)]
+    count = 400  # more than may be on their way at once
+    broker.process.send_signal(signal.SIGSTOP)
+    try:
+        for number in range(1, count):
+            assert node.send("alice", f"line {number}").status == 202
+        node.api.close()
+        node.process.terminate()
+        wait_for(lambda: logged(node, "daemon_stopping"), what="the stop to begin")
+    finally:
+        broker.process.send_signal(signal.SIGCONT)
+    assert node.process.wait(15 * SLOW) == 0
+    assert [item["body"] for item in alice.wait_inbox(count)] == [f"line {number}" for number in range(count)]
     assert active(broker) == ["alice"]
 
 
