@@ -242,8 +242,9 @@ bool daemon_has_left(struct daemon *daemon, bool late)
     if (daemon->leave == LEAVE_ASKED)
         return late;
     outbox_counts(daemon->outbox, mesh->mesh_id, &counts);
-    /* What is queued goes nowhere once the databases are gone: as long as the broker takes it, it goes first. */
-    if (counts.pending + counts.inflight > 0 && link_state(delivery_link(mesh->delivery)) == LINK_OPEN && !late)
+    enum link_state state = link_state(delivery_link(mesh->delivery));
+    /* What is queued goes nowhere once the databases are gone: as long as the broker takes it, it goes first. A link that is on its way up, right after the start, can say it in a moment. */
+    if (!late && (state == LINK_CONNECTING || (state == LINK_OPEN && counts.pending + counts.inflight > 0)))
         return false;
     ask_leave(daemon, mesh);
     return daemon->leave == LEAVE_OVER;

@@ -737,6 +737,7 @@ class WireClient:
     """A client of the broker that speaks the wire by hand, with a member's real keys."""
 
     CAPABILITIES = ["client_ack", "feature_negotiation", "sealed_envelope"]
+    newest = 0
 
     def __init__(self, broker, mesh, key=None, session=None, hello=None, negotiate=True, auto=True, v2=True):
         """mesh: an entry of config.json, or a dict with meshId, memberId, pubkey, secretKey."""
@@ -754,7 +755,8 @@ class WireClient:
                 self.features = self.ws.receive_until("feature_negotiation_response")
 
     def hello_frame(self, timestamp=None, v2=True, **more):
-        timestamp = timestamp or int(time.time() * 1000)
+        if not timestamp:  # strictly ascending, as a daemon's: two in one millisecond would be a replay
+            timestamp = WireClient.newest = max(int(time.time() * 1000), WireClient.newest + 1)
         mesh, pubkey = self.mesh, self.key.hex
         frame = {"type": "hello", "protocolVersion": 1, "meshId": mesh["meshId"], "memberId": mesh["memberId"], "pubkey": pubkey,
                  "sessionId": self.session, "pid": os.getpid(), "cwd": "", "hostname": "", "peerType": "connector",
