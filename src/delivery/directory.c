@@ -172,11 +172,21 @@ static int64_t last_seen_at(const struct delivery *delivery, const char *pubkey,
     return departed > listed ? departed : listed;
 }
 
+/* A key that was replaced is no member, and who left is none any more. */
+static bool is_of_the_mesh(const struct trust_member *member)
+{
+    return !member->left && !member->superseded;
+}
+
+/* Those who were removed are shown, as such. */
 json_t *delivery_members(const struct delivery *delivery)
 {
     json_t *members = json_new_array();
     for (size_t i = 0; i < trust_member_count(delivery->trust); i++) {
         const struct trust_member *member = trust_member_at(delivery->trust, i);
+        if (!is_of_the_mesh(member)) {
+            continue;
+        }
         json_t *object = json_new_object();
         json_put_string(object, "pubkey", member->pubkey);
         json_put_string(object, "name", member->name);
@@ -465,7 +475,7 @@ static json_t *peers_json(const struct delivery *delivery)
     json_t *peers = json_new_array();
     for (size_t i = 0; i < trust_member_count(delivery->trust); i++) {
         const struct trust_member *member = trust_member_at(delivery->trust, i);
-        if (!member->revoked && !member->left && !member->superseded) {
+        if (is_of_the_mesh(member) && !member->revoked) {
             json_array_append_new(peers, peer_json(delivery, member->pubkey, member));
         }
     }
