@@ -11,7 +11,8 @@
 #include "net/http_server.h"
 
 enum {
-    HTTP_INPUT_SIZE = 4096,             /* a connection's input at first; most requests fit */
+    HTTP_NARROW_CONNECTIONS = 16, /* at once on a narrow listener: its callers take no places from the others, and not many descriptors */
+    HTTP_INPUT_SIZE = 4096,       /* a connection's input at first; most requests fit */
     HTTP_PIPELINE_BACKLOG = 256 * 1024, /* unsent answers at which no further pipelined request is served */
     HTTP_LINGER_MS = 2000,              /* for the peer to read a last answer */
     HTTP_LINGER_BYTES = 1024 * 1024,    /* what of an unwanted body is read meanwhile */
@@ -100,6 +101,7 @@ struct http_narrow { /* the caller's; forgotten by its listener when that is clo
     struct http_server *server;
     struct http_listener *listener; /* NULL: closed */
     void *owner;
+    size_t connections;
 };
 
 struct http_server {

@@ -45,7 +45,9 @@ void server_adopt(struct http_server *server, int fd, const struct http_listener
     struct http_connection *connection;
     SSL *tls = NULL;
 
-    if (server->maxima[listener->transport] > 0 && server->counts[listener->transport] >= server->maxima[listener->transport]) {
+    if (listener->narrow != NULL
+            ? listener->narrow->connections >= HTTP_NARROW_CONNECTIONS
+            : server->maxima[listener->transport] > 0 && server->counts[listener->transport] >= server->maxima[listener->transport]) {
         (void)close(fd);
         return;
     }
@@ -74,7 +76,10 @@ void server_adopt(struct http_server *server, int fd, const struct http_listener
         server->connections->previous = connection;
     server->connections = connection;
     server->connection_count++;
-    server->counts[listener->transport]++;
+    if (listener->narrow != NULL)
+        listener->narrow->connections++;
+    else
+        server->counts[listener->transport]++;
     if (!loop_timer_is_running(server->sweep))
         loop_timer_start(server->sweep, sweep_interval(server));
     channel_want_read(connection->channel, true);
@@ -104,7 +109,10 @@ void server_forget(struct http_connection *connection)
     if (connection->next != NULL)
         connection->next->previous = connection->previous;
     server->connection_count--;
-    server->counts[connection->transport]--;
+    if (connection->narrow != NULL)
+        connection->narrow->connections--;
+    else
+        server->counts[connection->transport]--;
     connection->previous = NULL;
     connection->next = server->dead;
     server->dead = connection;

@@ -46,7 +46,8 @@ void http_server_free(struct http_server *server); /* closes everything */
 /* Binds with mode 0600 (umask held), removing a stale socket file (nobody accepts) first. ERROR_TOO_LARGE when the path is longer than
  * the system's maximum, naming --config-dir; ERROR_BUSY when a live process accepts there. Peers of another uid are closed at accept. */
 int http_server_listen_unix(struct http_server *server, const char *path, struct error *error) MUST_CHECK;
-/* The same, for callers of one kind: a socket that comes and goes while the server serves. What comes in on it says so by http_narrow_owner, and is closed with it (`gone`).
+/* The same, for callers of one kind: a socket that comes and goes while the server serves. What comes in on it says so by http_narrow_owner, and is closed with it (`gone`); 16 connections at once, which
+ * take no places from the transport's.
  * No stale file is looked for: the directory is the caller's own, and private. ERROR_UNREACHABLE after http_server_stop_accepting, which closes such listeners too:
  * http_narrow_close is called all the same. */
 struct http_narrow;

@@ -178,6 +178,28 @@ def test_eight_runs_have_eight_sockets_and_other_clients_go_on(mesh):
     wait_for(lambda: not any(os.path.exists(os.path.dirname(path)) for path, _ in sockets), 30)
 
 
+def test_a_hook_that_opens_many_connections_takes_none_from_the_user(mesh):
+    _broker, alice, bob = mesh
+    hook(bob, "on-dm", """\
+opened = []
+for _ in range(200):
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(os.environ['CLAUDEMESH_DAEMON_SOCK'])
+    connection.settimeout(5)
+    try:
+        connection.sendall(b'GET /v1/health HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n')
+        opened.append((connection, connection.recv(12)))
+    except OSError:
+        pass
+ledger(sum(answer.startswith(b'HTTP/1.1 401') for _, answer in opened))
+time.sleep(1)
+""")
+    up(alice, bob)
+    alice.send("bob", "go")
+    assert wait_ledger(bob, 1) == [16]
+    assert bob.new_api().get("/v1/version").status == 200
+
+
 @pytest.mark.parametrize("toml", ["", 'network_policy = "allow"', 'sandbox = "bubblewrap"'])
 def test_the_runs_socket_answers_in_every_sandbox(mesh, toml):
     """The peer's credentials are looked at as the daemon sees them, whatever the sandbox maps them to."""

@@ -340,3 +340,36 @@ def test_what_waits_at_an_orderly_stop_runs_in_the_next_life(mesh):
     wait_for(lambda: rows(bob, "SELECT count(*) FROM hook_runs") == [(0,)])
     ran = ledger(bob)
     assert len(ran) == len(set(ran)) and set(ran) <= {item["id"] for item in bob.inbox()} and '"hook_runs_lost"' not in bob.log.read_text()
+
+
+def test_after_a_restore_no_hook_runs_until_the_members_are_known(mesh, world):
+    """45-trust, Restore: what the backup knew of members and revocations may be old."""
+    broker, alice, bob = mesh
+    hook(bob, "on-startup", "ledger('on-startup')\n")
+    hook(bob, "pre-send", "ledger('pre-send')\nprint(json.dumps({'action': 'allow'}))\n")
+    up(alice, bob)
+    wait_ledger(bob, 1)
+    bob.down()
+    passphrase = world.directory / "passphrase"
+    passphrase.write_text("a passphrase\n")
+    passphrase.chmod(0o600)
+    bob.cli("daemon", "backup", "--out", world.directory / "b", "--passphrase-file", passphrase)
+    broker.kill()
+    hooks = bob.config / "daemon" / "hooks"
+    kept = {path.name: (path.read_text(), path.stat().st_mode) for path in hooks.iterdir()}
+    bob.cli("daemon", "restore", "--in", world.directory / "b", "--passphrase-file", passphrase, "--force")
+    hooks.mkdir(mode=0o700, exist_ok=True)
+    for name, (text, mode) in kept.items():
+        (hooks / name).write_text(text)
+        (hooks / name).chmod(mode)
+    bob.settings("[hooks]\nenabled = true\n")
+    bob.up()
+    answer = bob.send(alice.pubkey, "x", client_message_id="early")
+    assert answer.status == 403 and "restored" in answer.json["reason"], answer
+    time.sleep(1.5)
+    assert ledger(bob) == ["on-startup"], "of the life before"
+    broker.start()
+    bob.wait_connected()
+    wait_ledger(bob, 2)
+    assert bob.send(alice.pubkey, "x", client_message_id="early").status == 202
+    assert sorted(ledger(bob)) == ["on-startup", "on-startup", "pre-send"]
