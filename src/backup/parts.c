@@ -3,6 +3,7 @@
 
 #include <stddef.h>
 
+#include "util/file.h"
 #include "util/limits.h"
 
 const char PART_MANIFEST[] = "manifest.json";
@@ -36,4 +37,13 @@ bool hook_name_is_plain(const char *name)
     static const char ALLOWED[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
     size_t length = strlen(name);
     return length > 0 && length <= 64 && name[0] != '.' && strspn(name, ALLOWED) == length;
+}
+
+int backup_check_recovered(const struct config_paths *paths, struct error *error)
+{
+    bool there = false;
+    int result = file_look(paths->outbox_recovery, &there, error);
+    return result == 0 && there
+               ? error_set(error, ERROR_BUSY, "a recovery of outbox.db was interrupted; finish it first with 'claudemesh daemon recover'")
+               : result;
 }

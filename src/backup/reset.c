@@ -5,6 +5,7 @@
 
 #include "backup/backup.h"
 #include "backup/outbox_steps.h"
+#include "backup/parts.h"
 #include "db/dump.h"
 #include "identity/identity.h"
 #include "inbox/copied.h"
@@ -45,10 +46,11 @@ static int reset_databases(const struct config_paths *paths, struct resetting *r
     return result == -(int)ERROR_NOT_FOUND ? 0 : result;
 }
 
-/* daemon.log and its rotated ones, inboxes that were moved aside, databases that recover kept. */
+/* daemon.log and its rotated ones, inboxes that were moved aside, databases that recover kept or was making, the note that history is to be asked for. */
 static bool is_remnant(const char *name)
 {
-    static const char *const BEGINNINGS[] = { "daemon.log", "inbox.db.corrupt-", "outbox.db.damaged-", "inbox.db.damaged-" };
+    static const char *const BEGINNINGS[] = { "daemon.log",          "inbox.db.corrupt-",  "outbox.db.damaged-", "inbox.db.damaged-",
+                                              "outbox.db.recovered", "inbox.db.recovered", "inbox.rebuild" };
     for (size_t i = 0; i < ARRAY_LENGTH(BEGINNINGS); i++) {
         if (string_has_prefix(name, BEGINNINGS[i])) {
             return true;
@@ -110,6 +112,9 @@ int backup_reset(const struct config_paths *paths, struct reset_summary *ret_sum
     }
     if (result == 0) {
         result = identity_lock(paths, &lock, &holder, error);
+    }
+    if (result == 0) {
+        result = backup_check_recovered(paths, error);
     }
     if (result == 0) {
         result = reset_databases(paths, &resetting, error);

@@ -256,7 +256,10 @@ int backup_write(const struct backup_request *request, struct backup_summary *re
     struct writing writing = { .request = request };
     int result = !request->force && file_exists(request->file)
                      ? error_set(error, ERROR_CONFLICT, "%s exists already; --force writes over it", request->file)
-                     : gather_files(&writing, error);
+                     : backup_check_recovered(request->paths, error);
+    if (result == 0) {
+        result = gather_files(&writing, error);
+    }
     if (result == 0) {
         result = backup_writer_open(request->file, request->passphrase, request->cost, &writing.writer, error);
     }

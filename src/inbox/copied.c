@@ -8,6 +8,8 @@ static const char KEEP_KEYS[] = "INSERT OR IGNORE INTO inbox_pruned (mesh, sende
 static const char DROP_MESSAGES[] = "DELETE FROM inbox";
 /* It points into rows that are gone; the next start makes it again. */
 static const char DROP_SEARCH[] = "DROP TABLE IF EXISTS inbox_search";
+/* What went is not to be fetched again. */
+static const char DROP_REBUILD[] = "DELETE FROM inbox_rebuild";
 static const char DROP_QUARANTINE[] = "DELETE FROM quarantine";
 
 int inbox_begin_anew(struct db_connection *connection, struct error *error)
@@ -24,6 +26,9 @@ int inbox_forget_copied(struct db_connection *connection, struct error *error)
     }
     if (status == 0) {
         status = db_execute(connection, error, NULL, DROP_MESSAGES, "");
+    }
+    if (status == 0) {
+        status = db_execute(connection, error, NULL, DROP_REBUILD, "");
     }
     if (status == 0) {
         status = db_execute(connection, error, NULL, DROP_QUARANTINE, "");

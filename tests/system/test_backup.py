@@ -639,6 +639,17 @@ def test_reset_clears_what_was_said_and_keeps_who_we_are_and_which_ids_were_used
     bob.down()
 
 
+def test_beside_an_interrupted_recovery_neither_a_backup_nor_a_reset_takes_half_an_outbox_for_one(world):
+    _, alice, _ = used(world)
+    alice.down()
+    alice.path("outbox.recovery").write_text("{}")
+    alice.path("outbox.recovery").chmod(0o600)
+    for done in (backup(alice, check=1), alice.cli("daemon", "reset", "--yes", check=1)):
+        assert b"daemon recover" in done.stderr
+    assert not (world.directory / "the.backup").exists()
+    assert len(rows(alice, "SELECT * FROM outbox WHERE status <> 'aborted'")) == 4
+
+
 def test_uninstall_leaves_the_mesh_and_nothing_in_the_home(world):
     broker, alice, bob = pair(world)
     home = world.directory / "home"
