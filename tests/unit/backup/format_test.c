@@ -58,6 +58,11 @@ static void parts_of_every_size_come_back(void **state)
         assert_int_equal(read_all(place->file, SECRET, &parts, &bytes, &error), 0);
         assert_int_equal(parts, 4);
         assert_int_equal(bytes, more + 4);
+        struct buffer longer = bytes_of(place->file); /* also behind a last chunk that is full */
+        assert_int_equal(buffer_append(&longer, "x", 1), 0);
+        write_bytes(place->file, longer.data, longer.length);
+        buffer_release(&longer);
+        assert_int_equal(read_all(place->file, SECRET, &parts, &bytes, &error), -ERROR_CORRUPT);
     }
     const size_t large[] = { 5 * BACKUP_CHUNK + 17 };
     size_t parts = 0, bytes = 0;
