@@ -945,6 +945,58 @@ class Join(Command):
         shutil.rmtree(node.config)
 
 
+class Rotate(Command):
+    """A key replaced without a daemon: config.json names the old or the new one, whole; what was begun is settled by the next try; and who is written to reads with whichever it is."""
+
+    name = "rotate"
+
+    def set_up(self):
+        self.broker, self.alice, self.bob = two_nodes(self.world)
+        self.alice.up()
+        self.alice.wait_connected()
+
+    def archived(self):
+        path = self.bob.path("keypair-archive.json")
+        if not path.exists():
+            return []
+        self.expect(path.stat().st_mode & 0o777 == 0o600, "the archive can be read by others")
+        return [key["ed25519_pubkey"] for key in json.loads(path.read_text())["keys"]]
+
+    def perform(self, fault):
+        before = self.bob.pubkey
+        done = self.run(self.bob, ["daemon", "rotate-keypair"], fault)
+        (mesh,) = self.check_config(self.bob, True)
+        self.expect(done.returncode != 0 or mesh["pubkey"] != before, "says done, and the key is the same")
+        self.expect(mesh["pubkey"] == before or before in self.archived(), "the old key is gone, and in no archive")
+        self.expect("nextSecretKey" not in mesh or before in self.archived(), "a rotation is under way, and the old key is in no archive")
+        again = self.bob.cli("daemon", "rotate-keypair", check=None)
+        self.expect(again.returncode == 0, f"cannot be tried again: {again.stderr.decode()[-1500:]}")
+        self.expect("nextSecretKey" not in self.bob.mesh() and self.bob.pubkey != before, "not settled")
+        (name,) = self.new_ids(1)
+        self.bob.cli("send", "alice", f"body of {name}", "--idempotency-key", name)
+        self.wait_received(self.alice, [name], lambda: None)
+
+
+class RotateToken(Command):
+    """The token is the old one or a new one, whole."""
+
+    name = "rotate-token"
+
+    def set_up(self):
+        self.node = Node(self.world, "carol")
+        fake_mesh(self.node, "ws://127.0.0.1:1/ws")
+        self.node.cli("daemon", "rotate-token")
+
+    def perform(self, fault):
+        path = self.node.path("local-token")
+        before = path.read_text()
+        done = self.run(self.node, ["daemon", "rotate-token"], fault)
+        after = path.read_text()
+        self.expect(len(after.strip()) == 43 and path.stat().st_mode & 0o777 == 0o600, f"half a token: {len(after)} bytes")
+        self.expect(done.returncode != 0 or after != before, "says done, and the token is the same")
+        self.node.cli("daemon", "rotate-token")
+
+
 class Invite(Command):
     name = "invite"
 
@@ -1211,5 +1263,5 @@ class Reset(Moving):
         self.expect(self.alice.path("local-token").exists(), "there is no token")
 
 
-FLOWS = {flow.name: flow for flow in (Accept, Receive, Hooks, Operate, Start, Restart, Stop, Reconnect, Serve, ServeStart, ServeRestart, Create, Join, Invite, SendCommand,
+FLOWS = {flow.name: flow for flow in (Accept, Receive, Hooks, Operate, Start, Restart, Stop, Reconnect, Serve, ServeStart, ServeRestart, Create, Join, Rotate, RotateToken, Invite, SendCommand,
                                       SendCold, Ask, Up, AcceptHost, Remint, Backup, Restore, Reset)}

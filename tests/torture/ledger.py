@@ -77,9 +77,14 @@ class Ledger:
 
     def check(self, nodes, keys, broker_path, readers):
         """`nodes`: name to (outbox path, inbox path). Fills `findings`, and returns figures."""
-        names = {key: name for name, key in keys.items()}
         databases = {name: (Database(outbox), Database(inbox)) for name, (outbox, inbox) in nodes.items()}
         broker = Database(broker_path)
+        # A member is the key that it began with, whatever its rotations made of it since.
+        first = {row["old_pubkey"]: row["old_pubkey"] for row in broker.rows("SELECT old_pubkey FROM rotation WHERE seq = 1")}
+        for row in broker.rows("SELECT old_pubkey, new_pubkey FROM rotation ORDER BY member_id, seq"):
+            first[row["new_pubkey"]] = first[row["old_pubkey"]]
+        names = {key: name for name, key in keys.items()}
+        names.update({key: names[start] for key, start in first.items() if start in names})
         try:
             for database in [broker, *(one for pair in databases.values() for one in pair)]:
                 for (line,) in database.rows("PRAGMA integrity_check"):
@@ -87,12 +92,15 @@ class Ledger:
                         self.find("a database is damaged", f"{database.path}: {line}")
             outboxes = {name: [dict(row) for row in pair[0].rows("SELECT * FROM outbox ORDER BY seq")] for name, pair in databases.items()}
             inboxes = {name: [dict(row) for row in pair[1].rows("SELECT * FROM inbox ORDER BY seq")] for name, pair in databases.items()}
+            for rows, column in [(rows, "destination_ref") for rows in outboxes.values()] + [(rows, "sender_pubkey") for rows in inboxes.values()]:
+                for row in rows:
+                    row[column] = first.get(row[column], row[column])
             self.check_answers(outboxes)
             self.check_sender_order()
             self.check_outboxes(outboxes, databases)
             self.check_inboxes(outboxes, inboxes, keys, names)
             self.check_lanes(outboxes, inboxes, keys, names)
-            self.check_broker(broker, outboxes, keys)
+            self.check_broker(broker, outboxes, keys, first)
             self.check_receipts(databases, outboxes, inboxes, broker, names)
             for name, pair in databases.items():
                 for row in pair[1].rows("SELECT reason, client_message_id FROM quarantine"):
@@ -221,9 +229,9 @@ class Ledger:
                         self.find("ORDER: history_id in another order than accepted", f"{sender} to {recipient}, {row['priority']}: {row['client_message_id']}")
                     last[row["priority"]] = arrived, row["history_id"]
 
-    def check_broker(self, broker, outboxes, keys):
+    def check_broker(self, broker, outboxes, keys, first):
         """What the outboxes believe is what the broker has, and the other way round."""
-        members = {row["id"]: row["pubkey"] for row in broker.rows("SELECT id, pubkey FROM member")}
+        members = {row["id"]: first.get(row["pubkey"], row["pubkey"]) for row in broker.rows("SELECT id, pubkey FROM member")}
         messages = {}
         for row in broker.rows("SELECT broker_message_id, history_id, client_message_id, sender_member_id, recipient_member_id FROM message"):
             identity = members[row["sender_member_id"]], row["client_message_id"]

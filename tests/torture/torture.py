@@ -10,6 +10,7 @@ import collections
 import contextlib
 import json
 import os
+import random
 import pathlib
 import secrets
 import sqlite3
@@ -29,6 +30,7 @@ import plan  # noqa: E402
 NODES = ("alice", "bob", "carol")
 DEPTHS = (1, 1, 4)  # one sender a figure: requests on its connection at once
 PATIENCE_S = 40  # nothing takes as long, on a busy machine either: a count that stands still for so long is a finding
+ROTATION_EVERY = 5  # blows
 
 
 class Failure(Exception):
@@ -49,6 +51,7 @@ class Run:
         self.blows = plan.blows(seed, NODES, kills)
         self.nodes, self.everybody, self.senders, self.readers = {}, {}, [], []
         self.duplicates, self.duplicates_of_this_life = 0, 0
+        self.rotations = []
         self.started = time.monotonic()
 
     # ---- what actors ask --------------------------------------------------------------------------------------------
@@ -153,9 +156,19 @@ class Run:
         except (OSError, harness.http.client.HTTPException):
             pass
 
+    def begin_rotation(self, index):
+        """Of somebody's key, through its daemon, or without one where it was just killed; the blow that follows may well meet it. It may fail, and settles itself."""
+        chance = random.Random(f"{self.seed}/rotation/{index}")
+        if chance.randrange(ROTATION_EVERY) or any(process.poll() is None for process in self.rotations[-1:]):
+            return
+        node = self.nodes[chance.choice(NODES)].actor
+        self.rotations.append(self.world.start([harness.BINARY, "--config-dir", node.config, "daemon", "rotate-keypair"], self.world.directory / "rotations.log",
+                                               self.world.environment(**node.more_environment)))
+
     def storm(self):
         killed, told = 0, time.monotonic()
         for index, blow in enumerate(self.blows):
+            self.begin_rotation(index)
             self.play(blow)
             killed += blow.kills
             if time.monotonic() - told > 10 or index + 1 == len(self.blows):
@@ -170,6 +183,8 @@ class Run:
 
     def rest(self):
         """No more kills; everything that was accepted arrives."""
+        for process in self.rotations:
+            process.wait(PATIENCE_S * harness.SLOW)
         self.resting.set()
         for sender in self.senders:
             sender.join(PATIENCE_S * harness.SLOW)
@@ -252,6 +267,11 @@ class Run:
                                     self.keys, self.broker.actor.store, self.readers)
         for name, process in self.nodes.items():
             self.check_hooks(name, process)
+        with contextlib.closing(sqlite3.connect(f"file:{self.broker.actor.store}?mode=ro", uri=True)) as store:
+            self.rotated = store.execute("SELECT count(*) FROM rotation").fetchone()[0]
+        for name, process in self.nodes.items():
+            if "nextSecretKey" in process.actor.mesh():
+                self.ledger.find("a rotation was never settled", name)
         done = self.world.run(harness.BINARY, "broker", "check", "--store", f"sqlite:{self.broker.actor.store}")
         if done.returncode != 0:
             self.ledger.find("`broker check` is not content", (done.stdout + done.stderr).decode())
@@ -282,6 +302,8 @@ class Run:
                     event = json.loads(line)
                 except ValueError:
                     continue  # cut off by a kill
+                if event.get("msg") == "link_state" and "key_rotated" in event.get("reason", ""):
+                    continue  # how a daemon that died in a rotation learns that it was done
                 if event.get("level") == "error" and event.get("msg") != "send_refused":
                     self.ledger.find("an error in a log", f"{process.name}: {line[:300]}")
             elif "Sanitizer" in line or "runtime error" in line:
@@ -318,7 +340,7 @@ class Run:
         per = ", ".join(f"{name} {process.kills}" for name, process in self.everybody.items())
         lost = sum(entry.lost for entry in self.ledger.entries)
         return (f"torture: seed {self.seed}: {len(self.ledger.entries)} messages, {figures['stored']} stored, none lost, none twice; {killed} kills ({per}), {starts} starts, "
-                f"{lost} answers lost in kills, {figures['resends']} resends, {self.duplicates} duplicates answered by the broker, "
+                f"{lost} answers lost in kills, {figures['resends']} resends, {self.rotated} rotations of {len(self.rotations)}, {self.duplicates} duplicates answered by the broker, "
                 f"{sum(reader.resumes for reader in self.readers)} event streams, {self.elapsed():.0f} s")
 
     def close(self):
