@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "crypto/crypto.h"
@@ -15,6 +16,7 @@
 #include "util/notify.h"
 #include "util/text.h"
 
+enum { LOCK_TRIES = 20, LOCK_PAUSE_NS = 100000000 };
 enum { SECOND_MS = 1000, FIRST_UPKEEP_MS = 60 * 1000, UPKEEP_MS = 3600 * 1000 };
 
 /* ---- what the rooms tell each other through us ------------------------------------------------------------------------- */
@@ -84,6 +86,14 @@ static int take_lock(struct daemon *daemon, struct error *error)
 {
     int64_t holder = 0;
     int status = identity_lock(daemon->options->paths, &daemon->lock_fd, &holder, error);
+    for (int tries = 0; status == -ERROR_BUSY && holder <= 0 && tries < LOCK_TRIES; tries++) {
+        /* A daemon writes its pid at once; a command that holds it (a rotation without a daemon) is done soon. */
+        const struct timespec pause = { .tv_nsec = LOCK_PAUSE_NS };
+        (void)nanosleep(&pause, NULL);
+        status = identity_lock(daemon->options->paths, &daemon->lock_fd, &holder, error);
+    }
+    if (status == -ERROR_BUSY && holder <= 0)
+        return error_set(error, ERROR_BUSY, "A command is using this directory, or another daemon is starting; try again when it is done.");
     if (status == -ERROR_BUSY)
         return error_set(error, ERROR_BUSY, "The daemon is already running with pid %" PRId64 ".", holder);
     return status != 0 ? status : identity_lock_write_pid(daemon->lock_fd, getpid(), error);
