@@ -61,6 +61,8 @@ struct run_command {
 int spawner_request(struct hooks_spawner *spawner, struct run_request *request /* read only */, const int fds[static HOOK_COMMAND_FD_COUNT],
                     struct error *error) MUST_CHECK;
 int spawner_descriptor(const struct hooks_spawner *spawner);
+/* What the paths of all run directories begin with; the spawner removes at its end what does. Heap. */
+char *spawner_run_prefix(void) MUST_CHECK;
 
 /* run.c: one run, from its directory to its end. */
 struct run;

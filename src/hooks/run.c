@@ -124,7 +124,9 @@ static int payload_descriptor(const struct run_start *start, struct error *error
 
 static int make_directory(struct run_request *request, struct error *error)
 {
-    int length = snprintf(request->directory, sizeof(request->directory), "%s/claudemesh-XXXXXX", hooks_run_base());
+    char *prefix = spawner_run_prefix();
+    int length = snprintf(request->directory, sizeof(request->directory), "%sXXXXXX", prefix);
+    free(prefix);
     if (length < 0 || (size_t)length >= sizeof(request->directory) || mkdtemp(request->directory) == NULL) {
         return error_set_errno(error, "cannot make a directory in %s", hooks_run_base());
     }

@@ -1,5 +1,6 @@
 /* Owns the spawner: a process forked from the daemon at its very start, which forks a runner for each run. It has no thread, no secret and no descriptor but its
  * socket, and it is not confined as the daemon is, so that hooks can be. It ends when the daemon does: the end of its socket tells. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -16,10 +17,11 @@
 
 #include "hooks/internal.h"
 #include "util/clock.h"
+#include "util/ids.h"
 #include "util/memory.h"
 #include "util/text.h"
 
-enum { SPAWNER_FD = 3, RUNNERS_MAXIMUM = 256, STOP_WAIT_MS = 2000, STOP_POLL_MS = 2, BASE_MAXIMUM = 40 };
+enum { SPAWNER_FD = 3, RUNNERS_MAXIMUM = 256, STOP_WAIT_MS = 2000, STOP_POLL_MS = 2, BASE_MAXIMUM = 38, TAG_BYTES = 3, TAG_SIZE = 7 };
 
 struct hooks_spawner {
     int socket;
@@ -27,10 +29,16 @@ struct hooks_spawner {
 };
 
 static char run_base[BASE_MAXIMUM + 1] = "/tmp";
+static char run_tag[TAG_SIZE]; /* random: which directories there are ours */
 
 const char *hooks_run_base(void)
 {
     return run_base;
+}
+
+char *spawner_run_prefix(void)
+{
+    return memory_printf("%s/claudemesh-%s-", run_base, run_tag);
 }
 
 /* ---- in the spawner ------------------------------------------------------------------------------------------------------ */
@@ -158,6 +166,27 @@ static void start_runner(const struct run_request *request, const int fds[static
     }
 }
 
+/* A daemon that was killed after it had made a directory, and before it gave it to a runner. All runners have ended. */
+static void sweep(void)
+{
+    char *prefix = spawner_run_prefix();
+    const char *start = prefix + strlen(run_base) + 1;
+    DIR *entries = opendir(run_base);
+    if (entries == NULL) {
+        free(prefix);
+        return;
+    }
+    for (const struct dirent *entry = readdir(entries); entry != NULL; entry = readdir(entries)) {
+        if (string_has_prefix(entry->d_name, start)) {
+            char *path = memory_printf("%s/%s", run_base, entry->d_name);
+            (void)hook_tree_remove(path);
+            free(path);
+        }
+    }
+    (void)closedir(entries);
+    free(prefix);
+}
+
 NO_RETURN static void spawner_main(int socket)
 {
     static struct run_request request; /* too large for a stack frame one cares about */
@@ -199,6 +228,7 @@ NO_RETURN static void spawner_main(int socket)
         processes_drain(watch);
         reap();
     }
+    sweep();
     _exit(0);
 }
 
@@ -215,10 +245,18 @@ static void find_run_base(void)
     (void)snprintf(run_base, sizeof(run_base), "/tmp");
 }
 
+static void choose_tag(void)
+{
+    uint8_t bytes[TAG_BYTES];
+    random_bytes(bytes, sizeof(bytes));
+    (void)snprintf(run_tag, sizeof(run_tag), "%02x%02x%02x", bytes[0], bytes[1], bytes[2]);
+}
+
 int hooks_spawner_start(struct hooks_spawner **ret_spawner, struct error *error)
 {
     int ends[2];
     find_run_base();
+    choose_tag();
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
         return error_set_errno(error, "Cannot make a socket for the process that starts hooks");
     }
