@@ -57,8 +57,9 @@ void daemon_sweep_scratch(const struct daemon *daemon)
 /* What a member keeps in files that are its own. config.json is among them: the joined meshes of this directory are another identity's. */
 static char **own_files(struct config_paths *paths, size_t index)
 {
-    char **const files[] = { &paths->config_json,     &paths->outbox_db,        &paths->inbox_db,  &paths->session_id,
-                             &paths->keypair_archive, &paths->host_fingerprint, &paths->topic_keys };
+    char **const files[] = { &paths->config_json, &paths->outbox_db,       &paths->inbox_db,
+                             &paths->session_id,  &paths->keypair_archive, &paths->host_fingerprint,
+                             &paths->topic_keys,  &paths->inbox_rebuild,   &paths->outbox_recovery };
     return index < ARRAY_LENGTH(files) ? files[index] : NULL;
 }
 

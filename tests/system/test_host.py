@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from harness import BINARY, Broker, Node, create_mesh, fake_mesh, join, wait_for
+from harness import BINARY, Broker, Key, Node, create_mesh, fake_mesh, join, wait_for
 
 ID_A, ID_B = "a" * 32, "b" * 32
 MAC_A, MAC_B = "3c:22:fb:00:00:0a", "3c:22:fb:00:00:0b"
@@ -366,9 +366,13 @@ def test_remint_makes_a_second_member_that_the_first_can_message(world):
     broker, alice, bob, bill = copied_pair(world)
     bill.cli("daemon", "up", "--no-tcp", check=4)
     token = bill.path("local-token").read_text()
+    config = json.loads((bill.config / "config.json").read_text())
+    config["meshes"][0].update(nextSecretKey=Key().secret.hex(), note="kept")  # of a rotation that bob had begun
+    (bill.config / "config.json").write_text(json.dumps(config))
     bill.cli("daemon", "remint", "--name", "bill", "--invite", "-", input=invite(alice).encode())
     assert bill.pubkey != bob.pubkey and bill.mesh()["memberId"] != bob.mesh()["memberId"]
     assert record(bill)["host_id"] == ID_B
+    assert "nextSecretKey" not in bill.mesh() and bill.mesh()["note"] == "kept"
     bill.up()
     bill.wait_connected()
     assert bill.path("session-id").read_text() != bob.path("session-id").read_text()

@@ -270,11 +270,13 @@ def test_the_joined_meshes_of_a_directory_are_another_identitys(world, mesh):
     bob = Node(world, "bob")
     join(alice, bob)
     before = (bob.config / "config.json").read_bytes()
+    bob.path("inbox.rebuild").write_text("of bob's own\n")
     bob.up("--no-tcp", "--ephemeral", "--invite", invite(alice))
     bob.wait_connected()
     assert len(active(broker)) == 3
     bob.down()
     assert (bob.config / "config.json").read_bytes() == before
+    assert bob.path("inbox.rebuild").exists(), "what waits for bob's own start"
     assert sorted(active(broker)) == ["alice", "bob"]
     bob.up("--no-tcp")
     bob.wait_connected()
