@@ -21,12 +21,9 @@ static const char *const ABORT_ROWS[] = {
 static const char MOVE_COUNTS[] =
     "UPDATE outbox_count SET aborted = aborted + pending + inflight + dead, pending = 0, inflight = 0, dead = 0";
 
-static const char *const FORGET[] = {
-    "UPDATE outbox SET payload = x'', meta = NULL, mentions = NULL, reply_to_id = NULL"
-    " WHERE length(payload) > 0 OR meta IS NOT NULL OR mentions IS NOT NULL OR reply_to_id IS NOT NULL",
-    "DELETE FROM outbox_attempt",
-    "DELETE FROM receipt",
-};
+static const char FORGET_PAYLOADS[] = "UPDATE outbox SET payload = x'', meta = NULL, mentions = NULL, reply_to_id = NULL"
+                                      " WHERE length(payload) > 0 OR meta IS NOT NULL OR mentions IS NOT NULL OR reply_to_id IS NOT NULL";
+static const char *const FORGET[] = { FORGET_PAYLOADS, "DELETE FROM outbox_attempt", "DELETE FROM receipt" };
 static const char COUNT_ROWS[] = "SELECT count(*) FROM outbox";
 
 int outbox_abort_copied(struct db_connection *connection, const char *by, int64_t at, int64_t *ret_aborted, struct error *error)

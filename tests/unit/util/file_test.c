@@ -295,6 +295,68 @@ static void asking_whether_it_is_locked_does_not_keep_an_owner_out(void **state)
     free(path);
 }
 
+static void a_file_written_in_pieces_appears_whole_or_not_at_all_and_takes_no_name_that_is_taken(void **state)
+{
+    const char *directory = *state;
+    struct file_writer writer = { .fd = -1 };
+    struct error error = { .message = "" };
+    struct buffer bytes;
+    char *path = path_join(directory, "pieces");
+    file_writer_abandon(&writer);
+    assert_int_equal(file_writer_open(&writer, path, 0600, &error), 0);
+    assert_int_equal(file_writer_write(&writer, "one", 3, &error), 0);
+    assert_false(file_exists(path));
+    file_writer_abandon(&writer);
+    assert_int_equal(count_entries(directory), 0);
+    for (int round = 0; round < 2; round++) {
+        assert_int_equal(file_writer_open(&writer, path, 0600, &error), 0);
+        assert_int_equal(file_writer_write(&writer, "one", 3, &error), 0);
+        assert_int_equal(file_writer_write(&writer, "two", 3, &error), 0);
+        assert_int_equal(file_writer_finish(&writer, false, &error), round == 0 ? 0 : -ERROR_CONFLICT);
+        assert_int_equal(count_entries(directory), 1);
+    }
+    assert_int_equal(file_writer_open(&writer, path, 0600, &error), 0);
+    assert_int_equal(file_writer_finish(&writer, true, &error), 0);
+    buffer_init(&bytes, 10);
+    assert_int_equal(file_read(path, &bytes, &error), 0);
+    assert_int_equal(bytes.length, 0);
+    buffer_release(&bytes);
+    free(path);
+}
+
+static void a_tree_is_removed_and_what_links_in_it_lead_to_is_not(void **state)
+{
+    const char *directory = *state;
+    struct error error = { .message = "" };
+    bool there = true;
+    char *tree = path_join(directory, "tree");
+    char *deep = path_join(tree, "a/b/c");
+    char *link = path_join(tree, "a/link");
+    char *kept = path_join(directory, "kept");
+    char *file = path_join(kept, "file");
+    assert_int_equal(directory_ensure(deep, 0700, &error), 0);
+    assert_int_equal(directory_ensure(kept, 0700, &error), 0);
+    assert_int_equal(file_write_atomic(file, 0600, "x", 1, &error), 0);
+    assert_int_equal(symlink(kept, link), 0);
+    assert_int_equal(tree_remove(tree, &error), 0);
+    assert_int_equal(file_look(tree, &there, &error), 0);
+    assert_false(there);
+    assert_true(file_exists(file));
+    assert_int_equal(tree_remove(tree, &error), 0); /* absent */
+    assert_int_equal(symlink(kept, tree), 0);
+    assert_int_equal(tree_remove(tree, &error), 0);
+    assert_true(file_exists(file));
+    assert_int_equal(tree_remove(kept, &error), 0);
+    assert_int_equal(symlink("nowhere", tree), 0);
+    assert_int_equal(file_look(tree, &there, &error), 0);
+    assert_true(there); /* a link counts as itself */
+    free(tree);
+    free(deep);
+    free(link);
+    free(kept);
+    free(file);
+}
+
 static void paths_are_joined_with_one_slash(void **state)
 {
     (void)state;
@@ -320,6 +382,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_secret_that_others_can_read_is_denied_with_the_remedy, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_lock_keeps_others_out_until_it_is_closed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(asking_whether_it_is_locked_does_not_keep_an_owner_out, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_file_written_in_pieces_appears_whole_or_not_at_all_and_takes_no_name_that_is_taken, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(a_tree_is_removed_and_what_links_in_it_lead_to_is_not, set_up, tear_down),
         cmocka_unit_test(paths_are_joined_with_one_slash),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
