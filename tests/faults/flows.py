@@ -1263,5 +1263,49 @@ class Reset(Moving):
         self.expect(self.alice.path("local-token").exists(), "there is no token")
 
 
+class Recover(Command):
+    """A damaged outbox is saved: done, with every row; or not, with the damaged file whole under one of its names, and a second try that does."""
+
+    name = "recover"
+    kills = True
+
+    def set_up(self):
+        self.broker, self.alice, self.bob = two_nodes(self.world)
+        self.alice.up()
+        self.alice.wait_connected()
+        for number in range(20):
+            assert self.alice.send(self.bob.pubkey, f"message {number} " + "x" * 500 * (number % 9), client_message_id=f"r{number}").status == 202
+        self.alice.down()
+        path = self.alice.path("outbox.db")
+        data = bytearray(path.read_bytes())
+        data[:4096] = b"\xee" * 4096
+        path.write_bytes(data)
+        self.damaged = bytes(data)
+        self.master = self.alice.config.with_name("recover-master")
+        shutil.copytree(self.alice.config, self.master)
+
+    def rows(self):
+        database = sqlite3.connect(f"file:{self.alice.path('outbox.db')}?mode=ro", uri=True)
+        try:
+            return {row[0] for row in database.execute("SELECT client_message_id FROM outbox")}
+        finally:
+            database.close()
+
+    def is_kept(self):
+        return any(file.read_bytes() == self.damaged for file in self.alice.path("").glob("outbox.db*"))
+
+    def perform(self, fault):
+        shutil.rmtree(self.alice.config)
+        shutil.copytree(self.master, self.alice.config)
+        done = self.run(self.alice, ["daemon", "recover", "--yes"], fault)
+        self.expect(self.is_kept(), "the damaged file is gone")
+        if done.returncode != 0:
+            again = self.alice.cli("daemon", "recover", "--yes", check=None)
+            self.expect(again.returncode == 0, f"cannot be tried again: {again.stderr.decode()[-1500:]}")
+        self.expect(self.rows() == {f"r{number}" for number in range(20)}, "a row is missing")
+        self.expect(self.is_kept(), "the damaged file is gone")
+        self.expect(not self.alice.path("outbox.recovery").exists(), "the note stays")
+
+
 FLOWS = {flow.name: flow for flow in (Accept, Receive, Hooks, Operate, Start, Restart, Stop, Reconnect, Serve, ServeStart, ServeRestart, Create, Join, Rotate, RotateToken, Invite, SendCommand,
-                                      SendCold, Ask, Up, AcceptHost, Remint, Backup, Restore, Reset)}
+                                      SendCold, Ask, Up, AcceptHost, Remint, Backup, Restore, Reset, Recover)}
