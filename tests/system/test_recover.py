@@ -301,22 +301,23 @@ def test_a_recovery_that_is_killed_anywhere_can_be_run_again(used):
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed")
-    calls = "link,linkat,rename,renameat,renameat2,unlink,unlinkat,fsync,fdatasync"
-    for when in range(1, 80):
+    reached = {}
+    for call, when in ((call, when) for call in ("link", "rename", "unlink", "fsync", "fdatasync", "ftruncate") for when in range(1, 60)):
+        if call in reached:
+            continue
         path = trial.fresh()
         path.write_bytes(data)
         forget_log(path)
-        done = subprocess.run([strace, "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={calls}:signal=KILL:when={when}", BINARY, "--config-dir", str(trial.node.config),
+        done = subprocess.run([strace, "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}", BINARY, "--config-dir", str(trial.node.config),
                                "--json", "daemon", "recover", "--yes"], capture_output=True, timeout=60,
                               env={**trial.node.world.environment(), "ASAN_OPTIONS": "detect_leaks=0"})  # the leak checker and strace exclude each other
         if done.returncode == 0:
-            assert when > 10
-            break
+            reached[call] = when - 1
+            continue
         copies = [candidate for candidate in trial.daemon.glob("outbox.db*") if candidate.read_bytes() == bytes(data)]
         assert copies or set(rows(trial.daemon / "outbox.db")) == set(trial.sound), when
         trial.node.cli("--json", "daemon", "recover", "--yes")
         assert set(rows(trial.daemon / "outbox.db")) == set(trial.sound), when
         assert not (trial.daemon / "outbox.recovery").exists()
         assert any(candidate.read_bytes() == bytes(data) for candidate in trial.daemon.glob("outbox.db.damaged-*")), when
-    else:
-        raise AssertionError("it never came to its end")
+    assert reached["link"] >= 1 and reached["rename"] >= 2 and reached["unlink"] >= 3 and reached["fsync"] + reached["fdatasync"] >= 5, reached
