@@ -8,6 +8,7 @@ import sqlite3
 import pytest
 
 from harness import FEATURES, Broker, Key, Node, Stub, create_mesh, fake_mesh, join, stub_answer, stub_handshake, wait_for
+from hook_world import hook, ledger
 
 HISTORY = {**FEATURES, "history": {"params": {"version": 1}}}
 
@@ -59,6 +60,7 @@ def test_a_lost_inbox_comes_back_from_the_brokers_history_without_event_or_recei
     mark_unclean(bob)
     ruin(bob)
     receipts = alice.events("?types=receipt")
+    hook(bob, "on-message", "ledger(event['body'])\n")
     bob.up()
     assert "inbox_corruption_recovered" in bob.log.read_text() and list(bob.path("inbox.db").parent.glob("inbox.db.corrupt-*"))
     events = bob.events("?types=message")
@@ -76,6 +78,8 @@ def test_a_lost_inbox_comes_back_from_the_brokers_history_without_event_or_recei
     assert events.wait(lambda event: event["event"] == "message")["data"]["client_message_id"] == "live"
     assert [event["data"]["client_message_id"] for event in events.items if event["event"] == "message"] == ["live"]
     receipts.wait(lambda event: event["data"]["client_message_id"] == "live")
+    wait_for(lambda: ledger(bob), 20, "the hook of the live message")
+    assert ledger(bob) == ["live"], "a hook ran for what came from history"
     assert {event["data"]["client_message_id"] for event in receipts.items if event["event"] == "receipt"} == {"live"}, "a receipt for what came from history"
     events.close()
     again = bob.events("?types=message", last_event_id=events.items[-1]["id"])
