@@ -1263,6 +1263,26 @@ class Reset(Moving):
         self.expect(self.alice.path("local-token").exists(), "there is no token")
 
 
+class InstallService(Command):
+    """The unit is the old one or the new one, and whole; what a failed try left is gone after the next."""
+
+    name = "install-service"
+
+    def set_up(self):
+        self.alice = Node(self.world, "alice")
+        self.unit = self.world.directory / ".config/systemd/user/claudemesh-daemon.service"
+
+    def perform(self, fault):
+        before = self.unit.read_text() if self.unit.exists() else None
+        mark = f'"name {next(self.numbers)}"'
+        done = self.run(self.alice, ["daemon", "install-service", "--name", mark.strip('"')], fault)
+        text = self.unit.read_text() if self.unit.exists() else None
+        self.expect(text == before or (mark in text and text.endswith("WantedBy=default.target\n")), f"half a unit:\n{text}")
+        self.expect(done.returncode != 0 or mark in text, "it said that it is written")
+        self.alice.cli("daemon", "install-service", "--name", mark.strip('"'), check=0)
+        self.expect([path.name for path in self.unit.parent.iterdir()] == [self.unit.name], "something is left")
+
+
 class Recover(Command):
     """A damaged outbox is saved: done, with every row; or not, with the damaged file whole under one of its names, and a second try that does."""
 
@@ -1308,4 +1328,4 @@ class Recover(Command):
 
 
 FLOWS = {flow.name: flow for flow in (Accept, Receive, Hooks, Operate, Start, Restart, Stop, Reconnect, Serve, ServeStart, ServeRestart, Create, Join, Rotate, RotateToken, Invite, SendCommand,
-                                      SendCold, Ask, Up, AcceptHost, Remint, Backup, Restore, Reset, Recover)}
+                                      SendCold, Ask, Up, AcceptHost, Remint, Backup, Restore, Reset, Recover, InstallService)}
