@@ -129,8 +129,19 @@ def test_a_service_of_an_ordinary_user_runs_and_its_hooks_have_namespaces(manage
     environment = manager.user_manager()
     user = {"environment": environment, "user": "nobody"}
     home = pathlib.Path(environment["HOME"])
+    hooks = home / ".claudemesh/daemon/hooks"
+    manager.run(manager.binary, "daemon", "install-service", **user)
+    log = home / ".claudemesh/log"
+    additions = home / f".config/systemd/user/{UNIT}.d"
+    for path, text, mode in ((hooks / "on-startup", "#!/bin/sh\nexit 42\n", 0o700),
+                             (hooks / "hooks.toml", '[on-startup]\nenabled = true\nsandbox = "bubblewrap"\nnetwork_policy = "deny"\n', 0o600),
+                             (additions / "log.conf", f"[Service]\nStandardError=append:{log}\n", 0o600)):
+        manager.run("sh", "-c", 'mkdir -p "$(dirname "$0")"; printf %s "$1" > "$0"; chmod "$2" "$0"', path, text, f"{mode:o}", **user)
     done = manager.run(manager.binary, "daemon", "install-service", "--now", **user)
     assert "when you log in" in done.stdout
+    run = wait_for(lambda: [line for line in log.read_text().splitlines() if '"hook_run"' in line], 30, "the hook to have run")
+    assert json.loads(run[0].partition(">")[2] if run[0].startswith("<") else run[0])["exit"] == "42", log.read_text()
+    assert "unenforceable" not in log.read_text() and '"sandbox"' not in run[0], log.read_text()
     pid = manager.systemctl("--user", "show", "-P", "MainPID", UNIT, **user).stdout.strip()
     status = manager.run("cat", f"/proc/{pid}/status").stdout
     assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status
@@ -142,7 +153,7 @@ def test_a_service_of_an_ordinary_user_runs_and_its_hooks_have_namespaces(manage
     namespaces = manager.run("nsenter", "-t", children[0], "-U", "--preserve-credentials", "unshare", "-Urn", "true", check=None, **user)
     assert namespaces.returncode == 0, namespaces.stderr
     manager.run(manager.binary, "daemon", "uninstall-service", **user)
-    assert not (home / ".config").exists()
+    assert [path.name for path in (home / ".config").rglob("*") if path.is_file()] == ["log.conf"]  # what is the user's own stays
 
 
 def test_the_brokers_unit_runs_the_broker(manager):
