@@ -405,10 +405,10 @@ def test_the_outbox_tells_at_80_refuses_at_95_and_drains(world):
     ledger = Ledger(alice, bob.pubkey, "limit")
     for _ in range(79):
         assert ledger.send() == 202
-    assert metric(metrics(alice), "cm_daemon_disk_pct") == 79 and not events.items
+    assert metric(metrics(alice), 'cm_daemon_disk_pct{kind="outbox"}') == 79 and not events.items
     assert ledger.send() == 202
     assert events.wait(lambda event: event["data"]["pct"] == 80)["data"]["degraded"] is False
-    assert metric(metrics(alice), "cm_daemon_disk_pct") == 80
+    assert metric(metrics(alice), 'cm_daemon_disk_pct{kind="outbox"}') == 80
     for _ in range(15):
         assert ledger.send() == 202
     events.wait(lambda event: event["data"]["pct"] == 95)
@@ -422,7 +422,7 @@ def test_the_outbox_tells_at_80_refuses_at_95_and_drains(world):
     ledger.check(bob)
     wait_settled(alice)
     assert ledger.send() == 202
-    assert metric(metrics(alice), "cm_daemon_disk_pct") <= 1
+    assert metric(metrics(alice), 'cm_daemon_disk_pct{kind="outbox"}') <= 1
 
 
 def test_the_outboxs_bytes_are_a_limit_too(world):
@@ -436,7 +436,7 @@ def test_the_outboxs_bytes_are_a_limit_too(world):
     ledger = Ledger(alice, bob.pubkey, "bytes")
 
     def full():  # what waits in the log counts, and goes when it is quiet
-        return ledger.send_until_refused(maximum=2000, size=4000) and metric(metrics(alice), "cm_daemon_disk_pct") >= 95 and len(ledger.accepted) > 300
+        return ledger.send_until_refused(maximum=2000, size=4000) and metric(metrics(alice), 'cm_daemon_disk_pct{kind="outbox"}') >= 95 and len(ledger.accepted) > 300
 
     wait_for(full, 30, "the outbox to be full")
     assert len(ledger.accepted) < 600, len(ledger.accepted)
