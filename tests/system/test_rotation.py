@@ -244,7 +244,10 @@ def test_a_death_while_the_broker_is_asked_leaves_one_key_whole(world, passed_on
     assert gate.reached.wait(30)
     if passed_on:
         wait_for(lambda: rotations(broker) == 1, 20, "the broker to take it")
-    assert bob.send("alice", "accepted while it hangs").status == 202
+    assert bob.send("alice", "accepted while it hangs", client_message_id="hanging").status == 202
+    for _ in range(20):  # nothing is sent under a key that may be the old one by now
+        assert bob.api.get("/v1/outbox/hanging").json["status"] == "pending"
+        time.sleep(0.01)
     bob.kill()
     asking.join()
     assert bob.mesh()["pubkey"] == old and bob.mesh()["nextSecretKey"]
