@@ -213,7 +213,7 @@ static void each_mistake_says_what_to_do(void **state)
         { "claudemesh send bob hi --priority", "--priority needs a value" },
         { "claudemesh send bob hi --self=yes", "--self takes no value" },
         { "claudemesh inbox --mesh", "--mesh needs a value" },
-        { "claudemesh inbox search foo", "one argument too many" },
+        { "claudemesh inbox foo", "one argument too many" },
     };
     for (size_t i = 0; i < ARRAY_LENGTH(MISTAKES); i++) {
         PARSED(MISTAKES[i].line);

@@ -50,6 +50,7 @@ static void without_a_file_the_defaults_hold(void **state)
         { "daemon.display_name", "" },
         { "daemon.log_level", "info" },
         { "daemon.meshes", "" },
+        { "daemon.confine", "true" },
         { "ipc.tcp_enabled", "true" },
         { "ipc.tcp_port", "47823" },
         { "ipc.public_health_check", "false" },
