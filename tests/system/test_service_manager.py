@@ -109,6 +109,25 @@ def test_another_hosts_identity_is_not_started_again_and_again(manager):
     assert manager.show("NRestarts") == "0" and manager.show("ActiveState") == "failed"
 
 
+def test_a_daemon_that_cannot_start_is_given_up_after_five_tries(manager):
+    config = manager.world.directory / "config"
+    install(manager)
+    settings = config / "daemon/config.toml"
+    settings.touch(0o600)
+    settings.write_text("not = [toml")
+    additions = manager.units / f"{UNIT}.d"
+    additions.mkdir()
+    (additions / "soon.conf").write_text("[Service]\nRestartSec=0\n")
+    manager.systemctl("daemon-reload")
+    manager.systemctl("start", UNIT, check=1)
+    wait_for(lambda: manager.show("ActiveState") == "failed", 30, "it to be given up")
+    assert manager.show("ExecMainStatus") == "1" and int(manager.show("NRestarts")) == 5
+    settings.unlink()
+    manager.systemctl("reset-failed", UNIT)
+    manager.systemctl("start", UNIT)
+    assert manager.show("ActiveState") == "active"
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_systemd_reads_back_hostile_paths_and_names_and_runs_them(manager, name):
     place = manager.world.directory / name
