@@ -8,6 +8,8 @@
 
 enum {
     TERMS_MAXIMUM = 64,
+    SNIPPET_MAXIMUM = 1024, /* bytes */
+    SNIPPET_BEFORE = 256,   /* of these, before what matched */
     SNIPPET_COLUMN = INBOX_BODY_COLUMN + 1,
     PROGRESS_STEPS = 2000 /* of SQLite's machine between two looks at the clock: well under a millisecond */
 };
@@ -135,6 +137,27 @@ static int read_state(struct find_task *find, struct db_connection *connection, 
     return status < 0 ? status : exists ? 1 : 0;
 }
 
+static bool is_middle_of_character(char c)
+{
+    return ((unsigned char)c & 0xC0) == 0x80;
+}
+
+/* A text without spaces is one word to the index, however long: cut around what matched first. Heap. */
+static char *cut_snippet(struct text snippet)
+{
+    static const char DOTS[] = "\xE2\x80\xA6";
+    if (snippet.length <= SNIPPET_MAXIMUM)
+        return memory_strndup(snippet.data == NULL ? "" : snippet.data, snippet.length);
+    const char *mark = memchr(snippet.data, INBOX_SNIPPET_BEGIN[0], snippet.length);
+    size_t begin = mark == NULL || mark - snippet.data < SNIPPET_BEFORE ? 0 : (size_t)(mark - snippet.data) - SNIPPET_BEFORE;
+    while (begin > 0 && is_middle_of_character(snippet.data[begin]))
+        begin--;
+    size_t end = snippet.length - begin <= SNIPPET_MAXIMUM ? snippet.length : begin + SNIPPET_MAXIMUM;
+    while (end < snippet.length && is_middle_of_character(snippet.data[end]))
+        end--;
+    return memory_printf("%s%.*s%s", begin > 0 ? DOTS : "", (int)(end - begin), snippet.data + begin, end < snippet.length ? DOTS : "");
+}
+
 static int add_found(struct find_task *find, sqlite3_stmt *statement, struct error *error)
 {
     struct inbox_found *found = &find->found;
@@ -142,7 +165,7 @@ static int add_found(struct find_task *find, sqlite3_stmt *statement, struct err
     int status = inbox_row_read(statement, true, &found->rows[found->count], error);
     if (status < 0)
         return status;
-    found->snippets[found->count] = memory_strndup(snippet.data == NULL ? "" : snippet.data, snippet.length);
+    found->snippets[found->count] = cut_snippet(snippet);
     found->count++;
     return 0;
 }

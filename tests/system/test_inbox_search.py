@@ -55,6 +55,10 @@ def test_words_phrases_beginnings_and_operators_find_messages_newest_first(pair)
     assert found(bob, "CAFE naive") == ["m3"]
     assert found(bob, "foo-bar") == ["m4"] and found(bob, "body:failed") == []
     assert found(bob, "T-m3") == ["m3"] and found(bob, "alice staging") == ["m1"]
+    assert alice.send(bob.pubkey, "\u00e9" * 9000 + " long needle " + "y" * 9000, client_message_id="m5").status == 202
+    bob.wait_inbox(5)
+    snippet = search(bob, "needle").json["items"][0]["snippet"]
+    assert f"{BEGIN}needle{END}" in snippet and len(snippet.encode()) < 1100, "a word without end makes a snippet without end"
     item = search(bob, "production").json["items"][0]
     assert item["body"] == bodies["m2"] and item["snippet"] == f"deploy finished: {BEGIN}production{END} is fine"
     assert search(bob, "production").json["complete"] is True
