@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "store_fixture.h"
+#include "util/file.h"
 #include "util/memory.h"
 #include "util/text.h"
 
@@ -250,6 +251,30 @@ static void the_list_has_the_statements_and_pages_through_them(void **state)
     assert_true(pages > 2);
 }
 
+/* tests/fixtures/databases/broker-v2.db: two members, alice has one message of bob's, bob is to get one of alice's; made by the program of that version. */
+static void a_store_of_the_second_version_opens_and_its_members_rotate(void **state)
+{
+    static const char BOBS_KEY[] = "e2d5e5c877b628a2c897449dce4e77f88bbadda159d8abe38d1a28ace5a0a861";
+    static const char ALICES_KEY[] = "3ef422201aee06401a0fc8a42e98aad9071a718759282e00224a723fee3ac30d";
+    struct fixture *fixture = *state;
+    struct error error;
+    struct buffer bytes;
+    char *source = memory_printf("%s/tests/fixtures/databases/broker-v2.db", getenv("CLAUDEMESH_SOURCE_ROOT"));
+    buffer_init(&bytes, BUFFER_UNLIMITED);
+    assert_int_equal(file_read(source, &bytes, &error), 0);
+    assert_int_equal(file_write_atomic(fixture->path, 0600, bytes.data, bytes.length, &error), 0);
+    buffer_release(&bytes);
+    free(source);
+    fixture_open(fixture);
+    fixture->mesh = 1;
+    assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM receipt WHERE by_pubkey IS NULL AND state = 2"), 1);
+    assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM rotation"), 0);
+    assert_int_equal(rotate(fixture, 2, BOBS_KEY, NEW_KEY, 1), STORE_ROTATED);
+    assert_int_equal(rotate(fixture, 1, ALICES_KEY, NEWER_KEY, 1), STORE_ROTATED);
+    assert_int_equal(fixture_number(fixture, "SELECT count(*) FROM delivery_queue WHERE member_id = 2"), 1);
+    assert_int_equal(store_check_file(fixture->where, note_finding, NULL, &error), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -262,6 +287,7 @@ int main(void)
         TEST(a_step_is_the_next_one_of_the_asker_to_a_key_that_nobody_had),
         TEST(the_check_knows_former_keys),
         TEST(the_list_has_the_statements_and_pages_through_them),
+        TEST(a_store_of_the_second_version_opens_and_its_members_rotate),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
