@@ -412,7 +412,7 @@ def test_a_restore_that_is_killed_leaves_the_old_state_or_the_new_one_and_a_seco
     bob.down()
 
 
-@pytest.mark.parametrize("moved", ["nothing", "config.json out", "config.json", "daemon out", "both"])
+@pytest.mark.parametrize("moved", ["nothing", "config.json out", "out, and its old name came back", "config.json", "in, and its old name came back", "daemon out", "both"])
 def test_a_restore_that_was_decided_is_finished_by_whatever_command_comes_next(world, moved):
     _, alice, bob = pair(world)
     bob.up()
@@ -428,6 +428,10 @@ def test_a_restore_that_was_decided_is_finished_by_whatever_command_comes_next(w
     if moved != "nothing":
         former.mkdir(mode=0o700)
         (root / "config.json").rename(former / "config.json")
+    if moved.startswith("out,"):
+        shutil.copy(former / "config.json", root / "config.json")
+    if moved.startswith("in,"):
+        shutil.copy(ready / "config.json", root / "config.json")
     if moved in ("config.json", "daemon out", "both"):
         (ready / "config.json").rename(root / "config.json")
     if moved in ("daemon out", "both"):
