@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from harness import BINARY, Broker, Node, create_mesh, join, wait_for
+from harness import BINARY, ROOT, Broker, Node, create_mesh, join, wait_for
 
 PAGE = 4096
 
@@ -281,6 +281,23 @@ def test_a_damaged_inbox_keeps_what_can_be_read_and_gets_the_rest_from_the_broke
     assert {item["client_message_id"] for item in bob.inbox()} == {row["client_message_id"] for row in before.values()}
     wait_for(lambda: bob.api.get("/v1/inbox/search?q=message&limit=1000").json["complete"], 20, "the index")
     assert len(bob.api.get("/v1/inbox/search?q=message&limit=1000").json["items"]) == 60
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_outbox_of_the_second_version_opens_and_can_be_saved(world, damaged):
+    alice = Node(world, "alice")
+    create_mesh(Broker(world), alice)
+    path = alice.path("outbox.db")
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    shutil.copy(ROOT / "tests" / "fixtures" / "databases" / "outbox-v2.db", path)
+    path.chmod(0o600)
+    before = rows(path)
+    if damaged:
+        path.write_bytes(b"\x00" * PAGE + path.read_bytes()[PAGE:])
+        assert recover(alice)["outbox"]["rows_salvaged"] == len(before) == 41
+    alice.up()
+    listed = alice.api.get("/v1/outbox?limit=1000").json["items"]
+    assert {item["client_message_id"] for item in listed} == {row["client_message_id"] for row in before.values()}
 
 
 def test_whole_databases_are_left_alone(used):
