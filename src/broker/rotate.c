@@ -50,6 +50,7 @@ static void follow(struct broker *broker, const struct rotate_request *request)
         member->references++;
         end_sessions(broker, member);
         state_rekey_member(broker, member, request->store.new_pubkey);
+        member->rotation_seq = request->store.seq;
         state_release_member(broker, member);
     }
 }
@@ -91,7 +92,8 @@ static bool judge(struct session *session, const json_t *frame, struct rotate_re
 {
     struct error error;
     const struct member *member = session->member;
-    int status = rotation_read_request(frame, member->mesh->mesh_id, member->member_id, &request->statement, &error);
+    int status =
+        rotation_read_request(frame, member->mesh->mesh_id, member->member_id, member->rotation_seq + 1, &request->statement, &error);
     if (status != 0) {
         session_error(session, request->request_id, status == -(int)ERROR_DENIED ? "bad_signature" : "invalid_request", error.message,
                       NULL);

@@ -78,6 +78,7 @@ struct member *state_hold_member(struct broker *broker, const struct store_hello
     free(member->certificate);
     member->name = memory_strdup(hello->display_name);
     member->certificate = memory_strdup(hello->certificate);
+    member->rotation_seq = hello->rotation_seq;
     member->admin = string_equal(hello->role, "admin");
     if (hello->host_fingerprint != NULL &&
         string_copy(member->host_fingerprint, sizeof member->host_fingerprint, hello->host_fingerprint) != 0)

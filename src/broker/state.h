@@ -86,6 +86,7 @@ struct member { /* while it has a session or a presence */
     char pubkey[KEY_HEX_SIZE];
     char host_fingerprint[KEY_HEX_SIZE]; /* of the newest connection that gave one; "" none */
     char refused_host[KEY_HEX_SIZE];     /* told of already; "" none */
+    int64_t rotation_seq; /* of its last rotation; 0: none */
     bool admin;
     LIST_HEAD(, session) sessions;
     size_t references;

@@ -58,12 +58,13 @@ static int copy_string(const json_t *frame, const char *name, const char *other_
     return 0;
 }
 
-static int copy_integer(const json_t *frame, const char *name, const char *other_name, int64_t minimum, json_t *document,
+/* The same for an integer; otherwise below the minimum: there has to be one. */
+static int copy_integer(const json_t *frame, const char *name, const char *other_name, int64_t minimum, int64_t otherwise, json_t *document,
                         int64_t *ret_value, struct error *error)
 {
-    int64_t value = -1;
+    int64_t value = otherwise;
     int result = json_read_integer(frame, name, JSON_OPTIONAL, minimum, INTEGER_MAXIMUM, &value, error);
-    if (result == 0 && value < 0) {
+    if (result == 0 && value < minimum) {
         result = json_read_integer(frame, other_name, JSON_REQUIRED, minimum, INTEGER_MAXIMUM, &value, error);
     }
     if (result == 0) {
@@ -73,8 +74,8 @@ static int copy_integer(const json_t *frame, const char *name, const char *other
     return result;
 }
 
-static int read_fields(const json_t *frame, const char *mesh_id, const char *member_id, struct rotation_statement *statement,
-                       struct error *error)
+static int read_fields(const json_t *frame, const char *mesh_id, const char *member_id, int64_t next_seq,
+                       struct rotation_statement *statement, struct error *error)
 {
     json_t *document = statement->document;
     int result = copy_string(frame, "mesh", NULL, mesh_id, document, error);
@@ -82,7 +83,7 @@ static int read_fields(const json_t *frame, const char *mesh_id, const char *mem
         result = copy_string(frame, "member_id", NULL, member_id, document, error);
     }
     if (result == 0) {
-        result = copy_integer(frame, "seq", "seq", 1, document, &statement->seq, error);
+        result = copy_integer(frame, "seq", "seq", 1, next_seq, document, &statement->seq, error);
     }
     if (result == 0) {
         result = copy_string(frame, "old", "old_pubkey", NULL, document, error);
@@ -91,7 +92,7 @@ static int read_fields(const json_t *frame, const char *mesh_id, const char *mem
         result = copy_string(frame, "new", "new_pubkey", NULL, document, error);
     }
     if (result == 0) {
-        result = copy_integer(frame, "at", "timestamp", 0, document, &statement->at, error);
+        result = copy_integer(frame, "at", "timestamp", 0, -1, document, &statement->at, error);
     }
     if (result == 0) {
         result = copy_string(frame, "sig_old", NULL, NULL, document, error);
@@ -102,12 +103,12 @@ static int read_fields(const json_t *frame, const char *mesh_id, const char *mem
     return result;
 }
 
-int rotation_read_request(const json_t *frame, const char *mesh_id, const char *member_id, struct rotation_statement *ret_statement,
-                          struct error *error)
+int rotation_read_request(const json_t *frame, const char *mesh_id, const char *member_id, int64_t next_seq,
+                          struct rotation_statement *ret_statement, struct error *error)
 {
     struct rotation_statement statement = { .document = json_new_object() };
     struct public_key new_key;
-    int result = read_fields(frame, mesh_id, member_id, &statement, error);
+    int result = read_fields(frame, mesh_id, member_id, next_seq, &statement, error);
     if (result == 0) {
         statement.old_pubkey = json_string_value(json_object_get(statement.document, "old"));
         statement.new_pubkey = json_string_value(json_object_get(statement.document, "new"));

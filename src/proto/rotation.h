@@ -15,10 +15,10 @@ struct rotation_statement {
     const char *old_pubkey, *new_pubkey;
     int64_t seq, at;
 };
-/* Both signatures verified; mesh and member as given (fields that are absent are taken from there; another value is ERROR_INVALID). ERROR_DENIED: a signature is
- * false. json_decref the document. Whether seq and at fit is not judged. */
-int rotation_read_request(const json_t *frame, const char *mesh_id, const char *member_id, struct rotation_statement *ret_statement,
-                          struct error *error) MUST_CHECK;
+/* Both signatures verified; mesh and member as given (fields that are absent are taken from there; another value is ERROR_INVALID); a frame without seq, as
+ * 40-wire has it, means next_seq. ERROR_DENIED: a signature is false. json_decref the document. Whether seq and at fit is not judged. */
+int rotation_read_request(const json_t *frame, const char *mesh_id, const char *member_id, int64_t next_seq,
+                          struct rotation_statement *ret_statement, struct error *error) MUST_CHECK;
 
 /* The seq of the next rotation of `pubkey`, from the statements of one members_list: one above that of the valid statement that led to this key, else 1. */
 int64_t rotation_next_seq(const json_t *rotations, const char *mesh_id, const char *pubkey);

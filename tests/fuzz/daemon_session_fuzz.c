@@ -168,7 +168,7 @@ static struct delivery *begin(void)
                   .reconnect_max_ms = 1000000 },
         .owner_pubkey = keypair_public_hex(fuzz_keys(FUZZ_OWNER)),
         .role = "admin",
-        .events = { NULL, publish },
+        .events = { .publish = publish },
         .window = 4,
         .backoff_initial_ms = 1000000,
         .backoff_max_ms = 1000000,

@@ -14,7 +14,7 @@ import pytest
 
 import front
 import harness
-from harness import Broker, Node, create_mesh, join, wait_for
+from harness import Broker, Key, Node, WireClient, create_mesh, join, statement, wait_for
 
 
 def bodies(count):
@@ -419,3 +419,19 @@ def test_an_archive_that_cannot_be_used_is_put_aside_and_expired_keys_go(pair):
     assert len(archive(bob)["keys"]) == 8
     assert len({key["key_id"] for key in archive(bob)["keys"]}) == 8
     assert log_has(bob, "archived_key_dropped_early")
+
+
+def test_a_client_that_counts_no_rotations_takes_the_next_step(pair):
+    """The frame as 40-wire has it: no seq, which both signatures still cover."""
+    broker, alice, bob = pair
+    mesh, key = bob.mesh(), Key.from_secret_hex(bob.mesh()["secretKey"])
+    for seq, new in ((1, Key()), (2, Key())):
+        client = WireClient(broker, {**mesh, "pubkey": key.hex}, key=key)
+        at = int(time.time() * 1000)
+        text = statement("claudemesh-rotate-v1", mesh["meshId"], mesh["memberId"], seq, key.hex, new.hex, at)
+        client.ws.send({"type": "member_rotate", "_reqId": "r", "old_pubkey": key.hex, "new_pubkey": new.hex, "timestamp": at,
+                        "sig_old": key.sign(text), "sig_new": new.sign(text)})
+        assert client.ws.receive_until("member_ok")["_reqId"] == "r"
+        client.close()
+        key = new
+    wait_for(lambda: knows(alice, "bob", key.hex), 30, "the third key")

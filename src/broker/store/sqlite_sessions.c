@@ -3,7 +3,8 @@
 #include "broker/store/sqlite.h"
 
 static const char FIND_CALLER[] = "SELECT mesh.id, mesh.slug, m.id, m.member_id, m.state = 'active', m.state = 'revoked', m.display_name, "
-                                  "m.role, m.certificate, m.hello_v2, m.host_fingerprint"
+                                  "m.role, m.certificate, m.hello_v2, m.host_fingerprint,"
+                                  " (SELECT max(seq) FROM rotation WHERE member_id = m.id)"
                                   " FROM mesh JOIN member m ON m.mesh_id = mesh.id WHERE mesh.mesh_id = ? AND m.pubkey = ?";
 static const char FIND_FORMER[] = "SELECT m.state = 'revoked', m.state = 'active' FROM mesh JOIN rotation k ON k.mesh_id = mesh.id"
                                   " JOIN member m ON m.id = k.member_id WHERE mesh.mesh_id = ? AND k.old_pubkey = ?";
@@ -217,6 +218,7 @@ static int find_caller(struct db_connection *connection, struct store_hello *hel
     hello->display_name = db_column_dup(statement, 6);
     hello->role = db_column_dup(statement, 7);
     hello->certificate = db_column_dup(statement, 8);
+    hello->rotation_seq = db_column_integer(statement, 11, 0);
     *ret_uses_v2 = db_column_integer(statement, 9, 0) != 0;
     *ret_host = db_column_dup(statement, 10);
     status = hello->outcome == STORE_WELCOME ? 1 : 0;

@@ -233,6 +233,7 @@ struct store_hello { /* durable: a replay is refused also after a power failure 
     enum store_hello_outcome outcome;
     bool other_host; /* another host_fingerprint than the member's last one: kept from now on, and audited, with this hello */
     int64_t mesh, member, session /* 0 when receive is false */;
+    int64_t rotation_seq; /* of the member's last rotation; 0: none */
     int64_t deliveries_change;
     char *mesh_slug, *display_name, *role, *certificate, *state; /* heap, given; NULL: none. state: what save_session kept */
 };
