@@ -2,8 +2,8 @@
 #include "cli/api.h"
 #include "cli/output.h"
 #include "crypto/crypto.h"
-#include "identity/archive.h"
 #include "identity/identity.h"
+#include "identity/rotation.h"
 #include "json/json.h"
 #include "util/clock.h"
 #include "util/file.h"
@@ -95,8 +95,8 @@ static int run_archive(struct cli *cli)
         json_decref(answer);
         return status;
     }
-    if (crypto_start(&error) != 0 ||
-        key_archive_clean(cli->paths.keypair_archive, clock_wall_ms(), &removed, &left, &findings, &error) != 0) {
+    if (crypto_start(&error) != 0 || (file_exists(cli->paths.keypair_archive) &&
+                                      rotation_clean_archive(&cli->paths, clock_wall_ms(), &removed, &left, &findings, &error) != 0)) {
         return cli_fail_error(cli, &error);
     }
     if (findings.wrong_mode) {

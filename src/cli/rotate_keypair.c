@@ -78,12 +78,15 @@ static void tell_findings(const struct cli *cli, const struct rotation_prepared 
     if (prepared->dropped > 0) {
         cli_note(cli, "%zu former keys left the archive early: it keeps %d", prepared->dropped, (int)ARCHIVE_KEYS_MAXIMUM);
     }
+    if (prepared->not_archived) {
+        cli_note(cli, "the archive of former keys could not be written now; the rotation that was begun goes on all the same");
+    }
 }
 
 static int take_the_new_key(struct rotating *rotating)
 {
     struct error error = { 0 };
-    if (rotation_finish(&rotating->files, &error) != 0) {
+    if (rotation_finish(&rotating->files, rotating->prepared.next, &error) != 0) {
         return cli_fail(rotating->cli, EXIT_FAILED,
                         "the broker goes by the new key, and config.json could not be written: %s; run this command again", error.message);
     }
@@ -115,8 +118,9 @@ static int next_seq(struct rotating *rotating, int64_t *ret_seq, struct error *e
 static int ask_broker(struct rotating *rotating, int64_t seq, json_t **ret_answer, struct error *error)
 {
     json_t *request = NULL;
-    int result = rotation_make_request(rotating->mesh->mesh_id, rotating->mesh->member_id, seq, rotating->prepared.current,
-                                       rotating->prepared.next, clock_wall_ms() + broker_link_clock_skew_ms(rotating->link), &request, error);
+    int result =
+        rotation_make_request(rotating->mesh->mesh_id, rotating->mesh->member_id, seq, rotating->prepared.current, rotating->prepared.next,
+                              clock_wall_ms() + broker_link_clock_skew_ms(rotating->link), &request, error);
     if (result == 0) {
         result = broker_link_request(rotating->link, request, BROKER_LINK_ANSWER_MS, ret_answer, error);
     }
@@ -151,19 +155,24 @@ static int rotate_over_link(struct rotating *rotating)
     return refused != 0 ? keep_the_old_key(rotating, &error) : take_the_new_key(rotating);
 }
 
-/* A rotation that was begun and not ended, and a broker that does not know the old key any more. */
+/* A rotation that was begun and not ended, and a broker that does not know the old key any more. Whatever else it refuses, and whoever is not let in for another reason, keeps the key: the broker may never have
+ * seen the next one. */
 static int settle(struct rotating *rotating, const struct error *why)
 {
     struct error error = { 0 };
-    if (why->code != ERROR_DENIED && why->code != ERROR_CONFLICT) {
-        return cli_fail(rotating->cli, exit_code_of_error(why->code), "nothing was changed: %s", why->message);
-    }
-    if (rotating->mesh->next_secret_key == NULL) {
-        return cli_fail(rotating->cli, EXIT_NOT_AUTHORISED, "%s", why->message);
+    const struct config_mesh *mesh = rotating->mesh;
+    bool rotated = strstr(why->message, "key_rotated") != NULL, unknown = strstr(why->message, "unauthorized") != NULL;
+    bool begun = mesh->next_secret_key != NULL || (rotated && mesh->spare_secret_key != NULL);
+    if (!begun || !(rotated || unknown)) {
+        enum exit_code status = rotated                       ? EXIT_NOT_AUTHORISED
+                                : why->code == ERROR_CONFLICT ? EXIT_LINK_REFUSED
+                                                              : exit_code_of_error(why->code);
+        return cli_fail(rotating->cli, status, "nothing was changed: %s", why->message);
     }
     if (rotation_prepare(&rotating->files, &rotating->prepared, &error) != 0) {
         return cli_fail_error(rotating->cli, &error);
     }
+    tell_findings(rotating->cli, &rotating->prepared);
     return take_the_new_key(rotating);
 }
 
@@ -176,6 +185,7 @@ static int rotate_alone(struct cli *cli, const struct config_mesh *mesh, const s
         .settings = settings,
         .files = { .paths = &cli->paths,
                    .mesh_id = mesh->mesh_id,
+                   .pubkey = mesh->pubkey,
                    .now_ms = clock_wall_ms(),
                    .grace_days = settings_integer(settings, "crypto.key_grace_period_days") },
     };

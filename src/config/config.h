@@ -50,7 +50,9 @@ void config_file_release(struct config_file *file);
 const struct config_mesh *config_file_mesh(const struct config_file *file, const char *slug);
 /* Under a lock of config.json.lock: reads, adds or replaces (by mesh id) / removes (by slug), writes atomically 0600. A slug taken by another mesh: ERROR_CONFLICT. */
 int config_file_add_mesh(const char *path, const struct config_mesh *mesh, struct error *error) MUST_CHECK;
-/* Changes fields of the mesh with this id, whose pubkey must still be `pubkey` (else ERROR_CONFLICT): a NULL value removes the field. */
+/* That lock, for who changes more than one file: close() lets it go. Waits, not for ever (ERROR_BUSY). */
+int config_file_lock(const char *path, int *ret_fd, struct error *error) MUST_CHECK;
+/* Changes fields of the mesh with this id, whose pubkey must still be `pubkey` (else ERROR_CONFLICT): a NULL value removes the field. The caller holds the lock. */
 struct config_change {
     const char *name, *value;
 };

@@ -400,15 +400,16 @@ static int change_document(struct config_file *file, const char *mesh_id, const 
     return 0;
 }
 
+int config_file_lock(const char *path, int *ret_fd, struct error *error)
+{
+    return lock_wait(path, ret_fd, error);
+}
+
 int config_file_change_mesh(const char *path, const char *mesh_id, const char *pubkey, const struct config_change *changes, size_t count,
                             struct error *error)
 {
     struct config_file file = { .document = NULL };
-    int lock = -1;
-    int result = lock_wait(path, &lock, error);
-    if (result == 0) {
-        result = config_file_read(path, &file, error);
-    }
+    int result = config_file_read(path, &file, error);
     if (result == 0) {
         result = change_document(&file, mesh_id, pubkey, changes, count, error);
     }
@@ -416,9 +417,6 @@ int config_file_change_mesh(const char *path, const char *mesh_id, const char *p
         result = document_write(path, file.document, error);
     }
     config_file_release(&file);
-    if (lock >= 0) {
-        close(lock);
-    }
     return result;
 }
 

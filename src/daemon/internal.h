@@ -123,9 +123,10 @@ bool daemon_every_link_is_refused(const struct daemon *daemon);
 
 /* rotate.c (50-identity, Key rotation) */
 void daemon_rotate_keypair(void *daemon, const char *mesh_id, ipc_answered *answered, void *argument);
-void daemon_resume_rotation(struct daemon_mesh *mesh);    /* config.json says that one was begun */
-void daemon_rotation_link_changed(struct daemon *daemon); /* some link is in another state */
-void daemon_forget_rotation(struct daemon_mesh *mesh);    /* the mesh goes */
+void daemon_resume_rotation(struct daemon_mesh *mesh);        /* config.json says that one was begun */
+void daemon_rotation_link_changed(struct daemon *daemon);     /* some link is in another state */
+void daemon_forget_rotation(struct daemon_mesh *mesh);        /* the mesh goes */
+bool daemon_rotation_settles(const struct daemon_mesh *mesh); /* the link is refused for a key that is about to be replaced */
 
 /* keys.c */
 void daemon_rotate_token(void *daemon, ipc_answered *answered, void *argument);

@@ -1,7 +1,7 @@
 /* Owns what the daemon does with its own secrets beside a rotation of a mesh's key: the token (50-identity, Token), and the archive of former keys with its daily pass. What blocks runs on a
  * database's reader. */
 #include "daemon/internal.h"
-#include "identity/archive.h"
+#include "identity/rotation.h"
 #include "ipc/metrics.h"
 #include "json/json.h"
 #include "util/clock.h"
@@ -107,8 +107,8 @@ static int run_clean(struct db_connection *connection, struct db_task *base)
 {
     (void)connection;
     struct clean_task *task = CONTAINER_OF(base, struct clean_task, task);
-    return key_archive_clean(task->daemon->options->paths->keypair_archive, clock_wall_ms(), &task->removed, &task->left, &task->findings,
-                             &base->error);
+    return rotation_clean_archive(task->daemon->options->paths, clock_wall_ms(), &task->removed, &task->left, &task->findings,
+                                  &base->error);
 }
 
 static void done_clean(struct db_task *base)

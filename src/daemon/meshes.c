@@ -66,7 +66,7 @@ bool daemon_every_link_is_refused(const struct daemon *daemon)
     for (const struct daemon_mesh *mesh = daemon->meshes; mesh != NULL; mesh = mesh->next) {
         if (mesh->leaving)
             continue;
-        if (mesh->delivery == NULL || link_state(delivery_link(mesh->delivery)) != LINK_REFUSED)
+        if (mesh->delivery == NULL || link_state(delivery_link(mesh->delivery)) != LINK_REFUSED || daemon_rotation_settles(mesh))
             return false;
         any = true;
     }

@@ -21,7 +21,7 @@ enum rotate_stage {
     ROTATE_QUIET,     /* for the drain, then for the list of members */
     ROTATE_ASKED,     /* the broker */
     ROTATE_UNSETTLED, /* either key may be current: the next connection tells */
-    ROTATE_STUCK      /* the new one is, and config.json could not be written: again soon */
+    ROTATE_STUCK      /* what must be read or written could not be: again soon */
 };
 
 struct daemon_rotation {
@@ -42,7 +42,7 @@ struct files_task {
     struct db_task task;
     struct daemon_rotation *rotation;
     struct rotation_files files;
-    char *mesh_id;
+    char *mesh_id, *pubkey;
     int (*step)(struct files_task *task, struct error *error);
     void (*then)(struct daemon_rotation *rotation, int status, const struct error *error);
     struct rotation_prepared prepared;
@@ -106,6 +106,7 @@ static void done_files(struct db_task *base)
         task->then(rotation, base->status, &base->error);
     }
     free(task->mesh_id);
+    free(task->pubkey);
     free(task);
 }
 
@@ -117,8 +118,10 @@ static void start_files(struct daemon_rotation *rotation, int (*step)(struct fil
     task->task = (struct db_task){ .run = run_files, .done = done_files };
     task->rotation = rotation;
     task->mesh_id = memory_strdup(rotation->mesh->mesh_id);
+    task->pubkey = memory_strdup(rotation->mesh->pubkey);
     task->files = (struct rotation_files){ .paths = daemon->options->paths,
                                            .mesh_id = task->mesh_id,
+                                           .pubkey = task->pubkey,
                                            .now_ms = clock_wall_ms(),
                                            .grace_days = settings_integer(daemon->settings, "crypto.key_grace_period_days") };
     task->step = step;
@@ -134,7 +137,7 @@ static int step_prepare(struct files_task *task, struct error *error)
 
 static int step_finish(struct files_task *task, struct error *error)
 {
-    return rotation_finish(&task->files, error);
+    return rotation_finish(&task->files, task->rotation->prepared.next, error);
 }
 
 static int step_call_off(struct files_task *task, struct error *error)
@@ -145,11 +148,14 @@ static int step_call_off(struct files_task *task, struct error *error)
 /* ---- the new key ------------------------------------------------------------------------------------------------------- */
 
 static void finish(struct daemon_rotation *rotation);
+static void prepared(struct daemon_rotation *rotation, int status, const struct error *error);
 
 static void timer_fired(void *argument)
 {
     struct daemon_rotation *rotation = argument;
-    if (rotation->stage == ROTATE_STUCK)
+    if (rotation->stage == ROTATE_STUCK && rotation->prepared.next == NULL)
+        start_files(rotation, step_prepare, prepared);
+    else if (rotation->stage == ROTATE_STUCK)
         finish(rotation);
     else if (rotation->stage == ROTATE_QUIET)
         settle(rotation);
@@ -304,6 +310,8 @@ static void tell_findings(const struct daemon_rotation *rotation)
     if (prepared->dropped > 0)
         log_event(LOG_LEVEL_WARN, "archived_key_dropped_early", LOG_TEXT("mesh", rotation->mesh->slug),
                   LOG_NUMBER("keys", prepared->dropped), LOG_NUMBER("maximum", ARCHIVE_KEYS_MAXIMUM), LOG_END);
+    if (prepared->not_archived)
+        log_event(LOG_LEVEL_ERROR, "keypair_archive_not_written", LOG_TEXT("mesh", rotation->mesh->slug), LOG_END);
 }
 
 static void prepared(struct daemon_rotation *rotation, int status, const struct error *error)
@@ -323,10 +331,9 @@ static void prepared(struct daemon_rotation *rotation, int status, const struct 
     bool full = status == -(int)ERROR_FULL;
     fail(rotation, full ? 507 : 500, full ? "insufficient_storage" : "rotation_failed", sentence);
     free(sentence);
-    if (rotation
-            ->resumed) { /* begun before this start, and the archive cannot be written now: it goes on without, the key may be there already */
+    if (rotation->resumed) { /* begun before this start: the broker may have the new key, so it is not given up */
         rotation->stage = ROTATE_STUCK;
-        start_files(rotation, step_call_off, called_off);
+        loop_timer_start(rotation->timer, FILES_AGAIN_MS);
         return;
     }
     end(rotation);
@@ -386,6 +393,11 @@ void daemon_rotate_keypair(void *argument, const char *mesh_id, ipc_answered *an
         rotation->answer_argument = answer_argument;
         start_files(rotation, step_prepare, prepared);
     }
+}
+
+bool daemon_rotation_settles(const struct daemon_mesh *mesh)
+{
+    return mesh->rotation != NULL && mesh->delivery != NULL && old_key_is_refused(delivery_link(mesh->delivery));
 }
 
 void daemon_forget_rotation(struct daemon_mesh *mesh)

@@ -1,30 +1,51 @@
 /* Owns what a rotation writes, and in which order. Must not talk to the broker. */
 #include "identity/rotation.h"
 
+#include <unistd.h>
+
 #include "identity/identity.h"
 #include "util/memory.h"
 #include "util/text.h"
 
-struct found { /* the mesh as config.json has it now */
+struct found { /* the mesh as config.json has it now, and keeps it until it is let go */
     struct config_file file;
     const struct config_mesh *mesh;
+    int lock;
 };
+
+static void let_go(struct found *found)
+{
+    config_file_release(&found->file);
+    close(found->lock);
+}
 
 static int find(const struct rotation_files *files, struct found *ret_found, struct error *error)
 {
-    int result = config_file_read(files->paths->config_json, &ret_found->file, error);
+    *ret_found = (struct found){ .lock = -1 };
+    int result = config_file_lock(files->paths->config_json, &ret_found->lock, error);
     if (result != 0) {
         return result;
     }
-    ret_found->mesh = NULL;
+    result = config_file_read(files->paths->config_json, &ret_found->file, error);
+    if (result != 0) {
+        close(ret_found->lock);
+        return result;
+    }
     for (size_t index = 0; index < ret_found->file.mesh_count; index++) {
         if (string_equal(ret_found->file.meshes[index].mesh_id, files->mesh_id)) {
             ret_found->mesh = &ret_found->file.meshes[index];
             return 0;
         }
     }
-    config_file_release(&ret_found->file);
+    let_go(ret_found);
     return error_set(error, ERROR_NOT_FOUND, "mesh %s is not joined any more", files->mesh_id);
+}
+
+static int check_current(const struct rotation_files *files, const struct found *found, struct error *error)
+{
+    return string_equal(found->mesh->pubkey, files->pubkey)
+               ? 0
+               : error_set(error, ERROR_CONFLICT, "the key of mesh '%s' was changed meanwhile", found->mesh->slug);
 }
 
 /* When the key that goes out came: with the one that it replaced, else with the joining. */
@@ -81,7 +102,10 @@ int rotation_prepare(const struct rotation_files *files, struct rotation_prepare
     if (result != 0) {
         return result;
     }
-    result = identity_mesh_keys(found.mesh, &prepared.current, error);
+    result = check_current(files, &found, error);
+    if (result == 0) {
+        result = identity_mesh_keys(found.mesh, &prepared.current, error);
+    }
     if (result == 0) {
         result = next_keys(found.mesh, &prepared.next, error);
     }
@@ -90,8 +114,11 @@ int rotation_prepare(const struct rotation_files *files, struct rotation_prepare
     }
     if (result == 0 && found.mesh->next_secret_key == NULL) {
         result = write_next(files, found.mesh, prepared.next, error);
+    } else if (result != 0 && prepared.next != NULL && found.mesh->next_secret_key != NULL) {
+        prepared.not_archived = true; /* the broker may have the next key already: only forward is safe */
+        result = 0;
     }
-    config_file_release(&found.file);
+    let_go(&found);
     if (result != 0) {
         rotation_prepared_release(&prepared);
         return result;
@@ -113,30 +140,32 @@ static bool keeps_owner_key(const struct config_mesh *mesh)
     return mesh->owner_pubkey != NULL && string_equal(mesh->pubkey, mesh->owner_pubkey) && mesh->owner_secret_key == NULL;
 }
 
-int rotation_finish(const struct rotation_files *files, struct error *error)
+int rotation_finish(const struct rotation_files *files, const struct keypair *next, struct error *error)
 {
     struct found found;
-    struct keypair *current = NULL, *next = NULL;
+    struct keypair *current = NULL;
     struct rotation_prepared again = { 0 };
     struct error unheard;
+    char secret[SECRET_HEX_SIZE];
     int result = find(files, &found, error);
     if (result != 0) {
         return result;
     }
-    if (found.mesh->next_secret_key == NULL) {
-        config_file_release(&found.file); /* done before */
+    if (string_equal(found.mesh->pubkey, keypair_public_hex(next))) {
+        let_go(&found); /* done before */
         return 0;
     }
-    result = identity_mesh_keys(found.mesh, &current, error);
+    keypair_secret_hex(next, secret);
+    result = check_current(files, &found, error);
     if (result == 0) {
-        result = keypair_from_secret_hex(found.mesh->next_secret_key, &next, error);
+        result = identity_mesh_keys(found.mesh, &current, error);
     }
     if (result == 0) {
         /* The grace counts from now, when it took a restart to come this far; without room the older times stand. */
         (void)archive_key(files, found.mesh, current, &again, &unheard);
         const struct config_change changes[] = {
             { "pubkey", keypair_public_hex(next) },
-            { "secretKey", found.mesh->next_secret_key },
+            { "secretKey", secret },
             { "nextSecretKey", NULL },
             { "spareSecretKey", NULL },
             { "ownerSecretKey", keeps_owner_key(found.mesh) ? found.mesh->secret_key : found.mesh->owner_secret_key },
@@ -144,9 +173,9 @@ int rotation_finish(const struct rotation_files *files, struct error *error)
         result = config_file_change_mesh(files->paths->config_json, found.mesh->mesh_id, found.mesh->pubkey, changes, ARRAY_LENGTH(changes),
                                          error);
     }
+    secret_wipe(secret, sizeof(secret));
     keypair_free(current);
-    keypair_free(next);
-    config_file_release(&found.file);
+    let_go(&found);
     return result;
 }
 
@@ -169,7 +198,7 @@ int rotation_call_off(const struct rotation_files *files, struct error *error)
     if (result != 0) {
         return result;
     }
-    if (found.mesh->next_secret_key != NULL) {
+    if (found.mesh->next_secret_key != NULL && string_equal(found.mesh->pubkey, files->pubkey)) {
         const struct config_change changes[] = { { "nextSecretKey", NULL }, { "spareSecretKey", found.mesh->next_secret_key } };
         result = config_file_change_mesh(files->paths->config_json, found.mesh->mesh_id, found.mesh->pubkey, changes, ARRAY_LENGTH(changes),
                                          error);
@@ -177,6 +206,18 @@ int rotation_call_off(const struct rotation_files *files, struct error *error)
             result = remove_from_archive(files, found.mesh, error);
         }
     }
-    config_file_release(&found.file);
+    let_go(&found);
+    return result;
+}
+
+int rotation_clean_archive(const struct config_paths *paths, int64_t now_ms, size_t *ret_removed, size_t *ret_left,
+                           struct archive_findings *ret_findings, struct error *error)
+{
+    int lock = -1;
+    int result = config_file_lock(paths->config_json, &lock, error);
+    if (result == 0) {
+        result = key_archive_clean(paths->keypair_archive, now_ms, ret_removed, ret_left, ret_findings, error);
+        close(lock);
+    }
     return result;
 }

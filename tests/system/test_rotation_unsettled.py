@@ -1,0 +1,99 @@
+"""A rotation that was begun and not ended (50-identity, Key rotation): only the broker's word that the key is another one ends it forward; no start, no refusal and no second command loses a key."""
+
+import json
+import os
+import threading
+import time
+
+import pytest
+
+import harness
+from harness import Broker, Key, Node, Stub, create_mesh, fake_mesh, join, wait_for
+
+
+def change_config(node, index=0, **fields):
+    path = node.config / "config.json"
+    document = json.loads(path.read_text())
+    for name, value in fields.items():
+        if value is None:
+            document["meshes"][index].pop(name, None)
+        else:
+            document["meshes"][index][name] = value
+    path.write_text(json.dumps(document))
+
+
+def refusal(code, close_code):
+    def serve(connection, _index):
+        connection.receive()
+        connection.send({"type": "error", "code": code, "message": "this broker has its reasons"})
+        connection.close(close_code, code)
+        connection.receive()
+    return serve
+
+
+@pytest.mark.parametrize("code, close_code", [("timestamp_skew", 1008), ("bad_signature", 1008), ("revoked", 4002), ("member_already_connected", 4004),
+                                              ("feature_unavailable", 4010), ("capacity", 1008)])
+def test_a_refusal_that_is_not_about_the_key_does_not_end_a_rotation(world, code, close_code):
+    stub = Stub(world, refusal(code, close_code))
+    node, next_key = Node(world, "node"), Key()
+    mesh = fake_mesh(node, stub.url)
+    change_config(node, nextSecretKey=next_key.secret.hex())
+    done = node.cli("daemon", "rotate-keypair", check=None, timeout=90)
+    assert done.returncode != 0
+    assert (node.mesh()["pubkey"], node.mesh()["secretKey"]) == (mesh["pubkey"], mesh["secretKey"]), done.stderr
+    assert node.mesh()["nextSecretKey"] == next_key.secret.hex()
+
+
+def unended(node, rotate):
+    """What a death between the broker's answer and config.json leaves; returns the old key and the new one."""
+    before = dict(node.mesh())
+    rotate()
+    after = dict(node.mesh())
+    change_config(node, pubkey=before["pubkey"], secretKey=before["secretKey"], nextSecretKey=after["secretKey"], ownerSecretKey=before.get("ownerSecretKey"))
+    return before["pubkey"], after["pubkey"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--exit-on-refused",)], ids=["alone", "under a supervisor"])
+@pytest.mark.parametrize("archive", ["as it was", "of a newer program"])
+def test_a_start_ends_a_rotation_forward_whatever_became_of_the_archive(world, arguments, archive):
+    broker = Broker(world)
+    alice, bob = Node(world, "alice"), Node(world, "bob")
+    create_mesh(broker, alice)
+    join(alice, bob, "bob")
+    old, new = unended(bob, lambda: bob.cli("daemon", "rotate-keypair"))
+    bob.path("").mkdir(exist_ok=True, mode=0o700)
+    if archive == "of a newer program":
+        bob.path("keypair-archive.json").write_text('{"schema_version":2,"keys":[]}')
+    bob.up(*arguments)
+    wait_for(lambda: bob.pubkey == new and "nextSecretKey" not in bob.mesh(), 30, "the rotation to be settled")
+    bob.wait_connected()
+    alice.up()
+    alice.wait_connected()
+    bob.send("alice", "under the new key")
+    alice.wait_inbox(1)
+
+
+def store_key(broker, name):
+    import sqlite3
+    store = sqlite3.connect(f"file:{broker.store}?mode=ro", uri=True)
+    try:
+        return store.execute("SELECT pubkey FROM member WHERE display_name = ?", (name,)).fetchone()[0]
+    finally:
+        store.close()
+
+
+def test_two_commands_at_once_beside_a_daemon_of_another_mesh_leave_the_key_that_the_broker_has(world):
+    broker = Broker(world)
+    alice, bob = Node(world, "alice"), Node(world, "bob")
+    create_mesh(broker, alice)
+    join(alice, bob, "bob")
+    fake_mesh(bob, "ws://127.0.0.1:1/ws", slug="other")
+    bob.up("--mesh", "other")
+    for _ in range(6):
+        commands = [threading.Thread(target=lambda: bob.cli("--mesh", bob.mesh()["slug"], "daemon", "rotate-keypair", check=None)) for _ in range(4)]
+        for command in commands:
+            command.start()
+        for command in commands:
+            command.join()
+        bob.cli("--mesh", bob.mesh()["slug"], "daemon", "rotate-keypair")
+        assert bob.pubkey == store_key(broker, "bob")
