@@ -360,9 +360,15 @@ int staging_install(struct staging *staging, int (*check)(const struct config_pa
                     char **ret_aside, struct error *error)
 {
     int lock = -1;
+    int config_lock = -1;
     int64_t holder = 0;
     bool had_daemon = true;
+    bool had_config_lock = true;
+    char *config_lock_path = memory_printf("%s.lock", staging->paths->config_json);
     int result = file_look(staging->paths->daemon, &had_daemon, error);
+    if (result == 0) {
+        result = file_look(config_lock_path, &had_config_lock, error);
+    }
     if (result == 0) {
         result = check_not_mounted(staging->paths->daemon, error);
     }
@@ -374,6 +380,9 @@ int staging_install(struct staging *staging, int (*check)(const struct config_pa
     }
     if (result == 0) {
         result = identity_lock(staging->paths, &lock, &holder, error);
+    }
+    if (result == 0) { /* a command that adds a mesh must not write over what comes, nor have its key put away with what goes */
+        result = config_file_lock(staging->paths->config_json, &config_lock, error);
     }
     if (result == 0 && check != NULL) {
         result = check(staging->paths, error);
@@ -387,6 +396,13 @@ int staging_install(struct staging *staging, int (*check)(const struct config_pa
         (void)rmdir(staging->paths->daemon);
     }
     identity_unlock(lock);
+    if (undecided && !had_config_lock && config_lock >= 0) {
+        (void)unlink(config_lock_path);
+    }
+    if (config_lock >= 0) {
+        close(config_lock);
+    }
+    free(config_lock_path);
     if (undecided) {
         staging_abandon(staging);
     } else {

@@ -31,7 +31,13 @@ static int read_file(struct cli *cli, const char *path, struct buffer *passphras
     if (file_read(path, passphrase, &error) != 0) {
         return error.code == ERROR_TOO_LARGE ? too_long(cli) : cli_fail_error(cli, &error);
     }
-    size_t length = strcspn(passphrase->data, "\r\n");
+    size_t length = strcspn(passphrase->data, "\r\n"); /* or a zero byte */
+    size_t end = length + strspn(passphrase->data + length, "\r\n");
+    if (end < passphrase->length) {
+        return cli_fail(
+            cli, EXIT_FAILED,
+            "%s is more than one line of text, and of a random file only a beginning would count; put the passphrase alone into it", path);
+    }
     secret_wipe(passphrase->data + length, passphrase->length - length);
     passphrase->length = length;
     return length == 0 ? cli_fail(cli, EXIT_FAILED, "%s begins with an empty line, and an empty passphrase protects nothing", path)

@@ -102,11 +102,16 @@ void history_settled(struct delivery *delivery, int status, bool is_new)
 
 /* ---- a page ------------------------------------------------------------------------------------------------------------- */
 
+/* Today's, or one that it replaced: history keeps the key of the moment. */
+static bool is_own_key(const struct delivery *delivery, const char *pubkey)
+{
+    return pubkey != NULL && hex_is_key(pubkey) && trust_same_member(delivery->trust, pubkey, keypair_public_hex(delivery->keys));
+}
+
 /* What we sent lies in the outbox, if anywhere; but for what was sent to ourselves. */
 static bool is_ours_only(const struct delivery *delivery, const struct frame_push *push)
 {
-    const char *own = keypair_public_hex(delivery->keys);
-    return string_equal(push->sender_member_pubkey, own) && !string_equal(push->target_spec, own);
+    return is_own_key(delivery, push->sender_member_pubkey) && !is_own_key(delivery, push->target_spec);
 }
 
 /* Ascending, past what was asked after. 0 with the place after this page; -1: malformed. */

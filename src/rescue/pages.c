@@ -96,7 +96,16 @@ static void note_loose(struct rescue_pages *pages, uint64_t offset)
     pages->loose[pages->loose_count++] = offset;
 }
 
-/* Frames up to the last whole commit stand over the file; those behind a damaged one are loose. */
+/* Left by the log before this one, which began anew in the same file: SQLite counts the first salt up. */
+static bool is_of_earlier_log(const struct log_scan *scan, const uint8_t *frame_head)
+{
+    enum { LOGS_BACK = 1 << 16 };
+    uint32_t back = rescue_get_32(scan->head + 16) - rescue_get_32(frame_head + 8);
+    return back != 0 && back < LOGS_BACK;
+}
+
+/* Frames up to the last whole commit stand over the file; those behind a damaged one are loose. A transaction that the log ends in was never committed, and one that was taken back may
+ * stand behind the last that was: neither is anything that somebody was told is stored. */
 static void log_read(struct rescue_pages *pages, struct log_scan *scan)
 {
     struct {
@@ -104,6 +113,8 @@ static void log_read(struct rescue_pages *pages, struct log_scan *scan)
         uint64_t offset;
     } *open = NULL; /* of the transaction that is not committed yet */
     size_t open_count = 0, open_capacity = 0;
+    size_t committed_loose = 0; /* up to the last loose frame that ends a transaction */
+    bool broke_between = false; /* two transactions */
     uint32_t capacity = 0;
     uint8_t head[FRAME_HEAD_BYTES];
     uint8_t *page = memory_alloc(pages->page_size);
@@ -113,27 +124,33 @@ static void log_read(struct rescue_pages *pages, struct log_scan *scan)
             break;
         uint32_t number = rescue_get_32(head);
         bool ours = memcmp(head + 8, scan->head + 16, 8) == 0 && number >= 1 && number < PAGES_MAXIMUM;
+        bool ends = rescue_get_32(head + 4) != 0;
         if (scan->sound) {
             add_to_sum(scan, head, 8);
             add_to_sum(scan, page, pages->page_size);
             scan->sound = ours && scan->sum[0] == rescue_get_32(head + 16) && scan->sum[1] == rescue_get_32(head + 20);
+            broke_between = !scan->sound && open_count == 0;
+            for (size_t i = 0; !scan->sound && i < open_count && !is_of_earlier_log(scan, head); i++)
+                note_loose(pages, open[i].offset);
         }
         if (!scan->sound && ours)
             note_loose(pages, offset);
-        if (!scan->sound)
+        if (!scan->sound) {
+            committed_loose = ours && ends ? pages->loose_count : committed_loose;
             continue;
+        }
         if (open_count == open_capacity) {
             open_capacity = open_capacity == 0 ? 64 : open_capacity * 2;
             open = memory_realloc(open, open_capacity * sizeof(*open));
         }
         open[open_count].number = number;
         open[open_count++].offset = offset;
-        for (size_t i = 0; rescue_get_32(head + 4) != 0 && i < open_count; i++)
+        for (size_t i = 0; ends && i < open_count; i++)
             note_page(pages, &pages->log_offsets, &capacity, open[i].number, open[i].offset);
-        open_count = rescue_get_32(head + 4) != 0 ? 0 : open_count;
+        open_count = ends ? 0 : open_count;
     }
-    for (size_t i = 0; i < open_count; i++)
-        note_loose(pages, open[i].offset);
+    if (broke_between)
+        pages->loose_count = committed_loose;
     if (capacity < pages->count) {
         pages->log_offsets = memory_realloc(pages->log_offsets, (size_t)pages->count * sizeof(uint64_t));
         memset(pages->log_offsets + capacity, 0, ((size_t)pages->count - capacity) * sizeof(uint64_t));

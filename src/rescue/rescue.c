@@ -84,6 +84,19 @@ static int run_sql(sqlite3 *handle, const char *sql, struct error *error)
                      sqlite3_errmsg(handle));
 }
 
+/* After what `after` took out again. */
+static int count_rows(sqlite3 *handle, const char *table, int64_t *ret_rows, struct error *error)
+{
+    sqlite3_stmt *statement = NULL;
+    char *sql = memory_printf("SELECT count(*) FROM \"%s\"", table);
+    int result = sqlite3_prepare_v2(handle, sql, -1, &statement, NULL);
+    free(sql);
+    if (result == SQLITE_OK && (result = sqlite3_step(statement)) == SQLITE_ROW)
+        *ret_rows = sqlite3_column_int64(statement, 0);
+    (void)sqlite3_finalize(statement);
+    return result == SQLITE_ROW ? 0 : error_set(error, ERROR_SYSTEM, "Cannot read the new database: %s", sqlite3_errmsg(handle));
+}
+
 /* Nobody needs the new file before it is whole: no journal, one sync at its end (swap_place). */
 static int fill(const char *old_path, const char *new_path, const struct salvage_plan *plan, struct rescue_database *database,
                 void (*damaged_table)(void *argument, const char *table), const char *after, struct error *error)
@@ -102,6 +115,8 @@ static int fill(const char *old_path, const char *new_path, const struct salvage
         status = salvage_run(&pages, handle, plan, database, damaged_table, error);
     if (status == 0 && after != NULL)
         status = run_sql(handle, after, error);
+    if (status == 0)
+        status = count_rows(handle, plan->main_table, &database->rows, error);
     if (status == 0)
         status = run_sql(handle, "COMMIT", error);
     if (sqlite3_close(handle) != SQLITE_OK && status == 0)
@@ -207,6 +222,10 @@ static int mark_rebuild(const struct config_paths *paths, struct rescue_report *
 
 static int rescue_inbox(const struct config_paths *paths, struct rescue_report *report, struct error *error)
 {
+    /* What retention removed may stand in free pages still, when their list is damaged. Hooks of a row that is gone would run for the one that gets its number. */
+    static const char AFTER[] = "DELETE FROM inbox WHERE (mesh, sender_pubkey, client_message_id) IN"
+                                " (SELECT mesh, sender_pubkey, client_message_id FROM inbox_pruned);"
+                                "DELETE FROM hook_runs WHERE inbox_seq NOT IN (SELECT seq FROM inbox)";
     struct salvage_plan plan;
     struct new_database new_database = { .path = swap_new_path(paths->inbox_db),
                                          .migrations = INBOX_MIGRATIONS,
@@ -217,7 +236,7 @@ static int rescue_inbox(const struct config_paths *paths, struct rescue_report *
     if (status == 0)
         status = make_tables(&new_database, error);
     if (status == 0)
-        status = fill(paths->inbox_db, new_database.path, &plan, &report->inbox, NULL, NULL, error);
+        status = fill(paths->inbox_db, new_database.path, &plan, &report->inbox, NULL, AFTER, error);
     if (status == 0)
         status = make_tables(&new_database, error); /* opened and closed as a daemon would: its log, its marker */
     if (status == 0)

@@ -198,20 +198,35 @@ static int flock_past_probes(int fd)
     }
 }
 
+/* What was opened may have been renamed or removed before it was locked: then its lock keeps nobody out. */
+static bool is_still_there(int fd, const char *path)
+{
+    struct stat locked;
+    struct stat there;
+    return fstat(fd, &locked) == 0 && stat(path, &there) == 0 && locked.st_dev == there.st_dev && locked.st_ino == there.st_ino;
+}
+
 int file_lock(const char *path, mode_t mode, int *ret_fd, struct error *error)
 {
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, mode);
-    if (fd < 0) {
-        return error_set_errno(error, "cannot open %s", path);
-    }
-    if (flock_past_probes(fd) != 0) {
-        int result = errno == EWOULDBLOCK ? error_set(error, ERROR_BUSY, "%s is locked by another process", path)
-                                          : error_set_errno(error, "cannot lock %s", path);
+    enum { TRIES = 20 };
+    for (int try = 0; try < TRIES; try++) {
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, mode);
+        if (fd < 0) {
+            return error_set_errno(error, "cannot open %s", path);
+        }
+        if (flock_past_probes(fd) != 0) {
+            int result = errno == EWOULDBLOCK ? error_set(error, ERROR_BUSY, "%s is locked by another process", path)
+                                              : error_set_errno(error, "cannot lock %s", path);
+            close(fd);
+            return result;
+        }
+        if (is_still_there(fd, path)) {
+            *ret_fd = fd;
+            return 0;
+        }
         close(fd);
-        return result;
     }
-    *ret_fd = fd;
-    return 0;
+    return error_set(error, ERROR_BUSY, "%s is being replaced again and again", path);
 }
 
 bool file_is_locked(const char *path)

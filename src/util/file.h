@@ -43,7 +43,7 @@ char *path_join(const char *directory, const char *name) MUST_CHECK;
 char *path_parent(const char *path) MUST_CHECK;
 
 /* Opens (O_CREAT, mode) and flocks exclusively without waiting. ERROR_BUSY when another process holds
- * it. The lock lasts until the descriptor is closed. */
+ * it. What is locked is what stands at the path then, also when it was replaced meanwhile. The lock lasts until the descriptor is closed. */
 int file_lock(const char *path, mode_t mode, int *ret_fd, struct error *error) MUST_CHECK;
 /* Whether somebody holds that lock now; an absent file is not locked. */
 bool file_is_locked(const char *path);

@@ -8,6 +8,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <sys/resource.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -273,6 +276,47 @@ static void a_lock_keeps_others_out_until_it_is_closed(void **state)
     free(path);
 }
 
+struct lock_attempt {
+    const char *path;
+    int fd, result;
+};
+
+static void *attempt_lock(void *argument)
+{
+    struct lock_attempt *attempt = argument;
+    attempt->result = file_lock(attempt->path, 0600, &attempt->fd, NULL);
+    return NULL;
+}
+
+/* Whoever waits for a lock must not end with that of a file which was put away meanwhile: two would own the path. */
+static void what_is_locked_is_what_stands_at_the_path(void **state)
+{
+    char *path = path_join(*state, "lock");
+    char *next = path_join(*state, "next");
+    for (int round = 0; round < 100; round++) {
+        struct lock_attempt attempt = { .path = path, .fd = -1 };
+        struct stat locked, there;
+        pthread_t thread;
+        int fd = -1;
+        assert_int_equal(file_lock(path, 0600, &fd, NULL), 0);
+        assert_int_equal(pthread_create(&thread, NULL, attempt_lock, &attempt), 0);
+        const struct timespec pause = { .tv_nsec = 1500000 };
+        (void)nanosleep(&pause, NULL);
+        touch(next);
+        assert_int_equal(rename(next, path), 0);
+        close(fd);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        if (attempt.result == 0) {
+            assert_int_equal(fstat(attempt.fd, &locked), 0);
+            assert_int_equal(stat(path, &there), 0);
+            assert_true(locked.st_ino == there.st_ino);
+            close(attempt.fd);
+        }
+    }
+    free(path);
+    free(next);
+}
+
 static void asking_whether_it_is_locked_does_not_keep_an_owner_out(void **state)
 {
     char *path = path_join(*state, "lock");
@@ -381,6 +425,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(directories_are_made_with_their_mode_and_left_as_they_are, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_secret_that_others_can_read_is_denied_with_the_remedy, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_lock_keeps_others_out_until_it_is_closed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_is_locked_is_what_stands_at_the_path, set_up, tear_down),
         cmocka_unit_test_setup_teardown(asking_whether_it_is_locked_does_not_keep_an_owner_out, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_file_written_in_pieces_appears_whole_or_not_at_all_and_takes_no_name_that_is_taken, set_up,
                                         tear_down),
