@@ -396,7 +396,7 @@ int staging_install(struct staging *staging, int (*check)(const struct config_pa
         (void)rmdir(staging->paths->daemon);
     }
     identity_unlock(lock);
-    if (undecided && !had_config_lock && config_lock >= 0) {
+    if (!had_config_lock && config_lock >= 0) {
         (void)unlink(config_lock_path);
     }
     if (config_lock >= 0) {
