@@ -283,6 +283,8 @@ static int start(struct broker *broker, const struct broker_options *options, st
         status = directory_ensure(directory, 0700, error);
     if (status == 0)
         broker_confine(options, directory, token, port, &broker->privilege);
+    if (status == 0 && log_start_writer() != 0)
+        status = error_set_errno(error, "Cannot start a thread for the log");
     if (status == 0)
         status = loop_new(&broker->loop, error);
     if (status != 0)
@@ -391,6 +393,7 @@ int broker_run(const struct broker_options *options)
     if (privilege_no_core_dumps(&error) != 0 || crypto_start(&error) != 0 || start(&broker, options, &error) != 0) {
         fprintf(stderr, "claudemesh: the broker did not start: %s\n", error.message); /* for whoever started it; no log is kept yet */
         release(&broker);
+        log_flush();
         return error.code == ERROR_INVALID ? EXIT_STATUS_USAGE : EXIT_STATUS_FAILED;
     }
     settings_check_environment(warn_of_variable, NULL);
@@ -399,6 +402,7 @@ int broker_run(const struct broker_options *options)
     loop_run(broker.loop);
     release(&broker);
     log_event(LOG_LEVEL_INFO, "broker_stopped", LOG_END);
+    log_flush();
     return EXIT_STATUS_DONE;
 }
 

@@ -181,6 +181,8 @@ static int daemon_open(struct daemon *daemon, struct error *error)
         status = identity_session_id(paths, &daemon->session_id, error);
     if (status == 0)
         daemon_confine(daemon);
+    if (status == 0 && log_start_writer() != 0)
+        status = error_set_errno(error, "Cannot start a thread for the log");
     if (status == 0)
         status = loop_new(&daemon->loop, error);
     if (status == 0)
@@ -246,6 +248,7 @@ static void daemon_close(struct daemon *daemon)
     if (daemon->exit_status >= 0)
         log_event(LOG_LEVEL_INFO, "daemon_stopped", LOG_NUMBER("exit_status", daemon->exit_status), LOG_END);
     daemon_remove_scratch(daemon);
+    log_flush();
     identity_unlock(daemon->lock_fd);
 }
 

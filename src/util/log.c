@@ -12,6 +12,7 @@
 
 #include "util/buffer.h"
 #include "util/clock.h"
+#include "util/log_writer.h"
 #include "util/memory.h"
 #include "util/text.h"
 
@@ -20,7 +21,8 @@ enum {
     KEPT_FILES = 5,
     MS_A_DAY = 86400000,
     MS_A_HOUR = 3600000,
-    MS_A_SECOND = 1000
+    MS_A_SECOND = 1000,
+    FLUSH_MS = 1000 /* for what still waits when the process ends */
 };
 
 static const char *const LEVEL_NAMES[] = {
@@ -44,6 +46,7 @@ static int64_t file_swept_at;       /* when old files were last looked for */
 static bool line_is_torn;           /* the disk took only the beginning of the newest line */
 static uint64_t lines_lost;         /* since the newest that the disk took */
 static bool to_journal;             /* log_fd is stderr, and that is systemd's journal */
+static bool to_writer;              /* log_fd is stderr, and a write to it may wait: a thread does it */
 
 /* ---- lines ------------------------------------------------------------------------------------------------------ */
 
@@ -228,6 +231,10 @@ static bool write_bytes(const struct buffer *line, enum log_level level)
     };
     char priority[4];
     memcpy(priority, PRIORITIES[level], sizeof(priority));
+    if (to_writer) {
+        lines_lost += log_writer_take_lost();
+        return log_writer_put(priority, to_journal ? sizeof(priority) - 1 : 0, line->data, line->length);
+    }
     struct iovec parts[] = { { .iov_base = end, .iov_len = line_is_torn ? 1 : 0 },
                              { .iov_base = priority, .iov_len = to_journal ? sizeof(priority) - 1 : 0 },
                              { .iov_base = line->data, .iov_len = line->length } };
@@ -290,6 +297,7 @@ void log_set_fd(int fd)
     forget_file();
     log_fd = fd;
     to_journal = false;
+    to_writer = false;
     pthread_mutex_unlock(&log_mutex);
 }
 
@@ -307,6 +315,30 @@ bool log_detect_journal(void)
     bool detected = to_journal;
     pthread_mutex_unlock(&log_mutex);
     return detected;
+}
+
+int log_start_writer(void)
+{
+    struct stat status;
+    int result = 0;
+    pthread_mutex_lock(&log_mutex);
+    bool may_wait = file_path == NULL && log_fd == STDERR_FILENO && (fstat(log_fd, &status) != 0 || !S_ISREG(status.st_mode));
+    if (may_wait && !to_writer) {
+        result = log_writer_start(log_fd);
+        to_writer = result == 0;
+    }
+    pthread_mutex_unlock(&log_mutex);
+    return result;
+}
+
+void log_flush(void)
+{
+    pthread_mutex_lock(&log_mutex);
+    bool waits = to_writer;
+    pthread_mutex_unlock(&log_mutex);
+    if (waits) {
+        log_writer_flush(FLUSH_MS);
+    }
 }
 
 void log_poke(void)
@@ -350,6 +382,7 @@ int log_open_file(const char *path, uint64_t max_bytes, int max_age_days)
     file_path = copy;
     line_is_torn = false;
     to_journal = false;
+    to_writer = false;
     file_checked_at = clock_wall_ms();
     file_size = size;
     file_begun_at = begun_at;
@@ -363,6 +396,7 @@ int log_open_file(const char *path, uint64_t max_bytes, int max_age_days)
 void log_fatal(int status, const char *event_name, const struct log_field *fields)
 {
     write_line(LOG_LEVEL_ERROR, event_name, fields);
+    log_flush();
     pthread_mutex_lock(&log_mutex);
     (void)fsync(log_fd); /* a terminal or a pipe cannot be synced, and need not be */
     /* Not exit(): other threads go on while handlers run, and one of them could answer a promise that is lost. */

@@ -1,5 +1,5 @@
 /* JSON lines: ts, level, msg (a stable snake_case event name), then fields (80-operations, Logs).
- * Never pass a body, key, token or invite link. Any thread; each line is one write(2). */
+ * Never pass a body, key, token or invite link. Any thread; each line is one write(2), or waits for one (log_start_writer). */
 #ifndef UTIL_LOG_H
 #define UTIL_LOG_H
 
@@ -33,6 +33,12 @@ int log_level_parse(const char *name, enum log_level *ret_level);
 /* When stderr is systemd's journal (JOURNAL_STREAM names its device and inode): each line begins with <N>, its priority, which the journal takes away; `journalctl -o cat`
  * shows the JSON. True when it is. */
 bool log_detect_journal(void);
+/* From now on no line waits for who reads stderr: where that is no file, a thread of the log's own writes, 256 KiB are kept for it, and what does not fit is
+ * lost, counted and told like what a disk does not take. To be called once, by a process that serves, when it forks no more and has given up what it gives up. -1 with errno:
+ * lines are written as before. */
+int log_start_writer(void);
+/* Waits for that thread, a second at most. */
+void log_flush(void);
 /* Opens (O_APPEND, 0600) and keeps a file, rotated to <path>.1 … .5 past max_bytes, or when it was begun a fifth of max_age_days ago (a day at least), while writing; rotated
  * files older than max_age_days are removed. When somebody takes the file away it is made anew. Lines that the disk does not take are lost, counted, and told when there
  * is room again (log_lines_lost). Replaces what log_set_fd said. -1 with errno. */
