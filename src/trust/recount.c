@@ -274,17 +274,6 @@ static struct standing standing_of(const struct trust *trust, const struct perso
     return standing;
 }
 
-/* The newest name that the member signed: its own statement, an older key's, the certificate's. */
-static const char *signed_name_of(const struct person *person, const struct standing *standing)
-{
-    for (; person != NULL; person = person->predecessor) {
-        if (person->signed_name != NULL) {
-            return person->signed_name;
-        }
-    }
-    return standing->newest_certificate == NULL ? NULL : standing->newest_certificate->name;
-}
-
 static bool replace_name(struct person *person, const char *name)
 {
     if (string_equal(person->member.name, name)) {
@@ -297,10 +286,10 @@ static bool replace_name(struct person *person, const char *name)
     return true;
 }
 
-static void apply_standing(struct person *person, const struct standing *standing, bool revoked, struct trust_changes *changes)
+static void apply_standing(struct person *person, const struct standing *standing, const char *signed_name, bool revoked,
+                           struct trust_changes *changes)
 {
     struct trust_member *member = &person->member;
-    const char *signed_name = signed_name_of(person, standing);
     bool had_name = member->name[0] != '\0';
     bool is_verified = standing->verified && !revoked;
     changes->newly_verified += is_verified && !member->verified ? 1 : 0;
@@ -313,6 +302,16 @@ static void apply_standing(struct person *person, const struct standing *standin
     member->rotation_fork = standing->fork;
     member->name_signed = signed_name != NULL;
     changes->renamed += replace_name(person, signed_name != NULL ? signed_name : person->broker_name) && had_name ? 1 : 0;
+}
+
+/* Each key has the newest name that the member signed until then: its own statement, an older key's, the certificate's. */
+static void apply_to_line(struct person *root, const struct standing *standing, struct trust_changes *changes)
+{
+    const char *signed_name = standing->newest_certificate == NULL ? NULL : standing->newest_certificate->name;
+    for (struct person *person = root; person != NULL; person = person->successor) {
+        signed_name = person->signed_name != NULL ? person->signed_name : signed_name;
+        apply_standing(person, standing, signed_name, root->line_revoked, changes);
+    }
 }
 
 void recount(struct trust *trust, struct trust_changes *changes)
@@ -337,9 +336,7 @@ void recount(struct trust *trust, struct trust_changes *changes)
             continue;
         }
         struct standing standing = standing_of(trust, root);
-        for (struct person *person = root; person != NULL; person = person->successor) {
-            apply_standing(person, &standing, root->line_revoked, changes);
-        }
+        apply_to_line(root, &standing, changes);
     }
     people_collect_visible(trust);
     names_check_pins(trust, changes);

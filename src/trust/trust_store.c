@@ -338,7 +338,7 @@ static enum acceptance load_rotation(struct trust *trust, const json_t *document
 static const struct statement_table {
     const char *kind;
     enum acceptance (*accept)(struct trust *trust, const json_t *document);
-    bool in_passes; /* a rotation can only follow the one before it, and ids do not sort that way: again for as long as it helps */
+    bool by_seq; /* a rotation can only follow the one before it, and ids do not sort that way */
 } STATEMENT_TABLES[] = {
     { "certificate", evidence_certificate, false },
     { "grant", evidence_grant, false },
@@ -349,6 +349,48 @@ static const struct statement_table {
     { "name", evidence_name, false },
     { "leave", evidence_leave, false },
 };
+
+struct loaded_statement {
+    json_t *document;
+    int64_t seq;
+};
+
+struct loaded_statements {
+    struct loaded_statement *items;
+    size_t count, capacity;
+};
+
+static int compare_seq(const void *left, const void *right)
+{
+    const struct loaded_statement *a = left, *b = right;
+    return a->seq < b->seq ? -1 : a->seq > b->seq ? 1 : 0;
+}
+
+static void keep_loaded(struct loaded_statements *statements, json_t *document /* given */)
+{
+    struct loaded_statement loaded = { .document = document };
+    if (json_read_integer(document, "seq", JSON_REQUIRED, 0, INT64_C(1) << 53, &loaded.seq, NULL) != 0) {
+        loaded.seq = 0; /* none of ours: whoever accepts it says so */
+    }
+    if (statements->count == statements->capacity) {
+        statements->capacity = statements->capacity == 0 ? 64 : statements->capacity * 2;
+        statements->items = memory_realloc(statements->items, statements->capacity * sizeof(*statements->items));
+    }
+    statements->items[statements->count++] = loaded;
+}
+
+/* One look at each: a member may have made any number of them. */
+static void accept_by_seq(struct trust *trust, const struct statement_table *table, const struct loaded_statements *statements)
+{
+    if (statements->count > 0) {
+        qsort(statements->items, statements->count, sizeof(*statements->items), compare_seq);
+    }
+    for (size_t index = 0; index < statements->count; index++) {
+        (void)table->accept(trust, statements->items[index].document);
+        json_decref(statements->items[index].document);
+    }
+    free(statements->items);
+}
 
 static int load_rows(struct db_connection *connection, struct store_load *load, const char *sql,
                      void (*take)(struct trust *trust, sqlite3_stmt *row))
@@ -367,10 +409,9 @@ static int load_rows(struct db_connection *connection, struct store_load *load, 
     return result;
 }
 
-static int load_statements(struct db_connection *connection, struct store_load *load, const struct statement_table *table,
-                           size_t *ret_taken)
+static int load_table(struct db_connection *connection, struct store_load *load, const struct statement_table *table)
 {
-    size_t taken = 0;
+    struct loaded_statements in_order = { NULL, 0, 0 };
     sqlite3_stmt *statement = db_prepare(connection, LOAD_STATEMENTS, &load->task.error);
     if (statement == NULL) {
         return -(int)load->task.error.code;
@@ -380,24 +421,19 @@ static int load_statements(struct db_connection *connection, struct store_load *
         while ((result = db_step(statement, &load->task.error)) == 1) {
             struct text text = db_column_text(statement, 0);
             json_t *document = NULL;
-            if (json_parse_strict(text.data, text.length, &document, NULL) == 0) {
-                taken += table->accept(load->trust, document) == EVIDENCE_NEW ? 1 : 0;
+            if (json_parse_strict(text.data, text.length, &document, NULL) != 0) {
+                continue;
+            }
+            if (table->by_seq) {
+                keep_loaded(&in_order, document);
+            } else {
+                (void)table->accept(load->trust, document);
                 json_decref(document);
             }
         }
     }
     db_reset(statement);
-    *ret_taken = taken;
-    return result;
-}
-
-static int load_table(struct db_connection *connection, struct store_load *load, const struct statement_table *table)
-{
-    size_t taken = 0;
-    int result = 0;
-    do {
-        result = load_statements(connection, load, table, &taken);
-    } while (result == 0 && table->in_passes && taken > 0);
+    accept_by_seq(load->trust, table, &in_order);
     return result;
 }
 

@@ -332,6 +332,46 @@ static void a_forged_statement_is_looked_at_once_however_the_list_is_ordered(voi
     }
 }
 
+/* A member may rotate as often as it likes: what it makes each daemon do grows with the number of its keys, not with its square. */
+static void a_member_that_rotates_for_ever_costs_little(void **state)
+{
+    enum { LINE = 4000, AT_ONCE = 500 };
+    struct world *world = *state;
+    settle_mesh(world);
+    struct keypair **line = memory_calloc(LINE + 1, sizeof(*line));
+    for (size_t i = 0; i <= LINE; i++) {
+        assert_ok(keypair_generate(&line[i], error));
+    }
+    clock_t before = clock();
+    list_member_of_key(world, line[0]);
+    for (size_t i = 1; i <= LINE; i++) {
+        list_statement(world, "rotations", rotation_of_keys(line[i - 1], line[i], (int64_t)i));
+        if (i % AT_ONCE == 0) {
+            merge_list(world);
+            list_new(world);
+            list_member_of_key(world, line[0]);
+        }
+    }
+    double told = (double)(clock() - before) / CLOCKS_PER_SEC;
+    before = clock();
+    enum { LISTS = 20 };
+    for (size_t i = 0; i < LISTS; i++) {
+        merge_list(world);
+    }
+    double judged = (double)(clock() - before) / CLOCKS_PER_SEC;
+    before = clock();
+    world_reopen(world);
+    double loaded = (double)(clock() - before) / CLOCKS_PER_SEC;
+    print_message("told %.2f s, judged again %.3f s each, loaded %.2f s\n", told, judged / LISTS, loaded);
+    assert_string_equal(trust_current_key(world->trust, keypair_public_hex(line[0])), keypair_public_hex(line[LINE]));
+    assert_true(judged / LISTS < 0.05);
+    assert_true(loaded < 1.5);
+    for (size_t i = 0; i <= LINE; i++) {
+        keypair_free(line[i]);
+    }
+    free(line);
+}
+
 static void a_second_rotation_for_one_seq_is_a_fork_until_a_grant(void **state)
 {
     struct world *world = *state;
@@ -551,6 +591,7 @@ int main(void)
         WORLD_TEST(a_rotation_needs_both_signatures_and_the_next_seq),
         WORLD_TEST(a_line_of_keys_never_runs_into_itself),
         WORLD_TEST(a_forged_statement_is_looked_at_once_however_the_list_is_ordered),
+        WORLD_TEST(a_member_that_rotates_for_ever_costs_little),
         WORLD_TEST(a_second_rotation_for_one_seq_is_a_fork_until_a_grant),
         WORLD_TEST(the_same_step_at_another_time_is_no_fork),
         WORLD_TEST(a_fork_that_is_dated_ahead_is_settled_by_a_grant_of_today),
