@@ -27,14 +27,16 @@ struct backup_summary {
 };
 void backup_summary_release(struct backup_summary *summary);
 
-/* May run beside a daemon. Constant memory. ERROR_NOT_FOUND: there is no config.json; ERROR_CONFLICT: the file exists. On failure no file is left. */
+/* May run beside a daemon. Constant memory. ERROR_NOT_FOUND: there is no config.json; ERROR_CONFLICT: the file exists; ERROR_BUSY: config.json
+ * was changed meanwhile, and what was read after it may not belong to it. On failure no file is left. */
 int backup_write(const struct backup_request *request, struct backup_summary *ret_summary, struct error *error) MUST_CHECK;
 
 /* ERROR_BUSY: a daemon runs, or another restore. ERROR_CONFLICT: there is a configuration. ERROR_DENIED: the wrong passphrase. ERROR_CORRUPT, ERROR_TOO_LARGE, ERROR_NEWER,
  * ERROR_INVALID: the file. On failure nothing has changed. New: the local token, the session id, the inbox's epoch, the host's fingerprint. Each mesh waits for its members_list. */
 int backup_restore(const struct backup_request *request, struct backup_summary *ret_summary, struct error *error) MUST_CHECK;
 
-/* Finishes a restore (or a reset) that was decided, and then interrupted by a crash: to be called before anything else looks into the directory. One look when there is none. */
+/* Finishes a restore that was decided, and then interrupted by a crash: to be called before anything else looks into the directory. One look when there is none. Left for later when a daemon
+ * runs on the former state. */
 int backup_settle(const struct config_paths *paths, struct error *error) MUST_CHECK;
 
 /* ---- reset and removal --------------------------------------------------------------------------------------------- */
@@ -44,7 +46,7 @@ struct reset_summary {
     int64_t aborted;  /* of these, what was still to be sent, or dead */
 };
 /* ERROR_BUSY: a daemon runs. Stays: config.json, config.toml, the archive, topic keys, the host's fingerprint, hooks, what trust knows, consumed ids, the dedupe keys of what was received. Goes:
- * messages, receipts, logs, the token and the session id (new ones are made). All or nothing. */
+ * messages, receipts, logs, the token and the session id (new ones are made). Each database as a whole, the outbox first; what fails in between is cleared by the next reset. */
 int backup_reset(const struct config_paths *paths, struct reset_summary *ret_summary, struct error *error) MUST_CHECK;
 
 /* Removes everything that claudemesh's client made in the configuration directory, and the directory when nothing else is in it. Never the broker's. *ret_left: the names of what is left, one

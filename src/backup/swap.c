@@ -277,6 +277,26 @@ static int finish(const char *root, const char *ready, char **ret_aside, struct 
     return result;
 }
 
+/* Not under a daemon that looked before the decision was made and serves the former state: its directory stays until it has stopped. */
+static int finish_unless_served(const struct config_paths *paths, const char *ready, struct error *error)
+{
+    int lock = -1;
+    int64_t holder = 0;
+    bool there = false;
+    int result = file_look(paths->daemon, &there, error);
+    if (result == 0 && there) {
+        result = identity_lock(paths, &lock, &holder, error);
+    }
+    if (result == -(int)ERROR_BUSY) {
+        return 0;
+    }
+    if (result == 0) {
+        result = finish(paths->root, ready, NULL, error);
+    }
+    identity_unlock(lock);
+    return result;
+}
+
 int backup_settle(const struct config_paths *paths, struct error *error)
 {
     struct stat status;
@@ -289,7 +309,7 @@ int backup_settle(const struct config_paths *paths, struct error *error)
         if (result == -(int)ERROR_NOT_FOUND) {
             result = 0; /* somebody else has just finished */
         } else if (result == 0 && fstat(fd, &status) == 0 && status.st_nlink > 0) {
-            result = finish(paths->root, ready, NULL, error);
+            result = finish_unless_served(paths, ready, error);
         }
         if (result != 0) {
             (void)error_prefix(error, "an interrupted restore or reset cannot be finished");

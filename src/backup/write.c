@@ -72,6 +72,16 @@ static int gather_files(struct writing *writing, struct error *error)
     return error_set(error, ERROR_BUSY, "%s keeps changing; try again", writing->request->paths->config_json);
 }
 
+/* A rotation, a join or a restore meanwhile: keys of before, and an outbox of after it. */
+static int check_unchanged(const struct writing *writing, struct error *error)
+{
+    int result = config_is_unchanged(writing, error);
+    return result == 0  ? error_set(error, ERROR_BUSY, "%s was changed while the backup was made; make it again",
+                                    writing->request->paths->config_json)
+           : result < 0 ? result
+                        : 0;
+}
+
 static int put_part(struct writing *writing, const char *name, const void *data, size_t size, struct error *error)
 {
     int result = backup_writer_begin_part(writing->writer, name, error);
@@ -268,6 +278,9 @@ int backup_write(const struct backup_request *request, struct backup_summary *re
         writing.summary.with_data = request->with_data;
         (void)snprintf(writing.summary.made_by, sizeof(writing.summary.made_by), "%s", CLAUDEMESH_VERSION);
         result = put_everything(&writing, error);
+        if (result == 0) {
+            result = check_unchanged(&writing, error);
+        }
         if (result == 0) {
             result = backup_writer_finish(writing.writer, request->force, error);
         } else {

@@ -170,6 +170,12 @@ static int run_uninstall(struct cli *cli)
     char question[300];
     struct config_file file = { 0 };
     int status = meshes_read(cli, &file);
+    if (status != EXIT_DONE && cli_has(cli, "force")) {
+        cli_note(cli, "going on without it: no broker is told, and each lists this member still");
+        status = EXIT_DONE;
+    } else if (status != EXIT_DONE) {
+        cli_note(cli, "'daemon uninstall --force' removes everything without it; no broker is told then");
+    }
     if (status == EXIT_DONE) {
         warn_owner(cli, &file);
         (void)snprintf(question, sizeof question, "Leave %zu mesh%s, and remove the service, all keys and all messages in %.150s?",

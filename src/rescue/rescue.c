@@ -277,6 +277,10 @@ int rescue_run(const struct config_paths *paths, const struct rescue_options *op
     struct rescue_report report = { .finished_earlier = false };
     int lock_fd = -1;
     int64_t holder = 0;
+    if (!file_exists(paths->daemon)) { /* no daemon has run here */
+        *ret_report = report;
+        return 0;
+    }
     int status = identity_lock(paths, &lock_fd, &holder, error);
     if (status == -ERROR_BUSY)
         return error_set(error, ERROR_BUSY, "A daemon runs (pid %" PRId64 "): stop it first with `claudemesh daemon down`", holder);

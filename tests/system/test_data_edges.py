@@ -4,14 +4,16 @@ configuration, passphrase files that are not what they seem."""
 import fcntl
 import json
 import os
+import pathlib
 import shutil
+import signal
 import sqlite3
 import struct
 import subprocess
 
 import pytest
 from harness import BINARY, Broker, Node, create_mesh, join, wait_for
-from test_backup import backup, passphrase_file
+from test_backup import backup, passphrase_file, restore
 from test_inbox_rebuild import mark_unclean, rebuilt, ruin
 from test_recover import PAGE, forget_log, pages, recover, rows
 
@@ -151,6 +153,58 @@ def test_a_restore_waits_for_a_command_that_is_changing_the_configuration_and_th
     assert process.returncode == 6 and b"--force" in said, said
     assert (other.config / "config.json").stat().st_ino == mine, "what the command wrote was taken away"
     assert not (other.config / ".restore-staging").exists() and not (other.config / ".restore-ready").exists()
+
+
+def test_a_restore_that_was_decided_does_not_take_the_directory_from_a_daemon_that_serves_it(world):
+    _, alice, bob = pair(world)
+    started(alice, bob)
+    source = Node(world, "source")
+    restore(source, backup(alice))
+    ready = bob.config / ".restore-ready"
+    ready.mkdir(mode=0o700)
+    (ready / "keep").write_text("")
+    shutil.copy(source.config / "config.json", ready / "config.json")
+    shutil.copytree(source.config / "daemon", ready / "daemon")
+    serves = bob.path("daemon.pid").stat().st_ino
+    assert bob.json("mesh", "list")["meshes"][0]["pubkey"] == bob.pubkey
+    assert bob.path("daemon.pid").stat().st_ino == serves and ready.exists()
+    assert bob.send(alice.pubkey, "served", client_message_id="served").status == 202
+    bob.down()
+    assert bob.json("mesh", "list")["meshes"][0]["pubkey"] == alice.pubkey
+    assert not ready.exists() and next(bob.config.glob("before-restore-*/daemon/outbox.db")).exists()
+
+
+def test_a_backup_beside_a_changing_configuration_fails_rather_than_mixing_two_moments(world):
+    _, alice, _ = pair(world)
+    out = world.directory / "b"
+    process = subprocess.Popen([BINARY, "--config-dir", alice.config, "daemon", "backup", "--out", out, "--passphrase-file", passphrase_file(world)],
+                               env=world.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def computes():
+        user = int(pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11])
+        return user / os.sysconf("SC_CLK_TCK") > 0.1  # the passphrase's key: config.json was read, the databases were not
+
+    wait_for(computes, 30, "the key")
+    process.send_signal(signal.SIGSTOP)
+    document = json.loads((alice.config / "config.json").read_text())
+    (alice.config / "config.json").write_text(json.dumps(document, indent=3))
+    process.send_signal(signal.SIGCONT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0 and b"make it again" in said, (process.returncode, said)
+    assert not out.exists() and not list(world.directory.glob("b.*"))
+
+
+def test_recover_where_no_daemon_has_run_and_uninstall_without_a_readable_configuration(world):
+    node = Node(world, "new")
+    done = node.cli("daemon", "recover", "--yes")
+    assert b"outbox.db is not there" in done.stdout and not node.config.exists()
+    node.config.mkdir(mode=0o700)
+    (node.config / "config.json").write_text("{broken")
+    (node.config / "config.json").chmod(0o600)
+    done = node.cli("daemon", "uninstall", "--yes", check=None)
+    assert done.returncode != 0 and b"--force" in done.stderr and node.config.exists()
+    node.cli("daemon", "uninstall", "--yes", "--force")
+    assert not node.config.exists()
 
 
 # ---- passphrases ------------------------------------------------------------------------------------------------------------
