@@ -228,7 +228,7 @@ static void check_database(struct doctor *doctor, const char *path, bool running
 {
     static const char MAGIC[] = "SQLite format 3"; /* with its NUL: 16 bytes */
     char head[sizeof MAGIC] = "";
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* whatever lies there */
     if (fd < 0) {
         return; /* not made yet, or told as a permission */
     }

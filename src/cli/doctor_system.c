@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cli/doctor.h"
+#include "cli/service.h"
 #include "hooks/hook_config.h"
 #include "util/file.h"
 #include "util/limits.h"
@@ -166,30 +167,45 @@ static char *program_of_unit(const char *text)
     return memory_strndup(at, strcspn(at, quoted ? "\"\n" : " \n"));
 }
 
-void doctor_check_service(struct doctor *doctor)
+static void check_unit(struct doctor *doctor, const struct service_place *place)
 {
-    const char *home = getenv("HOME"), *configured = getenv("XDG_CONFIG_HOME");
     struct buffer text;
     struct error error;
-    if (home == NULL && configured == NULL) {
-        return;
-    }
-    char *path = configured != NULL && configured[0] == '/' ? memory_printf("%s/systemd/user/claudemesh-daemon.service", configured)
-                                                            : memory_printf("%s/.config/systemd/user/claudemesh-daemon.service", home);
     buffer_init(&text, LIMIT_CONFIG_FILE);
-    if (file_read(path, &text, &error) == 0) {
+    int status = file_read(place->path, &text, &error);
+    bool is_system = place->kind == SERVICE_SYSTEM;
+    /* The system's may be another user's. */
+    bool ours = status == 0 && (!is_system || service_unit_serves(text.data, place->manager, doctor->cli->paths.root));
+    if (status != 0 && status != -ERROR_NOT_FOUND) {
+        doctor_tell(doctor, DOCTOR_NOTE, "service", NULL, "%s", error.message);
+    } else if (ours) {
         char *program = program_of_unit(text.data);
         bool escaped = program != NULL && strpbrk(program, "\\%") != NULL; /* in the unit's own spelling: not for us to undo */
         if (program == NULL || (!escaped && access(program, X_OK) != 0)) {
-            char *remedy = doctor_command(doctor, "daemon install-service");
-            doctor_tell(doctor, DOCTOR_PROBLEM, "service", remedy, "The service %s starts %s, which is no program any more.", path,
+            char *again = doctor_command(doctor, "daemon install-service%s", is_system ? " --system" : "");
+            char *remedy = memory_printf("%s%s", is_system && geteuid() != 0 ? "sudo " : "", again);
+            doctor_tell(doctor, DOCTOR_PROBLEM, "service", remedy, "The service %s starts %s, which is no program any more.", place->path,
                         program == NULL ? "nothing" : program);
             free(remedy);
+            free(again);
         } else {
-            doctor_tell(doctor, DOCTOR_OK, "service", NULL, "The service %s starts a program that is there.", path);
+            doctor_tell(doctor, DOCTOR_OK, "service", NULL, "The service %s starts a program that is there.", place->path);
         }
         free(program);
     }
     buffer_release(&text);
-    free(path);
+}
+
+void doctor_check_service(struct doctor *doctor)
+{
+    static const enum service_kind KINDS[] = { SERVICE_USER, SERVICE_SYSTEM };
+    for (size_t i = 0; i < ARRAY_LENGTH(KINDS); i++) {
+        struct service_place place = { 0 };
+        struct error error;
+        /* launchd's lists are not read: they are written whole, and it says itself what it cannot start. */
+        if (service_place_init(KINDS[i], service_manager_of_this_system(), NULL, &place, &error) == 0 && place.manager == SERVICE_SYSTEMD) {
+            check_unit(doctor, &place);
+        }
+        service_place_release(&place);
+    }
 }

@@ -76,7 +76,7 @@ static int read_token(struct cli *cli, char **ret_token)
     struct error error = { 0 };
     int status = EXIT_DONE;
     buffer_init_secret(&text, TOKEN_FILE_LIMIT);
-    if (file_read(path, &text, &error) != 0) {
+    if (file_read_given(path, &text, &error) != 0) {
         status = error.code == ERROR_NOT_FOUND
                      ? cli_fail(cli, EXIT_NOT_AUTHORISED,
                                 "making a mesh takes the broker's admin token: there is no %s; name the file with --admin-token-file", path)

@@ -177,7 +177,7 @@ static int read_patch(struct cli *cli, const char *path, json_t *body)
     struct error error = { 0 };
     int status = EXIT_DONE;
     buffer_init(&text, LIMIT_HTTP_BODY);
-    if (file_read(string_equal(path, "-") ? "/dev/stdin" : path, &text, &error) != 0) {
+    if (file_read_given(string_equal(path, "-") ? "/dev/stdin" : path, &text, &error) != 0) {
         status = cli_fail_error(cli, &error);
     } else if (text.length == 0 || !utf8_is_valid(text.data, text.length)) {
         status = cli_fail_usage(cli, "%s is empty or not valid UTF-8 text", path);

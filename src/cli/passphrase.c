@@ -28,7 +28,7 @@ static int read_file(struct cli *cli, const char *path, struct buffer *passphras
     if (stat(path, &status) == 0 && S_ISREG(status.st_mode) && (status.st_mode & (S_IRGRP | S_IROTH)) != 0) {
         cli_note(cli, "others can read %s; chmod 600 %s", path, path);
     }
-    if (file_read(path, passphrase, &error) != 0) {
+    if (file_read_given(path, passphrase, &error) != 0) {
         return error.code == ERROR_TOO_LARGE ? too_long(cli) : cli_fail_error(cli, &error);
     }
     size_t length = strcspn(passphrase->data, "\r\n"); /* or a zero byte */

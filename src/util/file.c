@@ -13,13 +13,10 @@
 
 enum { READ_PART = 64 * 1024 };
 
-int file_read(const char *path, struct buffer *ret_bytes, struct error *error)
+/* To its end; closes fd. */
+static int read_all(int fd, const char *path, struct buffer *ret_bytes, struct error *error)
 {
     int result = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return error_set_errno(error, "cannot open %s", path);
-    }
     for (;;) {
         size_t room = ret_bytes->maximum - ret_bytes->length;
         size_t part = room < READ_PART ? room : READ_PART;
@@ -48,6 +45,26 @@ int file_read(const char *path, struct buffer *ret_bytes, struct error *error)
     }
     close(fd);
     return result;
+}
+
+int file_read(const char *path, struct buffer *ret_bytes, struct error *error)
+{
+    struct stat status;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would wait here for who writes */
+    if (fd < 0) {
+        return error_set_errno(error, "cannot open %s", path);
+    }
+    if (fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode)) {
+        close(fd);
+        return error_set(error, ERROR_INVALID, "%s is a pipe, where a file is expected", path);
+    }
+    return read_all(fd, path, ret_bytes, error);
+}
+
+int file_read_given(const char *path, struct buffer *ret_bytes, struct error *error)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? error_set_errno(error, "cannot open %s", path) : read_all(fd, path, ret_bytes, error);
 }
 
 int file_sync(int fd)

@@ -9,8 +9,10 @@
 #include "util/buffer.h"
 #include "util/error.h"
 
-/* Appends the file's bytes. ERROR_NOT_FOUND, ERROR_TOO_LARGE (over the buffer's maximum), ERROR_SYSTEM. */
+/* Appends the file's bytes. Waits for nobody. ERROR_NOT_FOUND, ERROR_TOO_LARGE (over the buffer's maximum), ERROR_INVALID (a pipe), ERROR_SYSTEM. */
 int file_read(const char *path, struct buffer *ret_bytes, struct error *error) MUST_CHECK;
+/* The same for a path that the user named on the command line: a pipe too (/dev/stdin, what a shell makes of <(…)), to its end. */
+int file_read_given(const char *path, struct buffer *ret_bytes, struct error *error) MUST_CHECK;
 /* Temporary file in the same directory made with `mode`, write, fsync, rename, fsync of the
  * directory (10-cli, Files). On failure the old file is untouched and the temporary one gone. Temporary files of this
  * path whose writers died are removed. */

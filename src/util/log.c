@@ -137,8 +137,9 @@ static int open_current(const char *path, uint64_t *ret_size, int64_t *ret_begun
         return -1;
     }
     struct stat status;
-    if (fstat(fd, &status) != 0) {
-        int saved = errno;
+    bool known = fstat(fd, &status) == 0;
+    if (!known || S_ISFIFO(status.st_mode)) { /* a pipe would wait for who reads it */
+        int saved = known ? EINVAL : errno;
         close(fd);
         errno = saved;
         return -1;

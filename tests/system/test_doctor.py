@@ -5,6 +5,7 @@ import os
 import pathlib
 import socket
 import stat
+import subprocess
 
 import pytest
 
@@ -264,6 +265,69 @@ def test_a_service_whose_program_is_gone_is_told(host):
     assert finding(alice, "service", says="/nowhere/claudemesh")["remedy"].endswith("daemon install-service")
     unit.write_text(f'[Service]\nExecStart="{os.path.abspath(harness.BINARY)}" daemon up --foreground\n')
     gone(alice, "service")
+
+
+class UnitsOfItsOwn:
+    """Commands of a node in a mount namespace where /etc/systemd/system is a directory of the test's."""
+
+    def __init__(self, node):
+        self.node, self.units = node, node.world.directory / "units"
+        self.units.mkdir()
+        self.unshare = ["unshare", "-m" if os.geteuid() == 0 else "-Urm"]
+        if not os.path.isdir("/etc/systemd/system") or subprocess.run([*self.unshare, "true"], capture_output=True).returncode != 0:
+            pytest.skip("no mount namespace, or no /etc/systemd/system, here")
+
+    def run(self, *arguments):
+        return self.node.world.run(*self.unshare, "sh", "-c", 'mount --bind "$0" /etc/systemd/system && exec "$@"', self.units,
+                                   os.path.abspath(harness.BINARY), "--config-dir", self.node.config, *arguments)
+
+    def findings(self):
+        return [entry for entry in json.loads(self.run("--json", "doctor").stdout)["checks"] if entry["check"] == "service"]
+
+
+def test_a_service_of_the_system_whose_program_is_gone_is_told(host):
+    _, alice = host
+    system, binary = UnitsOfItsOwn(alice), os.path.abspath(harness.BINARY)
+    assert not system.findings()
+    done = system.run("daemon", "install-service", "--system", "--allow-ci-persistent")
+    assert done.returncode == 0, done
+    unit = system.units / "claudemesh-daemon.service"
+    text = unit.read_text()
+    assert [entry["state"] for entry in system.findings()] == ["ok"]
+    unit.write_text(text.replace(binary, "/nowhere/claudemesh"))
+    told = system.findings()
+    assert [entry["state"] for entry in told] == ["problem"] and "/nowhere/claudemesh" in told[0]["detail"]
+    assert told[0]["remedy"].endswith("daemon install-service --system") and str(alice.config) in told[0]["remedy"]
+    assert system.run("daemon", "install-service", "--system", "--allow-ci-persistent").returncode == 0 and unit.read_text() == text
+    unit.write_text(unit.read_text().replace(str(alice.config), "/srv/another").replace(binary, "/nowhere/claudemesh"))
+    assert not system.findings()  # somebody else's
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "socket", "huge", "zero", "loop", "dangling", "null"])
+@pytest.mark.parametrize("name", ["daemon/config.toml", "config.json", "daemon/hooks/hooks.toml", "daemon/local-token", "daemon/http.port",
+                                  "daemon/host_fingerprint.json", "daemon/keypair-archive.json", "daemon/outbox.db"])
+def test_a_file_that_is_none_is_told_and_nothing_hangs(host, name, kind):
+    _, alice = host
+    path = alice.config / name
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(path, 0o600)
+    elif kind == "directory":
+        path.mkdir(mode=0o700)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    elif kind == "huge":
+        path.touch(0o600)
+        os.truncate(path, 1 << 34)
+    else:
+        path.symlink_to({"zero": "/dev/zero", "loop": path, "dangling": "/nowhere", "null": "/dev/null"}[kind])
+    done = alice.cli("--json", "doctor", check=None, timeout=20)
+    assert done.returncode in (0, 1), done
+    json.loads(done.stdout)
+    assert alice.cli("daemon", "up", "--no-tcp", check=None, timeout=20).returncode in (0, 1, 4)  # it may start, or say why not; it does not hang
+    alice.cli("daemon", "down", check=None)
 
 
 def test_a_broker_that_is_away_is_told_and_started(host):
