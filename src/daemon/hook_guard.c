@@ -14,10 +14,14 @@ struct guard_question {
     void *argument;
 };
 
+/* A run that nobody listens to any more goes on; one that still waits must not keep its place in the queue from those who do. */
 static void question_free(struct guard_question *question)
 {
-    if (question->job != NULL)
-        question->job->question = NULL;
+    struct hook_job *job = question->job;
+    if (job != NULL) {
+        job->question = NULL;
+        hooks_withdraw(job->hooks->engine, job);
+    }
     loop_timer_free(question->timer);
     free(question);
 }
@@ -138,7 +142,7 @@ static void *ask(void *argument, const char *mesh_slug, json_t *message,
 static void cancel(void *argument, void *question)
 {
     (void)argument;
-    question_free(question); /* the run goes on, and nobody listens */
+    question_free(question);
 }
 
 void hook_guard_install(struct daemon_hooks *hooks)

@@ -494,6 +494,18 @@ void hooks_run(struct hooks *hooks, const struct hook_event *event)
     }
 }
 
+void hooks_withdraw(struct hooks *hooks, const void *argument)
+{
+    for (struct job *job = hooks->waiting.first; job != NULL; job = job->next) {
+        if (job->event.argument == argument) {
+            list_remove(&hooks->waiting, job);
+            hooks->waiting_bytes -= job->payload.length;
+            refuse(job, "withdrawn", "nobody waits for it any more");
+            return;
+        }
+    }
+}
+
 size_t hooks_waiting(const struct hooks *hooks)
 {
     return hooks->waiting.count;

@@ -56,7 +56,7 @@ struct hook_event {
 /* How a run ended. Borrowed; gone when `done` returns. */
 struct hook_result {
     const char *hook, *event_id, *mesh;
-    /* NULL: it ran. Else why not: "disabled", "queue_full", "configuration", "missing", "unsafe", "ambiguous", "sandbox", "exec", "spawner", "prepare", "stopping". */
+    /* NULL: it ran. Else why not: "disabled", "queue_full", "configuration", "missing", "unsafe", "ambiguous", "sandbox", "exec", "spawner", "prepare", "stopping", "withdrawn". */
     const char *not_started;
     const char *detail; /* a sentence for the log, with not_started; else NULL */
     int exit_status;    /* 0 to 255; -1 when a signal ended it or it was not started */
@@ -122,6 +122,8 @@ bool hooks_wants(const struct hooks *hooks, const char *hook);
 const struct hook_config *hooks_config(const struct hooks *hooks, const char *hook);
 /* Starts it, or lets it wait for a place. Never fails: `done` says what became of it. */
 void hooks_run(struct hooks *hooks, const struct hook_event *event);
+/* Nobody wants to know any more: the event with this argument, if it still waits for a place, is `done` ("withdrawn") soon. One that runs goes on. */
+void hooks_withdraw(struct hooks *hooks, const void *argument);
 size_t hooks_waiting(const struct hooks *hooks);
 size_t hooks_running(const struct hooks *hooks);
 uint64_t hooks_dropped(const struct hooks *hooks); /* not queued because the queue was full */

@@ -7,7 +7,7 @@
 #include "util/ids.h"
 #include "util/memory.h"
 
-enum { TOKEN_BYTES = 32, TOKEN_LENGTH = CAPABILITY_TOKEN_SIZE - 1 };
+enum { TOKEN_BYTES = 32, TOKEN_LENGTH = CAPABILITY_TOKEN_SIZE - 1, REFUSALS_TOLD = 8 };
 
 /* ---- scopes ------------------------------------------------------------------------------------------------------------ */
 
@@ -157,6 +157,14 @@ void ipc_capability_close(struct ipc *ipc, struct ipc_capability *capability, st
     capability->socket = NULL;
     *ret_use = (struct ipc_capability_use){ capability->calls, capability->reply_id != NULL };
     capability_let_go(capability);
+}
+
+bool capability_may_tell(struct ipc_capability *capability)
+{
+    if (capability->refusals_told == REFUSALS_TOLD)
+        return false;
+    capability->refusals_told++;
+    return true;
 }
 
 /* ---- a request --------------------------------------------------------------------------------------------------------- */

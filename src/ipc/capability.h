@@ -17,12 +17,16 @@ struct ipc_capability {
     int64_t expires_at_ms; /* monotonic */
     struct http_narrow *socket;
     unsigned calls;
+    unsigned refusals_told;     /* in the log */
     char *reply_id;             /* the client_message_id that used reply:event; NULL: not used */
     unsigned replies_under_way; /* requests with it that are not answered */
     bool reply_stands;          /* one of them was accepted */
 };
 struct ipc_capability *capability_hold(struct ipc_capability *capability); /* takes NULL */
 void capability_let_go(struct ipc_capability *capability);                 /* takes NULL */
+
+/* Whether the log is to tell one more refusal of this run: a hook must not push out of the log what else stands there. */
+bool capability_may_tell(struct ipc_capability *capability) MUST_CHECK;
 
 enum capability_presented { CAPABILITY_ABSENT, CAPABILITY_GOOD, CAPABILITY_BAD };
 /* What a request presents, by its Authorization header and by the socket that it came in on: there only the run's own is good. *ret_capability (borrowed) when GOOD. */

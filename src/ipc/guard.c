@@ -228,9 +228,13 @@ static bool check_bearer(struct guard_case *this)
                                "The token is not this daemon's; read it again from daemon/local-token of the configuration directory.");
 }
 
+/* Half of the places are no hook's: a run that keeps its requests open must not shut the API to everybody else (60-hooks). */
 static bool check_in_flight(struct guard_case *this)
 {
-    if (this->request->in_flight <= this->guard->max_in_flight)
+    size_t most = this->guard->max_in_flight;
+    if (this->request->capability == CAPABILITY_GOOD)
+        most -= most / 2;
+    if (this->request->in_flight <= most)
         return true;
     return refuse_for_now(this, "daemon_busy", "Too many requests wait for an answer; try again in a second.", 1);
 }

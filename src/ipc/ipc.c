@@ -71,7 +71,8 @@ static void on_head(void *argument, struct http_request *request)
         return;
     int status = result == GUARD_PREFLIGHT ? 204 : refusal.status;
     ipc_metrics_request(ipc->metrics, NULL, view.transport, status, clock_monotonic_us() - http_started_us(request));
-    if (refusal.security)
+    struct ipc_capability *run = capability != NULL ? capability : http_narrow_owner(request);
+    if (refusal.security && (run == NULL || capability_may_tell(run)))
         log_refusal(&view, &refusal);
     if (result == GUARD_PREFLIGHT)
         answer_preflight(request);

@@ -283,8 +283,7 @@ static int replace_content(struct outbox_row *row, const struct send_verdict *ve
     char *replaced = NULL;
     struct buffer meta;
     buffer_init(&meta, LIMIT_META);
-    int64_t limit = delivery != NULL ? delivery_inline_bytes(delivery) : LIMIT_INLINE_DEFAULT;
-    int status = guard_apply(verdict, limit, depth_of(row), &message, &replaced, &meta, error);
+    int status = guard_apply(verdict, delivery_inline_bytes(delivery), depth_of(row), &message, &replaced, &meta, error);
     if (status == 0 && verdict->meta != NULL)
         put_meta(row, &meta);
     if (status == 0 && replaced != NULL) {
@@ -303,10 +302,12 @@ static void on_judged(void *argument, const struct send_verdict *verdict)
     struct error error;
     change->exchange->on_gone = NULL;
     change->question = NULL;
+    struct delivery *delivery = ipc_delivery_of_row(change->exchange->ipc, row->mesh);
     if (verdict->action == SEND_DENIED) {
         fail_denied(change, verdict->reason);
-    } else if (verdict->action == SEND_REPLACED &&
-               replace_content(row, verdict, ipc_delivery_of_row(change->exchange->ipc, row->mesh), &error) != 0) {
+    } else if (!may_be_sent(change->exchange, change, row, delivery)) { /* the mesh was left meanwhile, or we were revoked */
+        change_free(change);
+    } else if (verdict->action == SEND_REPLACED && replace_content(row, verdict, delivery, &error) != 0) {
         fail_denied(change, error.message);
     } else {
         change->successor = NULL;

@@ -81,10 +81,13 @@ void send_answer_conflict(struct send *send, const struct accept_cell *cell, enu
     json_t *more = json_new_object();
     json_put_string(more, "conflict", cell->conflict);
     json_put_string(more, "client_message_id", send->request.client_message_id);
-    json_put_string(more, "outbox_id", send->outbox_id);
-    json_put_string(more, "daemon_fingerprint_prefix", prefix);
-    if (facts->broker_message_id != NULL)
-        json_put_string(more, "broker_message_id", facts->broker_message_id);
+    /* A capability reads nothing: of a row with another content it is told that it is there. */
+    if (exchange->capability == NULL || cell->outcome == ACCEPT_CONFLICT_MATCH) {
+        json_put_string(more, "outbox_id", send->outbox_id);
+        json_put_string(more, "daemon_fingerprint_prefix", prefix);
+        if (facts->broker_message_id != NULL)
+            json_put_string(more, "broker_message_id", facts->broker_message_id);
+    }
     if (state == OUTBOX_DEAD && cell->outcome == ACCEPT_CONFLICT_MATCH)
         json_put_string(more, "reason", facts->reason);
     send_free(send);
