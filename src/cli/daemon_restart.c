@@ -62,6 +62,15 @@ static void former_read(int64_t pid, struct former *former)
         former->known = string_equal(former->cli.command->name, "daemon up") || string_equal(former->cli.command->name, "daemon restart");
 }
 
+/* What the start would refuse after the stop. An invite is not kept by the daemon that used it: it was overwritten where it stood. */
+static bool lacks_invite(const struct cli *flags, bool again)
+{
+    const char *variable = getenv("CLAUDEMESH_INVITE");
+    bool in_environment = variable != NULL && variable[0] != '\0';
+    bool given = cli_has(flags, "invite");
+    return again && given ? true : cli_has(flags, "ephemeral") && !given && !in_environment;
+}
+
 /* ---- the new one ------------------------------------------------------------------------------------------------------------ */
 
 struct command_line {
@@ -144,7 +153,11 @@ int daemon_restart(struct cli *cli)
     buffer_init_secret(&former.text, COMMAND_LINE_MAXIMUM);
     if (is_running && !has_flags(cli))
         former_read(pid, &former);
-    int status = daemon_stop_running(cli, &pid);
+    int status = lacks_invite(former.known ? &former.cli : cli, former.known)
+                     ? cli_fail_usage(cli, "an ephemeral member is removed from the mesh when its daemon stops, and a new one needs an "
+                                           "invite, which is not kept; nothing was stopped. Say "
+                                           "`claudemesh daemon restart --ephemeral --invite LINK` ('-' reads it from standard input)")
+                     : daemon_stop_running(cli, &pid);
     if (status == EXIT_DONE)
         status = become_up(cli, former.known ? &former.cli : cli, former.known);
     former_release(&former);

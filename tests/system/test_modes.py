@@ -189,6 +189,23 @@ def test_the_keys_of_an_ephemeral_member_are_in_no_file(world, mesh):
     node.down()
 
 
+def test_a_restart_without_an_invite_stops_nothing(world, mesh):
+    link = invite(mesh[1], "--max-uses", "3")
+    job = runner(world)
+    job.cli("daemon", "up", "--ephemeral", "--invite", "-", "--no-tcp", input=link.encode())
+    try:
+        for flags in ((), ("--ephemeral", "--no-tcp")):
+            done = job.cli("daemon", "restart", *flags, check=2)
+            assert b"nothing was stopped" in done.stderr
+            assert job.api.get("/v1/health").status == 200
+            job.api.close()
+        job.cli("daemon", "restart", "--ephemeral", "--invite", "-", "--no-tcp", input=link.encode())
+        assert job.api.get("/v1/health").status == 200
+        job.api.close()
+    finally:
+        job.cli("daemon", "down")
+
+
 def test_a_ttl_ends_it_and_removes_the_member(world, mesh):
     broker, alice = mesh
     node = runner(world)
