@@ -22,7 +22,8 @@ struct rescue_pages {
     /* Versions behind a damaged place of the log: of a transaction that was committed, or not. */
     uint64_t *loose;
     size_t loose_count;
-    uint8_t *visited; /* a bit a page */
+    uint8_t *visited;       /* a bit a page */
+    uint64_t overflow_left; /* how many more overflow pages are read, so that a file made for it keeps nobody for hours */
 };
 int rescue_pages_open(const char *path, struct rescue_pages *ret_pages, struct error *error) MUST_CHECK;
 void rescue_pages_close(struct rescue_pages *pages);

@@ -127,7 +127,7 @@ static bool find_payload(const struct rescue_pages *pages, const uint8_t *at, co
     return true;
 }
 
-/* The payload as far as its pages can be read; heap. */
+/* The payload as far as its pages can be read, and as long as there is patience with chains that go round; heap. */
 static uint8_t *gather(struct rescue_walk *walk, const struct cell *cell, size_t *ret_size)
 {
     struct rescue_pages *pages = walk->pages;
@@ -136,8 +136,9 @@ static uint8_t *gather(struct rescue_walk *walk, const struct cell *cell, size_t
     size_t size = cell->local_size, part = pages->usable - 4;
     memcpy(bytes, cell->local, size);
     for (uint32_t next = cell->overflow; next != 0 && size < cell->whole;) {
-        if (rescue_page_read(pages, next, page) != 0)
+        if (pages->overflow_left == 0 || rescue_page_read(pages, next, page) != 0)
             break;
+        pages->overflow_left--;
         size_t length = cell->whole - size < part ? (size_t)(cell->whole - size) : part;
         memcpy(bytes + size, page + 4, length);
         size += length;
@@ -154,7 +155,7 @@ static void give_record(struct rescue_walk *walk, const struct cell *cell, bool 
     uint8_t *gathered = NULL;
     const uint8_t *bytes = cell->local;
     size_t size = cell->local_size;
-    if (cell->overflow != 0)
+    if (cell->overflow != 0 && walk->pages->overflow_left > 0)
         bytes = gathered = gather(walk, cell, &size);
     if (decode_record(bytes, size, cell->whole, &record))
         walk->callback(walk->argument, &record);

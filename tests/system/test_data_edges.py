@@ -10,9 +10,10 @@ import signal
 import sqlite3
 import struct
 import subprocess
+import time
 
 import pytest
-from harness import BINARY, Broker, Node, create_mesh, join, wait_for
+from harness import BINARY, Broker, Node, create_mesh, deadline, join, wait_for
 from test_backup import backup, passphrase_file, restore
 from test_inbox_rebuild import mark_unclean, rebuilt, ruin
 from test_recover import PAGE, forget_log, pages, recover, rows
@@ -127,6 +128,32 @@ def test_rows_that_were_never_committed_are_not_salvaged(world):
     after = {row["client_message_id"] for row in rows(path).values()}
     assert after <= committed, after - committed
     assert len(after) > len(committed) - 10
+
+
+def test_a_file_that_leads_round_in_circles_is_given_up_in_time(world):
+    """Each page's cells claim 16 MiB on a chain of overflow pages that never ends: 300 million reads, if somebody followed them all."""
+    node = Node(world, "node")
+    (node.config / "daemon").mkdir(mode=0o700, parents=True)
+    count, cells, at, local = 50, 1500, 0x0E0C, 489
+    file = bytearray(PAGE * count)
+    for page in range(count - 1):
+        start = page * PAGE
+        file[start] = TABLE_LEAF
+        file[start + 3:start + 5] = struct.pack(">H", cells)
+        file[start + 8:start + 8 + 2 * cells] = struct.pack(">H", at) * cells
+        file[start + at:start + at + 7] = b"\x88\x80\x80\x00" + b"\x07" + b"\x02\x00"  # 16 MiB; row 7; a record
+        file[start + at + 5 + local:start + at + 9 + local] = struct.pack(">I", count)
+    file[(count - 1) * PAGE:(count - 1) * PAGE + 4] = struct.pack(">I", count)
+    path = node.path("outbox.db")
+    path.write_bytes(file)
+    path.chmod(0o600)
+    node.config.chmod(0o700)
+    (node.config / "config.json").write_text('{"version": 1, "meshes": []}')
+    (node.config / "config.json").chmod(0o600)
+    end = deadline(20)
+    answer = recover(node)
+    assert answer["outbox"]["state"] == "damaged" and rows(path) == {}
+    assert time.monotonic() < end
 
 
 # ---- restore beside others --------------------------------------------------------------------------------------------------
