@@ -8,6 +8,7 @@
 #include "backup/backup.h"
 #include "cli/output.h"
 #include "json/json.h"
+#include "privilege/privilege.h"
 #include "util/memory.h"
 #include "util/text.h"
 
@@ -75,6 +76,8 @@ int cli_main(int argc, char **argv)
     json_start();
     if (cli_parse(argc, argv, &cli, &error) != 0) {
         status = cli_fail(&cli, EXIT_USAGE, "%s", error.message);
+    } else if (privilege_no_core_dumps(&error) != 0) { /* commands hold keys and passphrases, too */
+        status = cli_fail_error(&cli, &error);
     } else {
         cli.color = color_is_wanted(&cli);
         status = run_parsed(&cli);

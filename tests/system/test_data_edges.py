@@ -5,6 +5,8 @@ import fcntl
 import json
 import os
 import pathlib
+import re
+import resource
 import shutil
 import signal
 import sqlite3
@@ -156,6 +158,12 @@ def test_a_file_that_leads_round_in_circles_is_given_up_in_time(world):
     assert time.monotonic() < end
 
 
+def key_is_computed(process):
+    """The passphrase's key: config.json was read by then, the databases were not."""
+    user = int(pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11])
+    return user / os.sysconf("SC_CLK_TCK") > 0.1
+
+
 # ---- restore beside others --------------------------------------------------------------------------------------------------
 
 
@@ -206,12 +214,7 @@ def test_a_backup_beside_a_changing_configuration_fails_rather_than_mixing_two_m
     out = world.directory / "b"
     process = subprocess.Popen([BINARY, "--config-dir", alice.config, "daemon", "backup", "--out", out, "--passphrase-file", passphrase_file(world)],
                                env=world.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-    def computes():
-        user = int(pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11])
-        return user / os.sysconf("SC_CLK_TCK") > 0.1  # the passphrase's key: config.json was read, the databases were not
-
-    wait_for(computes, 30, "the key")
+    wait_for(lambda: key_is_computed(process), 30, "the key")
     process.send_signal(signal.SIGSTOP)
     document = json.loads((alice.config / "config.json").read_text())
     (alice.config / "config.json").write_text(json.dumps(document, indent=3))
@@ -258,3 +261,14 @@ def test_one_line_is_one_passphrase_however_it_ends(world):
         other = Node(world, f"other{number}")
         other.cli("daemon", "restore", "--in", out, "--passphrase-file", file)
         assert json.loads((other.config / "config.json").read_text()) == json.loads((alice.config / "config.json").read_text())
+
+
+def test_a_command_that_holds_a_passphrase_leaves_no_core(world):
+    _, alice, _ = pair(world)
+    unlimited = lambda: resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))  # noqa: E731
+    process = subprocess.Popen([BINARY, "--config-dir", alice.config, "daemon", "backup", "--out", world.directory / "b", "--passphrase-file", passphrase_file(world)],
+                               env=world.environment(), preexec_fn=unlimited, stdout=subprocess.DEVNULL)
+    wait_for(lambda: key_is_computed(process), 30, "the key")
+    limits = pathlib.Path(f"/proc/{process.pid}/limits").read_text()
+    assert process.wait(60) == 0
+    assert re.search(r"Max core file size +0 +0 ", limits), limits

@@ -16,7 +16,7 @@ OWN = {
     "daemon": "backup util json crypto proto config identity db outbox inbox trust net link delivery hooks ipc privilege",
     "broker": "util json crypto proto db net config broker/store privilege",
     "broker/store": "util json crypto db",
-    "cli": "backup rescue util json crypto proto config identity net link delivery hooks daemon broker",
+    "cli": "backup rescue util json crypto proto config identity net link delivery hooks daemon broker privilege",
 }
 LIBRARIES = {
     "jansson.h": "*", "openssl/": "crypto net", "sodium": "crypto", "sqlite3.h": "db outbox inbox trust rescue broker/store", "event2/": "net",
