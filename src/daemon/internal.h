@@ -35,7 +35,7 @@ struct daemon_mesh { /* one that is served, or on its way out */
     struct key_archive archive;       /* former keys, as they were when the mesh was taken up */
     struct delivery *delivery;        /* NULL: it could not be made */
     struct daemon_rotation *rotation; /* of its key, under way; NULL none (rotate.c) */
-    bool replaced;                    /* leaving for another daemon_mesh of the same mesh, which is served already */
+    bool waiting;                     /* for the same mesh under another key or broker, which is on its way out */
     bool leaving;                     /* dropped: stops, then is freed */
     bool stopped;
     bool link_open, link_was_open; /* as the hooks were told */

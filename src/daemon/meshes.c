@@ -188,19 +188,21 @@ int daemon_take_up(struct daemon *daemon, const struct config_file *file, const 
     ipc_add_mesh(daemon->ipc, mesh->delivery);
     if (config->next_secret_key != NULL)
         daemon_resume_rotation(mesh);
-    if (daemon->serving && !waits_for_another(mesh))
+    mesh->waiting = daemon->serving && waits_for_another(mesh);
+    if (daemon->serving && !mesh->waiting)
         delivery_start(mesh->delivery);
     return 0;
 }
 
 /* ---- dropping --------------------------------------------------------------------------------------------------------- */
 
-static void start_successor(const struct daemon_mesh *left)
+static void start_successors(struct daemon *daemon)
 {
-    for (struct daemon_mesh *mesh = left->daemon->meshes; mesh != NULL; mesh = mesh->next)
-        if (!mesh->leaving && mesh->delivery != NULL && strcmp(mesh->mesh_id, left->mesh_id) == 0 && left->daemon->serving &&
-            left->daemon->exit_status < 0 && !waits_for_another(mesh))
+    for (struct daemon_mesh *mesh = daemon->meshes; mesh != NULL; mesh = mesh->next)
+        if (mesh->waiting && !mesh->leaving && daemon->exit_status < 0 && !waits_for_another(mesh)) {
+            mesh->waiting = false;
             delivery_start(mesh->delivery);
+        }
 }
 
 static void free_left(void *argument)
@@ -213,10 +215,9 @@ static void free_left(void *argument)
             continue;
         }
         *link = mesh->next;
-        if (mesh->replaced)
-            start_successor(mesh);
         mesh_free(mesh);
     }
+    start_successors(daemon);
 }
 
 static void on_stopped(void *argument)
@@ -250,7 +251,6 @@ static void replace(struct daemon_mesh *mesh)
     log_event(LOG_LEVEL_INFO, "mesh_key_changed", LOG_TEXT("mesh", mesh->slug), LOG_END);
     daemon_forget_rotation(mesh);
     mesh->leaving = true;
-    mesh->replaced = true;
     stop_mesh(mesh, 0);
 }
 

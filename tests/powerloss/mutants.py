@@ -124,7 +124,7 @@ def failures_of(binary, arguments, says):
 
 # ---- what is broken --------------------------------------------------------------------------------------------------------
 
-WRITER, FILES = "src/db/writer.c", "src/util/file.c"
+WRITER, FILES = "src/db/writer.c", "src/util/file_writer.c"
 
 # A commit that is seen at once and synced 20 ms later, which is long enough for the word of it to get out.
 ANSWER_FIRST = (
@@ -162,10 +162,9 @@ MUTANTS = (
            (Tests("tests/system/test_wire_daemon.py", "killed_daemon_sends_what_was_inflight", "."),)),
     Mutant("dedupe-off", (Edit("src/broker/store/sqlite_accept.c", "    int status = look_up_dedupe(connection, accept, error);\n", "    int status = 0;\n    (void)look_up_dedupe;\n"),),
            (Tests("tests/system/test_broker_more.py", "a_duplicate_is_known_before", "."),)),
-    Mutant("directory-not-synced", (Edit(FILES, "    if (result == 0) {\n        result = directory_fsync(directory, error);\n    }\n    free(directory);\n    free(temporary);",
-                                         "    free(directory);\n    free(temporary);"),),
+    Mutant("directory-not-synced", (Edit(FILES, "        writer->temporary = NULL;\n        result = directory_fsync(directory, error);\n", "        writer->temporary = NULL;\n"),),
            (Files("a_join_that", "not on the disk|key is lost"), Files("a_broker_starts", "is another now"))),
-    Mutant("file-not-synced", (Edit(FILES, "    return sync_descriptor(fd) == 0 ? 0 : error_set_errno(error, \"cannot sync %s\", temporary);", "    (void)sync_descriptor;\n    return 0;"),),
+    Mutant("file-not-synced", (Edit(FILES, "file_sync(writer->fd) == 0 ? 0 : error_set_errno(error, \"cannot sync %s\", writer->temporary);", "0;"),),
            (Files("a_join_that", "no contents|key is lost|config.json"), Files("a_mesh_is_left", "no contents|config.json"))),
     Mutant("key-told-before-it-is-kept",
            (Edit("src/cli/pending_key.c", "    status = file_write_atomic(path, 0600, hex, sizeof hex - 1, error);", "    (void)path;"),),
@@ -174,7 +173,7 @@ MUTANTS = (
            (Edit("src/db/connection.c", "if (extended == SQLITE_IOERR_FSYNC || extended == SQLITE_IOERR_DIR_FSYNC) {", "if (false) {"),),
            (Files("a_sync_of_a_database_that_fails", "went on after an fsync"),)),
     Mutant("file-sync-failure-ignored",
-           (Edit(FILES, "return sync_descriptor(fd) == 0 ? 0 :", "return sync_descriptor(fd) == 0 || true ? 0 :"),),
+           (Edit(FILES, "file_sync(writer->fd) == 0 ? 0 :", "file_sync(writer->fd) == 0 || true ? 0 :"),),
            (Files("a_command_whose_sync_fails", "told nobody"),)),
 )
 
