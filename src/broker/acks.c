@@ -13,7 +13,7 @@ enum { ACKS_FIRST = 64, ACKS_AT_ONCE = 512 };
 
 /* ---- gathering ---------------------------------------------------------------------------------------------------------------------- */
 
-static void send_receipts(struct broker *broker, const struct store_ack *ack, const struct member *by);
+static void send_receipts(struct broker *broker, const struct store_ack *ack);
 
 static void acknowledged(struct store_request *base)
 {
@@ -29,11 +29,8 @@ static void acknowledged(struct store_request *base)
         const struct store_ack *ack = &acks->acks[i];
         broker->metrics.deliveries_waiting -= (int64_t)ack->delivered;
         broker->metrics.deliveries_done += ack->delivered;
-        if (!ack->receipt)
-            continue;
-        const struct member *by = state_find_member(broker, ack->member);
-        if (by != NULL)
-            send_receipts(broker, ack, by);
+        if (ack->receipt)
+            send_receipts(broker, ack);
     }
     free(acks);
 }
@@ -73,6 +70,7 @@ static bool add_ack(struct session *session, enum store_ack_kind kind, const cha
     parsed.at = at >= 0 ? at : clock_wall_ms();
     if (rsig != NULL && string_copy(parsed.rsig, sizeof parsed.rsig, rsig) != 0)
         parsed.rsig[0] = '\0'; /* no signature of that length: as good as none */
+    memcpy(parsed.by, session->member->pubkey, sizeof parsed.by);
     *add(session->broker) = parsed;
     if (session->broker->acks->count >= ACKS_AT_ONCE)
         acks_flush(session->broker);
@@ -157,14 +155,14 @@ static void build_receipt(const char *client_message_id, const char *message_id,
     buffer_append_byte(frame, '}');
 }
 
-static void send_receipts(struct broker *broker, const struct store_ack *ack, const struct member *by)
+static void send_receipts(struct broker *broker, const struct store_ack *ack)
 {
     struct member *sender = state_find_member(broker, ack->sender);
     if (sender == NULL)
         return;
     struct buffer frame;
     buffer_init(&frame, LIMIT_FRAME);
-    build_receipt(ack->client_message_id, ack->broker_message_id, by->pubkey, ack->kind, ack->at, ack->rsig, &frame);
+    build_receipt(ack->client_message_id, ack->broker_message_id, ack->by, ack->kind, ack->at, ack->rsig, &frame);
     struct session *session;
     LIST_FOREACH(session, &sender->sessions, of_member)
     {

@@ -18,7 +18,6 @@ enum {
     CLOSE_REVOKED = 4002,
     CLOSE_REPLACED = 4003,
     CLOSE_ALREADY_CONNECTED = 4004,
-    CLOSE_FEATURE_UNAVAILABLE = 4010,
     REPLAYS_MAXIMUM = 3 /* mended in a row; then it is somebody's game, and backoff applies */
 };
 /* 45-trust: corrected only within 24 h; with the 60 s that a broker grants, so that a clock that is a day off to the second is. */

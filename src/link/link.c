@@ -323,7 +323,7 @@ static void socket_closed(void *argument, struct websocket *socket, int code, co
                      : event == EVENT_REFUSED ? "refused"
                                               : "closed_by_broker";
     }
-    if (event == EVENT_REFUSED) {
+    if (code == CLOSE_FEATURE_UNAVAILABLE) {
         negotiation_refused_by_broker(link, reason);
     }
     (void)link_move(link, event, sentence);

@@ -5,6 +5,8 @@
 #include "link/link.h"
 #include "net/websocket.h"
 
+enum { CLOSE_FEATURE_UNAVAILABLE = 4010 }; /* 40-wire */
+
 enum link_phase {
     PHASE_IDLE,        /* made, not started */
     PHASE_CONNECTING,  /* TCP, TLS, upgrade */

@@ -8,12 +8,7 @@
 #include "util/memory.h"
 #include "util/text.h"
 
-enum {
-    CLOSE_FEATURE_UNAVAILABLE = 4010,
-    EARLY_FRAMES_MAXIMUM = 512,
-    EARLY_BYTES_MAXIMUM = 4 * 1024 * 1024,
-    LOGGED_RESPONSE_MAXIMUM = 4096
-};
+enum { EARLY_FRAMES_MAXIMUM = 512, EARLY_BYTES_MAXIMUM = 4 * 1024 * 1024, LOGGED_RESPONSE_MAXIMUM = 4096 };
 
 void negotiation_send(struct link *link)
 {

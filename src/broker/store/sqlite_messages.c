@@ -13,7 +13,8 @@ static const char FIND_ACKNOWLEDGED[] = "SELECT id, history_id, priority, sender
 static const char DELETE_DELIVERY[] =
     "DELETE FROM delivery_queue WHERE member_id = ? AND session_id = ? AND priority = ? AND history_id = ?";
 static const char INSERT_RECEIPT[] =
-    "INSERT INTO receipt (message_id, by_member_id, state, at, rsig, sender_member_id, pending) VALUES (?, ?, ?, ?, nullif(?, ''), ?, ?)"
+    "INSERT INTO receipt (message_id, by_member_id, state, at, rsig, sender_member_id, pending, by_pubkey)"
+    " VALUES (?1, ?2, ?3, ?4, nullif(?5, ''), ?6, ?7, nullif(nullif(?8, ''), (SELECT pubkey FROM member WHERE id = ?2)))"
     " ON CONFLICT DO NOTHING";
 static const char FETCH_RECEIPTS[] =
     "SELECT r.message_id, m.broker_message_id, m.client_message_id, coalesce(r.by_pubkey, b.pubkey), r.rsig, r.state, r.at"
@@ -171,8 +172,8 @@ static int acknowledge_one(struct sqlite_store *store, struct db_connection *con
     }
     bool tells_sender = ack->kind == STORE_ACK_STORED || ack->kind == STORE_ACK_SEEN;
     int64_t inserted = 0;
-    status = db_execute(connection, error, &inserted, INSERT_RECEIPT, "iiiitii", message, ack->member, (int64_t)ack->kind, ack->at,
-                        ack->rsig, ack->sender, (int64_t)tells_sender);
+    status = db_execute(connection, error, &inserted, INSERT_RECEIPT, "iiiitiit", message, ack->member, (int64_t)ack->kind, ack->at,
+                        ack->rsig, ack->sender, (int64_t)tells_sender, ack->by);
     if (status != 0)
         return status;
     ack->receipt = tells_sender && inserted > 0;

@@ -142,6 +142,8 @@ struct store_ack {
     char broker_message_id[ULID_SIZE];
     int64_t at;                      /* ms */
     char rsig[STORE_SIGNATURE_SIZE]; /* "" none */
+    char by
+        [STORE_KEY_SIZE]; /* the member's key as the connection holds it: it may be replaced before the store comes to this; "": the one of then */
     /* returned */
     bool receipt;     /* a new receipt for the sender came of it */
     size_t delivered; /* deliveries that ended with it */

@@ -298,6 +298,12 @@ size_t fixture_fetch(struct fixture *fixture, int64_t member, int64_t session, c
 struct store_ack fixture_acknowledge(struct fixture *fixture, int64_t member, int64_t session, const char *broker_message_id,
                                      enum store_ack_kind kind)
 {
+    return fixture_acknowledge_by(fixture, member, session, broker_message_id, kind, "");
+}
+
+struct store_ack fixture_acknowledge_by(struct fixture *fixture, int64_t member, int64_t session, const char *broker_message_id,
+                                        enum store_ack_kind kind, const char *by)
+{
     bool done = false;
     struct store_acknowledge *acks = memory_zalloc(sizeof(*acks) + sizeof(struct store_ack));
     acks->request.done = fixture_done;
@@ -305,6 +311,7 @@ struct store_ack fixture_acknowledge(struct fixture *fixture, int64_t member, in
     acks->count = 1;
     acks->acks[0] = (struct store_ack){ .kind = kind, .mesh = fixture->mesh, .member = member, .session = session, .at = now_ms };
     assert_int_equal(string_copy(acks->acks[0].broker_message_id, ULID_SIZE, broker_message_id), 0);
+    assert_int_equal(string_copy(acks->acks[0].by, STORE_KEY_SIZE, by), 0);
     fixture->store->operations->acknowledge(fixture->store, acks);
     fixture_wait(fixture, &done);
     assert_int_equal(acks->request.status, 0);

@@ -45,6 +45,9 @@ int64_t fixture_number(struct fixture *fixture, const char *sql); /* by a connec
 void fixture_execute(struct fixture *fixture, const char *sql);   /* the store must be closed */
 struct store_ack fixture_acknowledge(struct fixture *fixture, int64_t member, int64_t session, const char *broker_message_id,
                                      enum store_ack_kind kind);
+/* `by`: under which key it came in; "": the member's. */
+struct store_ack fixture_acknowledge_by(struct fixture *fixture, int64_t member, int64_t session, const char *broker_message_id,
+                                        enum store_ack_kind kind, const char *by);
 enum store_statement_outcome fixture_state(struct fixture *fixture, enum store_statement_kind kind, const char *subject, const char *by,
                                            const char *value, int64_t seq);
 

@@ -155,20 +155,26 @@ static void a_receipt_is_by_the_key_that_signed_it(void **state)
     (void)fixture_acknowledge(fixture, fixture->bob, session, accept.broker_message_id, STORE_ACK_STORED);
     assert_int_equal(rotate(fixture, fixture->bob, BOB, NEW_KEY, 1), STORE_ROTATED);
     (void)fixture_acknowledge(fixture, fixture->bob, session, accept.broker_message_id, STORE_ACK_SEEN);
+    /* One that was on its way when the key was replaced, and was signed by the former one. */
+    struct store_accept late;
+    fixture_message(fixture, &late, fixture->alice, NEW_KEY, "m2");
+    assert_int_equal(fixture_send(fixture, &late), STORE_ACCEPTED);
+    (void)fixture_acknowledge_by(fixture, fixture->bob, session, late.broker_message_id, STORE_ACK_STORED, BOB);
     struct store_fetch_receipts fetch = { .request = { .done = fixture_done, .argument = &done }, .member = fixture->alice };
     fixture->store->operations->fetch_receipts(fixture->store, &fetch);
     fixture_wait(fixture, &done);
-    assert_int_equal(fetch.count, 2);
+    assert_int_equal(fetch.count, 3);
     assert_string_equal(fetch.receipts[0].by, BOB);
     assert_string_equal(fetch.receipts[1].by, NEW_KEY);
-    struct store_settle_receipts *settle = memory_zalloc(sizeof(*settle) + 2 * sizeof(settle->acks[0]));
+    assert_string_equal(fetch.receipts[2].by, BOB);
+    struct store_settle_receipts *settle = memory_zalloc(sizeof(*settle) + 3 * sizeof(settle->acks[0]));
     done = false;
     settle->request.done = fixture_done;
     settle->request.argument = &done;
     settle->mesh = fixture->mesh;
     settle->member = fixture->alice;
-    settle->count = 2;
-    for (size_t i = 0; i < 2; i++) {
+    settle->count = 3;
+    for (size_t i = 0; i < 3; i++) {
         memcpy(settle->acks[i].broker_message_id, fetch.receipts[i].broker_message_id, ULID_SIZE);
         memcpy(settle->acks[i].by, fetch.receipts[i].by, STORE_KEY_SIZE);
         settle->acks[i].kind = fetch.receipts[i].kind;
