@@ -122,7 +122,7 @@ static int read_time(const json_t *object, const char *name, int64_t *ret_ms, st
     if (json_is_string(json_object_get(object, name))) {
         const char *value = NULL;
         int result = json_read_string(object, name, JSON_REQUIRED, &value, error);
-        if (result == 0 && time_parse_rfc3339(value, ret_ms) != 0) {
+        if (result == 0 && (time_parse_rfc3339(value, ret_ms) != 0 || *ret_ms < 0)) {
             result = error_set(error, ERROR_INVALID, "field '%s' is no time", name);
         }
         return result;
