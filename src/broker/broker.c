@@ -182,6 +182,13 @@ static void begin_stop(void *argument, int signal_number)
     loop_timer_start(broker->stop_timer, broker->connection_count == 0 ? 0 : STOP_MS);
 }
 
+static void dump_state(void *argument, int signal_number)
+{
+    (void)signal_number;
+    const struct broker *broker = argument;
+    log_event(LOG_LEVEL_INFO, "state", LOG_NUMBER("connections", broker->connection_count), LOG_END);
+}
+
 static int listen_for_signals(struct broker *broker, struct error *error)
 {
     static const int SIGNALS[] = { SIGTERM, SIGINT };
@@ -190,7 +197,8 @@ static int listen_for_signals(struct broker *broker, struct error *error)
         if (status != 0)
             return status;
     }
-    return loop_on_signal(broker->loop, SIGHUP, broker_reload, broker, error);
+    int status = loop_on_signal(broker->loop, SIGUSR1, dump_state, broker, error);
+    return status != 0 ? status : loop_on_signal(broker->loop, SIGHUP, broker_reload, broker, error);
 }
 
 static void counted(struct store_request *base)
@@ -390,7 +398,8 @@ int broker_run(const struct broker_options *options)
     notify_start(true);
     if (log_level_parse(settings_text(options->settings, "log.level"), &level) == 0)
         log_set_level(level);
-    if (privilege_no_core_dumps(&error) != 0 || crypto_start(&error) != 0 || start(&broker, options, &error) != 0) {
+    if (loop_hold_signals(&error) != 0 || privilege_no_core_dumps(&error) != 0 || crypto_start(&error) != 0 ||
+        start(&broker, options, &error) != 0) {
         fprintf(stderr, "claudemesh: the broker did not start: %s\n", error.message); /* for whoever started it; no log is kept yet */
         release(&broker);
         log_flush();

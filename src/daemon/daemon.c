@@ -73,7 +73,9 @@ static void on_upkeep(void *argument)
 
 static int harden(struct error *error)
 {
-    int status = privilege_no_core_dumps(error);
+    int status = loop_hold_signals(error); /* after the hooks' helper was made: it inherits none of it */
+    if (status == 0)
+        status = privilege_no_core_dumps(error);
     if (status != 0)
         return status;
     if (signal(SIGPIPE, SIG_IGN) == SIG_ERR)

@@ -359,5 +359,21 @@ int loop_on_signal(struct loop *loop, int signal_number, void (*caught)(void *ar
     }
     watch->next = loop->signals;
     loop->signals = watch;
+    sigset_t held;
+    (void)sigemptyset(&held);
+    if (sigaddset(&held, signal_number) != 0 || pthread_sigmask(SIG_UNBLOCK, &held, NULL) != 0) {
+        return error_set_errno(error, "Cannot let signal %d in", signal_number);
+    }
     return 0;
+}
+
+int loop_hold_signals(struct error *error)
+{
+    static const int SIGNALS[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
+    sigset_t held;
+    (void)sigemptyset(&held);
+    for (size_t index = 0; index < ARRAY_LENGTH(SIGNALS); index++) {
+        (void)sigaddset(&held, SIGNALS[index]); /* cannot fail with a signal that there is */
+    }
+    return pthread_sigmask(SIG_BLOCK, &held, NULL) == 0 ? 0 : error_set_errno(error, "Cannot hold signals back");
 }

@@ -45,6 +45,8 @@ int loop_descriptor_new(struct loop *loop, int fd, void (*readable)(void *argume
                         struct loop_descriptor **ret_descriptor, struct error *error) MUST_CHECK;
 void loop_descriptor_free(struct loop_descriptor *descriptor); /* takes NULL; also from its own callback */
 
+/* For a start: SIGTERM, SIGINT, SIGHUP and SIGUSR1 wait, each until loop_on_signal lets it in, and are answered then like all others. While there is one thread. */
+int loop_hold_signals(struct error *error) MUST_CHECK;
 int loop_on_signal(struct loop *loop, int signal_number, void (*caught)(void *argument, int signal_number), void *argument,
                    struct error *error) MUST_CHECK;
 /* Calls back (coalesced, 50 ms) when the file at `path` was written, replaced or removed: inotify on its directory, else stat
