@@ -9,6 +9,7 @@ import pytest
 
 import harness
 from harness import Broker, Key, Node, Stub, create_mesh, fake_mesh, join, wait_for
+from test_rotation import Gate, through_the_gate
 
 
 def change_config(node, index=0, **fields):
@@ -97,3 +98,34 @@ def test_two_commands_at_once_beside_a_daemon_of_another_mesh_leave_the_key_that
             command.join()
         bob.cli("--mesh", bob.mesh()["slug"], "daemon", "rotate-keypair")
         assert bob.pubkey == store_key(broker, "bob")
+
+
+@pytest.mark.parametrize("passed_on", [False, True], ids=["before the broker has it", "after the broker has it"])
+def test_a_stop_while_the_broker_is_asked_ends_in_time_and_the_next_start_settles_it(world, passed_on):
+    broker = Broker(world)
+    gate = Gate(world, broker)
+    broker.stop()
+    broker.more_environment["CLAUDEMESH_BROKER_BROKER_PUBLIC_URLS"] = f"{gate.url},{broker.url}"
+    broker.start()
+    alice, bob = Node(world, "alice"), Node(world, "bob")
+    create_mesh(broker, alice)
+    join(alice, bob, "bob")
+    through_the_gate(bob, gate.url)
+    bob.up()
+    bob.wait_connected()
+    gate.word, gate.pass_it_on = b'"member_rotate"', passed_on
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(bob.cli("daemon", "rotate-keypair", check=None, timeout=100)))
+    asking.start()
+    assert gate.reached.wait(30)
+    old = bob.pubkey
+    begun = time.monotonic()
+    bob.down()
+    assert time.monotonic() - begun < 12 * harness.SLOW
+    asking.join()
+    assert answers[0].returncode not in (0, 2) and bob.pubkey == old and bob.mesh()["nextSecretKey"]
+    gate.word = None
+    bob.up()
+    wait_for(lambda: "nextSecretKey" not in bob.mesh(), 30, "the rotation to be settled")
+    bob.wait_connected()
+    assert bob.pubkey == store_key(broker, "bob") != old
