@@ -91,15 +91,15 @@ static int state_error(const struct broker_link *connection, struct error *error
     if (link_is_revoked(connection->link)) {
         return error_set(error, ERROR_DENIED, "this member was removed from the mesh (revoked)");
     }
-    if (connection->state == LINK_REFUSED) {
-        return error_set(error, ERROR_CONFLICT, "the link was refused: %s", connection->reason);
-    }
     static const char *const DENIALS[] = { "bad_signature", "timestamp_skew", "key_rotated",   "unauthorized",
                                            "unauthorised",  "revoked",        "unknown_member" };
     for (size_t i = 0; i < ARRAY_LENGTH(DENIALS); i++) {
         if (strstr(connection->reason, DENIALS[i]) != NULL) {
             return error_set(error, ERROR_DENIED, "the broker refused this member: %s", connection->reason);
         }
+    }
+    if (connection->state == LINK_REFUSED) {
+        return error_set(error, ERROR_CONFLICT, "the link was refused: %s", connection->reason);
     }
     return error_set(error, ERROR_UNREACHABLE, "no connection to the broker: %s", connection->reason);
 }

@@ -15,6 +15,11 @@ static const char *next_step(const json_t *mesh)
         return "this member was removed: what is stored can be read, nothing can be sent; ask for a new invite, 'claudemesh mesh leave "
                "--force', and join again";
     }
+    if (string_equal(status, "refused") && strstr(answer_text(mesh, "reason"), "key_rotated") != NULL) {
+        return "another installation of this member replaced the key: a copy of this directory, or the one that a backup was made of; what "
+               "is stored can be read; restore a backup that has the new key, or 'claudemesh mesh leave --force' and join with a new "
+               "invite";
+    }
     if (string_equal(status, "refused")) {
         return "the broker does not offer what this daemon requires; its operator has to update it, or see [features] in config.toml; "
                "asked again every 5 minutes";

@@ -83,6 +83,12 @@ static void tell_link(struct doctor *doctor, const json_t *mesh)
         doctor_tell(doctor, DOCTOR_PROBLEM, "link", remedy,
                     "Mesh '%s': this member was removed. What is stored can be read; leave the mesh, and join again with a new invite.",
                     slug);
+    } else if (string_equal(status, "refused") && strstr(reason, "key_rotated") != NULL) {
+        remedy = doctor_command(doctor, "mesh leave --mesh %s --force", slug);
+        doctor_tell(doctor, DOCTOR_PROBLEM, "link", remedy,
+                    "Mesh '%s': another installation of this member replaced the key. Restore a backup that has the new one; or leave the "
+                    "mesh, and join again with a new invite.",
+                    slug);
     } else if (string_equal(status, "refused")) {
         remedy = doctor_command(doctor, "daemon logs --lines 50");
         doctor_tell(doctor, DOCTOR_PROBLEM, "link", remedy,

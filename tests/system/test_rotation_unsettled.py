@@ -129,3 +129,27 @@ def test_a_stop_while_the_broker_is_asked_ends_in_time_and_the_next_start_settle
     wait_for(lambda: "nextSecretKey" not in bob.mesh(), 30, "the rotation to be settled")
     bob.wait_connected()
     assert bob.pubkey == store_key(broker, "bob") != old
+
+
+def test_a_copy_whose_key_was_replaced_elsewhere_is_told_so(world):
+    broker = Broker(world)
+    alice, bob = Node(world, "alice"), Node(world, "bob")
+    create_mesh(broker, alice)
+    join(alice, bob, "bob")
+    before = dict(bob.mesh())
+    bob.cli("daemon", "rotate-keypair")
+    after = dict(bob.mesh())
+    change_config(bob, pubkey=before["pubkey"], secretKey=before["secretKey"])
+    for command in (("send", "alice", "cold"), ("daemon", "rotate-keypair")):
+        done = bob.cli(*command, check=3)
+        assert b"key_rotated" in done.stderr
+    assert bob.pubkey == before["pubkey"] and "nextSecretKey" not in bob.mesh()
+    bob.up()
+    wait_for(lambda: bob.health()["meshes"][0]["status"] == "refused", 20)
+    assert b"another installation of this member replaced the key" in bob.cli("daemon", "status", check=None).stdout
+    assert b"another installation of this member replaced the key" in bob.cli("doctor", check=None).stdout
+    bob.down()
+    change_config(bob, spareSecretKey=after["secretKey"])  # it was this one, and the broker had said no to it
+    bob.cli("daemon", "rotate-keypair")
+    assert bob.pubkey == after["pubkey"]
+    bob.cli("send", "alice", "and on")
