@@ -6,9 +6,12 @@
 #include "inbox/hook_runs.h"
 #include "json/json.h"
 #include "proto/own_meta.h"
+#include "util/clock.h"
 #include "util/log.h"
 #include "util/memory.h"
 #include "util/text.h"
+
+enum { RETRY_MS = 5000 };
 
 /* ---- a message arrives ----------------------------------------------------------------------------------------------------- */
 
@@ -114,7 +117,7 @@ void hook_queue_pump(struct daemon_hooks *hooks)
     struct inbox *inbox = hooks->daemon->inbox;
     size_t most = places(hooks);
     if (!hooks->started || hooks->stopping || hooks->broken || hooks->claiming || hooks->message_jobs >= most ||
-        inbox_hook_runs_waiting(inbox) == 0 || hooks_are_held(hooks))
+        clock_monotonic_ms() < hooks->paused_until || inbox_hook_runs_waiting(inbox) == 0 || hooks_are_held(hooks))
         return;
     hooks->claiming = true;
     inbox_hook_runs_claim(inbox, most - hooks->message_jobs, on_claimed, hooks);
@@ -124,9 +127,12 @@ void hook_queue_job_over(const struct hook_job *job, const char *not_started)
 {
     struct daemon_hooks *hooks = job->hooks;
     hooks->message_jobs--;
+    bool wants = string_equal(not_started, "resources") || string_equal(not_started, "prepare");
     bool for_next_life = string_equal(not_started, "stopping") || string_equal(not_started, "spawner");
     hooks->broken = hooks->broken || string_equal(not_started, "spawner");
-    if (for_next_life)
+    if (wants)
+        hooks->paused_until = clock_monotonic_ms() + RETRY_MS;
+    if (wants || for_next_life)
         inbox_hook_runs_release(hooks->daemon->inbox, job->run_id); /* it certainly did not run */
     else
         inbox_hook_runs_finish(hooks->daemon->inbox, job->run_id);

@@ -14,6 +14,7 @@ struct daemon_hooks {
     bool started, stopping;
     bool startup_due;      /* on-startup did not run yet */
     bool claiming;         /* inbox_hook_runs_claim is under way */
+    int64_t paused_until;  /* monotonic: a run could not be started for want of something; tried again then */
     bool broken;           /* nothing can be started in this life: what waits, waits for the next */
     uint64_t told_dropped; /* of the engine and the inbox, in metrics */
 };

@@ -56,7 +56,8 @@ struct hook_event {
 /* How a run ended. Borrowed; gone when `done` returns. */
 struct hook_result {
     const char *hook, *event_id, *mesh;
-    /* NULL: it ran. Else why not: "disabled", "queue_full", "configuration", "missing", "unsafe", "ambiguous", "sandbox", "exec", "spawner", "prepare", "stopping", "withdrawn". */
+    /* NULL: it ran. Else why not: "disabled", "queue_full", "configuration", "missing", "unsafe", "ambiguous", "sandbox", "exec", "spawner", "resources", "prepare", "stopping",
+     * "withdrawn". Of "resources" (no room, descriptor or process just now) and "prepare" a later try may have more luck. */
     const char *not_started;
     const char *detail; /* a sentence for the log, with not_started; else NULL */
     int exit_status;    /* 0 to 255; -1 when a signal ended it or it was not started */

@@ -145,6 +145,7 @@ static int hand_over(const struct run_start *start, const int fds[static HOOK_CO
         string_copy(start->request->token, sizeof(start->request->token), access.token) != 0) {
         result = error_set(error, ERROR_INTERNAL, "its socket's path does not fit");
     } else {
+        *start->ret_reason = "spawner";
         result = spawner_request(start->spawner, start->request, fds, error);
     }
     memory_wipe(start->request->token, sizeof(start->request->token));
@@ -161,7 +162,7 @@ int run_start(const struct run_start *start, const struct run_owner *owner, stru
     run->socket = -1;
     run->output_limit = (size_t)start->request->output_size_limit;
     buffer_init(&run->output, run->output_limit);
-    *start->ret_reason = "spawner";
+    *start->ret_reason = "resources";
     result = make_directory(start->request, error);
     if (result != 0)
         goto failed;

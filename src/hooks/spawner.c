@@ -159,7 +159,7 @@ static void start_runner(const struct run_request *request, const int fds[static
         runner->pid = pid;
         memcpy(runner->directory, request->directory, sizeof(runner->directory));
     } else {
-        struct report_end end = { .kind = REPORT_END, .exit_status = -1, .reason = "spawner" };
+        struct report_end end = { .kind = REPORT_END, .exit_status = -1, .reason = "resources" };
         (void)snprintf(end.detail, sizeof(end.detail), "cannot fork: %s", strerror(errno));
         (void)send(fds[0], &end, sizeof(end), MSG_NOSIGNAL | MSG_DONTWAIT);
         (void)hook_tree_remove(request->directory);

@@ -1,11 +1,13 @@
 """60-hooks; 45-trust, "Against the local side": a hook that wants what is not its own, and callers that load pre-send."""
 
 import json
+import pathlib
 import socket
+import tempfile
 import threading
 
 from harness import UnixConnection, wait_for
-from hook_world import hook, ledger, wait_ledger
+from hook_world import RECORD_ID, hook, ledger, shell_hook, wait_ledger
 from test_hook_capabilities import scoped
 from test_hook_guard import stored
 from test_hook_events import mesh, up  # noqa: F401
@@ -98,3 +100,21 @@ def test_a_requeue_is_refused_when_its_mesh_was_left_while_the_hook_looked(mesh)
     waiter.join()
     assert answers[0].status == 404 and answers[0].json["error"] == "mesh_not_found", answers
     assert "q2" not in stored(bob)
+
+
+def test_hooks_run_again_when_there_is_room_for_a_runs_directory_again(mesh):
+    _broker, alice, bob = mesh
+    runs = pathlib.Path(tempfile.mkdtemp(dir=bob.world.directory))
+    bob.more_environment["TMPDIR"] = str(runs)
+    shell_hook(bob, "on-dm", RECORD_ID)
+    up(alice, bob)
+    alice.send("bob", "one")
+    wait_ledger(bob, 1)
+    wait_for(lambda: not list(runs.iterdir()))
+    runs.chmod(0o500)
+    alice.send("bob", "two")
+    wait_for(lambda: '"hook_refused"' in bob.log.read_text())
+    alice.send("bob", "three")
+    bob.wait_inbox(3)
+    runs.chmod(0o700)
+    assert sorted(wait_ledger(bob, 3)) == sorted(item["id"] for item in bob.wait_inbox(3)), "each once, also those that came meanwhile"
