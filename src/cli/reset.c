@@ -34,6 +34,14 @@ static int ask(struct cli *cli, const char *question, const char *refusal)
     return meshes_confirm(question) ? EXIT_DONE : cli_fail(cli, EXIT_FAILED, "%s", refusal);
 }
 
+/* Said also when what came after it failed. */
+static void say_stopped(struct cli *cli, int64_t pid)
+{
+    if (pid != 0) {
+        cli_note(cli, "the daemon (pid %" PRId64 ") was stopped; 'claudemesh daemon up' starts it again", pid);
+    }
+}
+
 /* ---- reset ---------------------------------------------------------------------------------------------------------- */
 
 static void report_reset(struct cli *cli, const struct reset_summary *summary)
@@ -69,10 +77,8 @@ static int run_reset(struct cli *cli)
     }
     if (status == EXIT_DONE) {
         report_reset(cli, &summary);
-        if (pid != 0) {
-            cli_say(cli, "the daemon (pid %" PRId64 ") was stopped; 'claudemesh daemon up' starts it again", pid);
-        }
     }
+    say_stopped(cli, pid);
     return status;
 }
 
@@ -160,6 +166,8 @@ static int uninstall(struct cli *cli, const struct config_file *file)
     }
     if (status == EXIT_DONE) {
         report_uninstall(cli, file->mesh_count, untold, had_service, left);
+    } else {
+        say_stopped(cli, pid);
     }
     free(left);
     return status;

@@ -237,6 +237,22 @@ def test_recover_where_no_daemon_has_run_and_uninstall_without_a_readable_config
     assert not node.config.exists()
 
 
+@pytest.mark.parametrize("how", ["killed after the broker was told", "revoked"])
+def test_who_is_no_member_any_more_uninstalls_without_force(world, how):
+    _, alice, bob = pair(world)
+    started(alice, bob)
+    bob.down()
+    if how == "revoked":
+        alice.cli("member", "revoke", bob.pubkey, "--yes")
+    else:
+        shutil.copytree(bob.config, world.directory / "kept")
+        bob.cli("daemon", "uninstall", "--yes")
+        shutil.copytree(world.directory / "kept", bob.config)
+    done = bob.cli("daemon", "uninstall", "--yes")
+    assert b"does not know this member any more" in done.stderr
+    assert not bob.config.exists()
+
+
 # ---- passphrases ------------------------------------------------------------------------------------------------------------
 
 
