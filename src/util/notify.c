@@ -19,6 +19,7 @@ enum { STATUS_MAXIMUM = 256 };
 static struct {
     int fd; /* 0: none; standard input is never the manager's */
     int64_t watchdog_ms;
+    bool ready_unsaid; /* the manager's queue was full: said again with what comes next */
     char status[STATUS_MAXIMUM];
 } manager;
 
@@ -85,10 +86,9 @@ int64_t notify_watchdog_ms(void)
     return manager.watchdog_ms;
 }
 
-static void tell(const char *text)
+static bool tell(const char *text)
 {
-    if (manager.fd > 0)
-        (void)send(manager.fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL);
+    return manager.fd <= 0 || send(manager.fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
 }
 
 static bool is_new_status(const char *status)
@@ -104,7 +104,7 @@ void notify_ready(const char *status)
     char text[STATUS_MAXIMUM + 32];
     (void)is_new_status(status);
     (void)snprintf(text, sizeof text, "READY=1\nSTATUS=%s", manager.status);
-    tell(text);
+    manager.ready_unsaid = !tell(text);
 }
 
 void notify_reloading(void)
@@ -113,26 +113,31 @@ void notify_reloading(void)
     char text[64];
     (void)clock_gettime(CLOCK_MONOTONIC, &now);
     (void)snprintf(text, sizeof text, "RELOADING=1\nMONOTONIC_USEC=%lld", (long long)now.tv_sec * 1000000 + now.tv_nsec / 1000);
-    tell(text);
+    (void)tell(text);
 }
 
 void notify_stopping(void)
 {
-    tell("STOPPING=1\nSTATUS=Stopping: answering what is in flight");
+    manager.ready_unsaid = false;
+    (void)tell("STOPPING=1\nSTATUS=Stopping: answering what is in flight");
 }
 
 void notify_watchdog(void)
 {
-    tell("WATCHDOG=1");
+    (void)tell("WATCHDOG=1");
 }
 
 void notify_status(const char *status)
 {
     char text[STATUS_MAXIMUM + 32];
+    if (manager.ready_unsaid) {
+        notify_ready(status);
+        return;
+    }
     if (!is_new_status(status))
         return;
     (void)snprintf(text, sizeof text, "STATUS=%s", manager.status);
-    tell(text);
+    (void)tell(text);
 }
 
 void notify_end(void)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import BINARY, Broker, Node, create_mesh, free_port, wait_for
+from harness import BINARY, Broker, Node, create_mesh, deadline, free_port, wait_for
 
 
 class Supervisor:
@@ -70,6 +70,34 @@ def test_it_says_ready_when_the_socket_serves_and_stopping_when_it_ends(world, a
     process.send_signal(signal.SIGTERM)
     supervisor.wait("STOPPING")
     assert process.wait(20) == 0
+
+
+def test_ready_is_said_again_to_a_manager_whose_queue_was_full(world):
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    world.closers.append(manager.close)
+    manager.bind(str(world.directory / "notify"))
+    others, room = [], True
+    while room:  # a sender's own buffer may be full before the queue is
+        others.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        others[-1].setblocking(False)
+        others[-1].connect(str(world.directory / "notify"))
+        sent = 0
+        try:
+            while True:
+                others[-1].send(b"STATUS=busy")
+                sent += 1
+        except BlockingIOError:
+            room = sent > 0
+    for other in others:
+        other.close()
+    world.start([BINARY, "--config-dir", world.directory / "home", "daemon", "up", "--foreground", "--no-tcp"], world.directory / "log",
+                environment=world.environment(NOTIFY_SOCKET=str(world.directory / "notify"), WATCHDOG_USEC="400000"))
+    wait_for(lambda: "daemon_ready" in (world.directory / "log").read_text(), 15, "the daemon")
+    time.sleep(0.3)  # it has tried by now
+    manager.settimeout(15)
+    end = deadline(15)
+    while not manager.recv(4096).startswith(b"READY=1\nSTATUS=Serving"):
+        assert time.monotonic() < end
 
 
 def test_a_reload_is_told_with_its_time_and_its_end_also_when_the_file_is_wrong(world):
