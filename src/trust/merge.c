@@ -5,6 +5,8 @@
 #include "util/limits.h"
 #include "util/memory.h"
 
+enum { DEFERRED_BYTES_MAXIMUM = 16 * 1024 * 1024 }; /* of a list in pages; what a broker may make us hold */
+
 /* ---- statements ------------------------------------------------------------------------------------------- */
 
 static enum acceptance accept_certificate(struct trust *trust, const json_t *document, struct trust_changes *changes)
@@ -109,7 +111,56 @@ static void candidates_settle(struct trust *trust, struct candidates *candidates
             accepted += acceptance == EVIDENCE_NEW ? 1 : 0;
         }
     } while (accepted > 0);
-    changes->refused += candidates->count - candidates->accepted;
+}
+
+/* ---- across pages --------------------------------------------------------------------------------------------- */
+
+/* What rests on something that no page had until now: a revocation by an admin whose certificate comes with the members, the step of somebody who is not listed yet. It is looked at again with the last
+ * page, before anything is judged by the list. */
+static void defer(struct trust *trust, const struct candidate *candidate, struct trust_changes *changes)
+{
+    size_t size = json_dumpb(candidate->document, NULL, 0, JSON_COMPACT | JSON_ENCODE_ANY);
+    if (size == 0 || size > DEFERRED_BYTES_MAXIMUM - trust->deferred_bytes) {
+        changes->refused++;
+        return;
+    }
+    if (trust->deferred == NULL) {
+        trust->deferred = json_new_array();
+    }
+    json_t *kept = json_new_array();
+    json_array_append_new(kept, json_integer(candidate->source - SOURCES));
+    json_array_append_new(kept, json_deep_copy(candidate->document)); /* whatever the caller's page lies in */
+    json_array_append_new(trust->deferred, kept);
+    trust->deferred_bytes += size;
+}
+
+static void forget_deferred(struct trust *trust)
+{
+    json_decref(trust->deferred);
+    trust->deferred = NULL;
+    trust->deferred_bytes = 0;
+}
+
+static void candidates_add_deferred(struct candidates *candidates, const struct trust *trust)
+{
+    size_t index = 0;
+    const json_t *kept = NULL;
+    json_array_foreach(trust->deferred, index, kept)
+    {
+        candidates_add(candidates, &SOURCES[json_integer_value(json_array_get(kept, 0))], json_array_get(kept, 1));
+    }
+}
+
+static void candidates_end(struct trust *trust, const struct candidates *candidates, bool more, struct trust_changes *changes)
+{
+    size_t open = 0;
+    for (size_t index = 0; more && index < candidates->count; index++) {
+        if (!candidates->items[index].settled) {
+            open++;
+            defer(trust, &candidates->items[index], changes);
+        }
+    }
+    changes->refused += candidates->count - candidates->accepted - open;
 }
 
 /* ---- what the broker says ------------------------------------------------------------------------------------- */
@@ -225,8 +276,10 @@ int trust_merge_members(struct trust *trust, const json_t *members_list, struct 
         return result;
     }
     *ret_changes = (struct trust_changes){ 0 };
+    bool more = is_positive(members_list, "next");
     if (!is_positive(members_list, "after")) {
         trust->list_generation++; /* the first page, or the only one */
+        forget_deferred(trust);
     }
     json_array_foreach(members, index, member)
     {
@@ -244,10 +297,15 @@ int trust_merge_members(struct trust *trust, const json_t *members_list, struct 
             candidates_add(&candidates, &SOURCES[source], document);
         }
     }
+    if (!more) {
+        candidates_add_deferred(&candidates, trust);
+    }
     candidates_settle(trust, &candidates, ret_changes);
+    candidates_end(trust, &candidates, more, ret_changes);
     free(candidates.items);
     recount(trust, ret_changes);
-    if (!is_positive(members_list, "next")) {
+    if (!more) {
+        forget_deferred(trust);
         finish_list(trust, ret_changes);
         recount(trust, ret_changes); /* who is listed decides whose names are claims */
         people_drop_strangers(trust);
@@ -292,6 +350,7 @@ int trust_merge_event(struct trust *trust, const char *event, const json_t *even
     candidates_add_fields(&candidates, event_data);
     candidates_add_whole(&candidates, event, event_data);
     candidates_settle(trust, &candidates, &changes);
+    candidates_end(trust, &candidates, false, &changes);
     free(candidates.items);
     is_useful = is_useful || candidates.accepted > 0;
     recount(trust, &changes);

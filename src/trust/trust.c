@@ -51,6 +51,7 @@ void trust_free(struct trust *trust)
     free(trust->revocations);
     free(trust->invite_revocations);
     free(trust->facts.profile);
+    json_decref(trust->deferred);
     free(trust->mesh_id);
     free(trust->mesh_slug);
     free(trust);

@@ -90,6 +90,8 @@ struct trust {
     bool awaits_list;             /* restored, and no list was merged since */
     bool fork, fresh, loading;
     uint64_t list_generation;
+    json_t *deferred; /* statements of a list's earlier pages that rest on nothing yet (merge.c); NULL none */
+    size_t deferred_bytes;
     struct facts_of_mesh facts;
 };
 

@@ -362,6 +362,37 @@ static void a_list_may_come_in_pages(void **state)
     assert_null(trust_member(world->trust, hex_of(world, EVE)));
 }
 
+/* A broker's pages begin with the statements; whom they rest on stands among the members, at the end. */
+static void a_statement_may_stand_pages_before_what_it_rests_on(void **state)
+{
+    struct world *world = *state;
+    list_statement(world, "revocations", make_revocation(world, CAROL, BOB, T0 + 5));
+    list_statement(world, "revocations", make_revocation(world, EVE, FRANK, T0 + 5));
+    list_statement(world, "rotations", make_rotation(world, FRANK, DAVE, 1, T0 + 5));
+    json_put_integer(world->list, "next", 2);
+    merge_list(world);
+    assert_int_equal(world->changes.refused, 0);
+    list_new(world);
+    list_member(world, BOB, own_certificate(world, BOB, T0));
+    json_put_integer(world->list, "after", 2);
+    json_put_integer(world->list, "next", 3);
+    merge_list(world);
+    assert_false(trust_is_fresh(world->trust));
+    list_new(world);
+    list_member(world, CAROL, admin_certificate(world, CAROL, T0));
+    list_member(world, FRANK, own_certificate(world, FRANK, T0));
+    json_put_integer(world->list, "after", 3);
+    merge_list(world);
+    assert_true(trust_is_fresh(world->trust));
+    assert_true(member_of(world, BOB)->revoked);
+    assert_string_equal(trust_current_key(world->trust, hex_of(world, FRANK)), hex_of(world, DAVE));
+    assert_true(is_verified(world, DAVE));
+    assert_int_equal(world->changes.refused, 1); /* eve's */
+    world_reopen(world);
+    assert_true(member_of(world, BOB)->revoked);
+    assert_true(is_verified(world, DAVE));
+}
+
 static int merge_event(struct world *world, const char *event, json_t *data /* taken over */)
 {
     int result = trust_merge_event(world->trust, event, data, &world->changes, NULL);
@@ -484,6 +515,7 @@ int main(void)
         WORLD_TEST(long_and_zero_ridden_names_of_the_broker_do_no_harm),
         WORLD_TEST(who_is_no_longer_listed_and_vouched_for_by_nobody_is_forgotten),
         WORLD_TEST(a_list_may_come_in_pages),
+        WORLD_TEST(a_statement_may_stand_pages_before_what_it_rests_on),
         WORLD_TEST(events_bring_members_and_statements_one_by_one),
         WORLD_TEST(an_event_that_proves_nothing_says_so),
         WORLD_TEST(everything_is_there_after_a_restart),
