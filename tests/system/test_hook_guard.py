@@ -75,6 +75,8 @@ BAD = {
     "typed": verdict(action="allow", reason=7), "empty": verdict(action="replace", message=""), "by nothing": verdict(action="replace"),
     "meta": verdict(action="replace", meta=[1]), "own": verdict(action="replace", meta={"claudemesh.depth": 0}),
     "huge": "print(json.dumps({'action': 'replace', 'message': 'x' * 70000}))\n", "killed": "os.kill(os.getpid(), 9)\n",
+    "bytes": "sys.stdout.buffer.write(b'{\"action\":\"replace\",\"message\":\"\\xff\"}')\n",
+    "long meta": "print(json.dumps({'action': 'replace', 'meta': {'a': 'x' * 16384}}))\n",
     "flood": "sys.stdout.write('x' * 10000000)\n",
 }
 
