@@ -5,7 +5,7 @@
 #include "util/limits.h"
 #include "util/memory.h"
 
-enum { DEFERRED_BYTES_MAXIMUM = 16 * 1024 * 1024 }; /* of a list in pages; what a broker may make us hold */
+enum { DEFERRED_BYTES_MAXIMUM = 4 * 1024 * 1024 }; /* of a list in pages; what a broker may make us hold */
 
 /* ---- statements ------------------------------------------------------------------------------------------- */
 
@@ -70,7 +70,8 @@ static const struct source {
 struct candidate {
     const json_t *document;
     const struct source *source;
-    bool settled; /* accepted, or never to be */
+    bool settled;        /* accepted, or never to be */
+    int64_t seq, number; /* of a rotation; of all, as they came */
 };
 
 struct candidates {
@@ -84,7 +85,20 @@ static void candidates_add(struct candidates *candidates, const struct source *s
         return;
     }
     candidates->items = memory_realloc(candidates->items, (candidates->count + 1) * sizeof(*candidates->items));
-    candidates->items[candidates->count++] = (struct candidate){ .document = document, .source = source };
+    struct candidate candidate = { .document = document, .source = source, .number = (int64_t)candidates->count };
+    if (source->accept == accept_rotation &&
+        json_read_integer(document, "seq", JSON_REQUIRED, 0, INT64_C(1) << 53, &candidate.seq, NULL) != 0) {
+        candidate.seq = 0; /* none: whoever accepts it says so */
+    }
+    candidates->items[candidates->count++] = candidate;
+}
+
+/* Each step of a line after the one before it, however long the line and whatever order a broker chose: one pass takes them all. */
+static int compare_candidates(const void *left, const void *right)
+{
+    const struct candidate *a = left, *b = right;
+    int64_t order = a->source != b->source ? a->source - b->source : a->seq != b->seq ? a->seq - b->seq : a->number - b->number;
+    return order < 0 ? -1 : order > 0 ? 1 : 0;
 }
 
 static void candidates_add_fields(struct candidates *candidates, const json_t *object)
@@ -98,6 +112,9 @@ static void candidates_add_fields(struct candidates *candidates, const json_t *o
 static void candidates_settle(struct trust *trust, struct candidates *candidates, struct trust_changes *changes)
 {
     size_t accepted = 0;
+    if (candidates->count > 1) {
+        qsort(candidates->items, candidates->count, sizeof(*candidates->items), compare_candidates);
+    }
     do {
         accepted = 0;
         for (size_t index = 0; index < candidates->count; index++) {

@@ -372,6 +372,35 @@ static void a_member_that_rotates_for_ever_costs_little(void **state)
     free(line);
 }
 
+/* As a hostile broker hands it out: from its end, pages before its first key. */
+static void a_long_line_that_is_told_backwards_costs_little(void **state)
+{
+    enum { LINE = 3000 };
+    struct world *world = *state;
+    settle_mesh(world);
+    struct keypair **line = memory_calloc(LINE + 1, sizeof(*line));
+    assert_ok(keypair_generate(&line[LINE], error));
+    for (size_t i = LINE; i > 0; i--) {
+        assert_ok(keypair_generate(&line[i - 1], error));
+        list_statement(world, "rotations", rotation_of_keys(line[i - 1], line[i], (int64_t)i));
+    }
+    json_put_integer(world->list, "next", 5);
+    clock_t before = clock();
+    merge_list(world);
+    list_new(world);
+    json_put_integer(world->list, "after", 5);
+    list_member_of_key(world, line[0]);
+    merge_list(world);
+    double seconds = (double)(clock() - before) / CLOCKS_PER_SEC;
+    print_message("told backwards %.2f s\n", seconds);
+    assert_string_equal(trust_current_key(world->trust, keypair_public_hex(line[0])), keypair_public_hex(line[LINE]));
+    assert_true(seconds < 2.5); /* 6000 signatures */
+    for (size_t i = 0; i <= LINE; i++) {
+        keypair_free(line[i]);
+    }
+    free(line);
+}
+
 static void a_second_rotation_for_one_seq_is_a_fork_until_a_grant(void **state)
 {
     struct world *world = *state;
@@ -592,6 +621,7 @@ int main(void)
         WORLD_TEST(a_line_of_keys_never_runs_into_itself),
         WORLD_TEST(a_forged_statement_is_looked_at_once_however_the_list_is_ordered),
         WORLD_TEST(a_member_that_rotates_for_ever_costs_little),
+        WORLD_TEST(a_long_line_that_is_told_backwards_costs_little),
         WORLD_TEST(a_second_rotation_for_one_seq_is_a_fork_until_a_grant),
         WORLD_TEST(the_same_step_at_another_time_is_no_fork),
         WORLD_TEST(a_fork_that_is_dated_ahead_is_settled_by_a_grant_of_today),
