@@ -5,7 +5,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -77,11 +79,29 @@ static int grant(int ruleset, const char *path, uint64_t rights)
     return result;
 }
 
+/* Which servers are asked for names is kept in a place of each system's own (/mnt/wsl, /run/netconfig, a store of packages), with a link to it. */
+static int grant_targets(int ruleset, uint64_t rights)
+{
+    static const char *const LINKS[] = { "/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/ssl/certs/ca-certificates.crt" };
+    int result = 0;
+    for (size_t i = 0; result == 0 && i < sizeof LINKS / sizeof LINKS[0]; i++) {
+        char target[PATH_MAX];
+        char *slash = realpath(LINKS[i], target) == NULL ? NULL : strrchr(target, '/');
+        if (slash == NULL || slash == target)
+            continue;
+        *slash = '\0'; /* the directory: such a file is replaced under its name */
+        result = grant(ruleset, target, rights);
+    }
+    return result;
+}
+
 static int grant_all(int ruleset, const struct privilege_rules *rules, uint64_t known)
 {
     int result = 0;
     for (size_t i = 0; result == 0 && PRIVILEGE_SYSTEM_FILES[i] != NULL; i++)
         result = grant(ruleset, PRIVILEGE_SYSTEM_FILES[i], FS_READ & known);
+    if (result == 0)
+        result = grant_targets(ruleset, FS_READ & known);
     for (size_t i = 0; result == 0 && i < rules->readable_count; i++)
         result = grant(ruleset, rules->readable[i], FS_READ & known);
     for (size_t i = 0; result == 0 && i < rules->writable_count; i++)

@@ -18,7 +18,11 @@ const char *const PRIVILEGE_SYSTEM_FILES[] = {
     "/run/systemd/resolve",
     "/run/resolvconf",
     "/run/NetworkManager",
-    "/run/connman", /* where resolv.conf may lead */
+    "/run/connman",
+    "/run/netconfig",
+    "/mnt/wsl", /* where resolv.conf may lead */
+    "/nix/store",
+    "/gnu/store", /* where certificates and libraries may lie */
     "/usr/share/zoneinfo",
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
