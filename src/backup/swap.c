@@ -76,7 +76,15 @@ static int clear_old(const char *directory, struct error *error)
 
 static int make_directories(struct staging *staging, struct error *error)
 {
+    struct stat locked;
+    struct stat there;
     int result = lock_directory(staging->directory, false, &staging->fd, error);
+    if (result == 0 && (fstat(staging->fd, &locked) != 0 || stat(staging->directory, &there) != 0 || locked.st_ino != there.st_ino)) {
+        /* Another one took it for a dead one's before it was locked, and has made its own. */
+        free(staging->directory);
+        staging->directory = NULL;
+        return error_set(error, ERROR_BUSY, "another restore or reset is under way");
+    }
     if (result == 0) {
         result = config_paths_init(staging->directory, &staging->made, NULL, error);
     }

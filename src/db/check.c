@@ -4,10 +4,12 @@
 
 /* One finding is enough to know. */
 static const char QUICK_CHECK[] = "PRAGMA quick_check(1)";
+/* And that each row is in its indexes: one that an index has lost is never sent, or found. */
+static const char WHOLE_CHECK[] = "PRAGMA integrity_check(1)";
 
-int check_connection(struct db_connection *connection, struct error *error)
+static int run_check(struct db_connection *connection, const char *check, struct error *error)
 {
-    sqlite3_stmt *statement = db_prepare(connection, QUICK_CHECK, error);
+    sqlite3_stmt *statement = db_prepare(connection, check, error);
     if (statement == NULL) {
         return -(int)error->code;
     }
@@ -24,6 +26,11 @@ int check_connection(struct db_connection *connection, struct error *error)
     return status;
 }
 
+int check_connection(struct db_connection *connection, struct error *error)
+{
+    return run_check(connection, QUICK_CHECK, error);
+}
+
 int db_check_file(const char *path, struct error *error)
 {
     struct error ignored;
@@ -36,7 +43,7 @@ int db_check_file(const char *path, struct error *error)
     if (status < 0) {
         return status;
     }
-    status = check_connection(&connection, error);
+    status = run_check(&connection, WHOLE_CHECK, error);
     connection_close(&connection);
     return status;
 }

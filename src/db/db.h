@@ -49,7 +49,7 @@ int db_open(const struct db_options *options, struct db **ret_db, struct error *
 void db_stop(struct db *db);
 /* db_stop if that was not done, and frees. Nothing may use the database any more. Takes NULL. */
 void db_close(struct db *db);
-/* Reading only: 0 when quick_check passes. For start-up and `recover`. */
+/* Reading only: 0 when integrity_check passes, indexes too. For `recover` and the broker's check; a start has quick_check. */
 int db_check_file(const char *path, struct error *error) MUST_CHECK;
 /* Bytes in use: the database without its free pages, and what waits in the WAL. As of the last commit. Any thread. */
 uint64_t db_file_size(const struct db *db);

@@ -20,7 +20,7 @@ from test_backup import backup, passphrase_file, restore
 from test_inbox_rebuild import mark_unclean, rebuilt, ruin
 from test_recover import PAGE, forget_log, pages, recover, rows
 
-TABLE_LEAF = 13  # a page's first byte
+TABLE_LEAF, INDEX_LEAF = 13, 10  # a page's first byte
 
 
 def pair(world):
@@ -130,6 +130,30 @@ def test_rows_that_were_never_committed_are_not_salvaged(world):
     after = {row["client_message_id"] for row in rows(path).values()}
     assert after <= committed, after - committed
     assert len(after) > len(committed) - 10
+
+
+def test_recover_finds_a_row_that_an_index_has_lost(world):
+    """It would stay pending for ever, in a file whose every page is sound."""
+    broker, alice, bob = pair(world)
+    broker.stop()
+    alice.up()
+    for number in range(5):
+        assert alice.send(bob.pubkey, f"message {number}", client_message_id=f"k{number}").status == 202
+    alice.down()
+    path = alice.path("outbox.db")
+    with sqlite3.connect(path) as database:
+        root = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'outbox_pending'").fetchone()[0]
+    database.close()
+    data = bytearray(path.read_bytes())
+    start = (root - 1) * PAGE
+    assert data[start] == INDEX_LEAF
+    at = data.rindex(b"next", start, start + PAGE)
+    data[at:at + 4] = b"nexu"  # as many entries as rows, and one is nobody's
+    path.write_bytes(data)
+    assert recover(alice)["outbox"]["state"] == "damaged"
+    broker.start()
+    started(alice, bob)
+    assert len(bob.wait_inbox(5)) == 5
 
 
 def test_a_file_that_leads_round_in_circles_is_given_up_in_time(world):
