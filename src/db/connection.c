@@ -87,7 +87,9 @@ int sqlite_error(sqlite3 *handle, int result, struct error *error)
         log_fatal(EXIT_FAILED, "fsync_failed",
                   (const struct log_field[]){ LOG_TEXT("path", path), LOG_NUMBER("errno", system_errno), LOG_END });
     }
-    enum error_code code = error_code_of(result, system_errno);
+    /* A byte of the head that SQLite takes for a mistake of ours. */
+    bool ruined_head = handle != NULL && result == SQLITE_ERROR && strcmp(sqlite3_errmsg(handle), "unsupported file format") == 0;
+    enum error_code code = ruined_head ? ERROR_CORRUPT : error_code_of(result, system_errno);
     const char *said = code == ERROR_FULL ? "the disk is full" : handle == NULL ? sqlite3_errstr(result) : sqlite3_errmsg(handle);
     (void)error_set(error, code, "database %s: %s (%d)", path == NULL ? "" : path, said, extended);
     if (error != NULL && (code == ERROR_SYSTEM || code == ERROR_FULL || code == ERROR_DENIED)) {

@@ -156,6 +156,22 @@ def test_recover_finds_a_row_that_an_index_has_lost(world):
     assert len(bob.wait_inbox(5)) == 5
 
 
+def test_a_head_with_an_unknown_schema_format_is_damage_like_any_other(world):
+    broker, alice, bob = pair(world)
+    broker.stop()
+    alice.up()
+    assert alice.send(bob.pubkey, "message", client_message_id="k").status == 202
+    alice.down()
+    path = alice.path("outbox.db")
+    data = bytearray(path.read_bytes())
+    data[47] = 9
+    path.write_bytes(data)
+    alice.up(wait=False)
+    assert alice.process.wait(20) == 1 and "daemon recover" in alice.log.read_text()
+    assert recover(alice)["outbox"]["state"] == "damaged"
+    assert [row["client_message_id"] for row in rows(path).values()] == ["k"]
+
+
 def test_a_file_that_leads_round_in_circles_is_given_up_in_time(world):
     """Each page's cells claim 16 MiB on a chain of overflow pages that never ends: 300 million reads, if somebody followed them all."""
     node = Node(world, "node")
