@@ -414,8 +414,8 @@ def test_an_archive_that_cannot_be_used_is_put_aside_and_expired_keys_go(pair):
     bob.up()
     assert log_has(bob, "keypair_archive_malformed") and log_has(bob, "keypair_archive_readable_by_others")
     for _ in range(9):
-        rotate(bob)
         bob.wait_connected()
+        rotate(bob)
     assert len(archive(bob)["keys"]) == 8
     assert len({key["key_id"] for key in archive(bob)["keys"]}) == 8
     assert log_has(bob, "archived_key_dropped_early")
