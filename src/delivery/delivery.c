@@ -587,7 +587,7 @@ void delivery_check_stopped(struct delivery *delivery)
     if (!delivery->link_stopping && (is_settled(delivery) || !delivery->open)) {
         stop_link(delivery);
     }
-    if (delivery->link_stopped && drain_is_idle(delivery->drain)) {
+    if (delivery->link_stopped && drain_is_idle(delivery->drain) && delivery->receiving.storing == 0) {
         finish_stop(delivery);
     }
 }

@@ -104,7 +104,10 @@ static void stored(struct inbox_insert *insert)
     struct arrival *arrival = insert->argument;
     struct delivery *delivery = arrival->delivery;
     if (delivery->freed) {
-        /* the broker will push it again to whoever comes next */
+        /* The broker pushes it again to whoever comes next, to whom it will be no news: if it is any, it is told now. */
+        if (insert->status >= 0 && insert->is_new && !arrival->from_history) {
+            delivery_publish(delivery, "message", inbox_row_to_json(insert->row, delivery->slug), insert->row->seq);
+        }
     } else if (arrival->from_history) {
         history_settled(delivery, insert->status, insert->is_new);
     } else if (insert->status < 0) {

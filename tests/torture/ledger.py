@@ -1,6 +1,8 @@
 """What was asked, what was answered, and whether the databases keep the word that was given. Opens databases only when everything has stopped, and only to read."""
 
+import base64
 import collections
+import hashlib
 import json
 import sqlite3
 
@@ -262,11 +264,22 @@ class Ledger:
             told = set()
             for row in pair[0].rows("SELECT broker_message_id, by, state, verified FROM receipt"):
                 told.add(row["broker_message_id"])
-                if row["verified"] != 1 or (names[row["by"]], row["broker_message_id"]) not in stored:
+                is_true = (names[row["by"]], row["broker_message_id"]) in stored
+                if not is_true or (row["verified"] != 1 and not self.is_beyond_proof(pair[0], broker, row["broker_message_id"])):
                     self.find("a receipt says what is not so", f"{name}: {tuple(row)}")
             for row in outboxes[name]:
                 if row["status"] == "done" and row["broker_message_id"] not in told and row["broker_message_id"] not in kept:
                     self.find("a receipt is lost", f"{name}: {row['client_message_id']} {row['broker_message_id']}")
+
+    @staticmethod
+    def is_beyond_proof(outbox, broker, broker_message_id):
+        """What the broker has was sent just before its sender died, who forgot it, and a key was replaced before it was sent again: another text, and no way to make the first again."""
+        (message,) = broker.rows(f"SELECT nonce, ciphertext, created_at, sender_member_id, recipient_member_id FROM message WHERE broker_message_id = '{broker_message_id}'")
+        content = hashlib.sha256(base64.b64decode(message["nonce"]) + base64.b64decode(message["ciphertext"])).digest()
+        remembered = outbox.rows(f"SELECT a.content FROM outbox o JOIN outbox_attempt a USING (seq) WHERE o.broker_message_id = '{broker_message_id}'")
+        rotated = broker.rows(f"SELECT 1 FROM rotation WHERE member_id IN ({message['sender_member_id']}, {message['recipient_member_id']}) AND "
+                              f"abs(stored_at - {message['created_at']}) < 60000")
+        return bool(rotated) and content not in [row["content"] for row in remembered]
 
     def check_reader(self, reader, rows):
         """Each stored message came once, in order, and as it is stored."""
