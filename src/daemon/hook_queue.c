@@ -55,17 +55,6 @@ void hook_queue_arriving(struct daemon_hooks *hooks, struct delivery *delivery, 
 
 /* ---- its hooks run ----------------------------------------------------------------------------------------------------------- */
 
-static int64_t depth_of(const struct inbox_row *row)
-{
-    json_t *meta = NULL;
-    struct error error;
-    if (row->meta == NULL || json_parse_strict(row->meta, strlen(row->meta), &meta, &error) != 0)
-        return 0;
-    int64_t depth = meta_depth(meta);
-    json_decref(meta);
-    return depth;
-}
-
 /* Its mesh was left: nobody could be answered, and what it meant was the mesh's. */
 static void start_run(struct daemon_hooks *hooks, struct hook_run *run)
 {
@@ -81,7 +70,7 @@ static void start_run(struct daemon_hooks *hooks, struct hook_run *run)
     job->sender_pubkey = memory_strdup(row->sender_pubkey);
     job->topic = memory_strdup(row->topic);
     job->broker_message_id = memory_strdup(row->broker_message_id);
-    job->depth = depth_of(row);
+    job->depth = meta_depth_of(row->meta);
     job->legacy = row->verified == INBOX_LEGACY;
     hooks->message_jobs++;
     json_t *payload = inbox_row_to_json(row, job->mesh_slug);

@@ -150,7 +150,7 @@ static int prepare_writer(struct db *db, const struct db_options *options, const
     db->checkpoint_wait_ms = FIRST_CHECKPOINT_WAIT_MS;
     db->checkpoint_due_ms = clock_monotonic_ms() + FIRST_CHECKPOINT_WAIT_MS;
     if (status == 0) {
-        status = connection_read_number(&db->writer, "PRAGMA page_size", &db->page_size, error);
+        status = db_read_number(&db->writer, "PRAGMA page_size", &db->page_size, error);
     }
     if (status == 0) {
         status = writer_measure_size(db, error);

@@ -115,6 +115,8 @@ int db_step(sqlite3_stmt *statement, struct error *error) MUST_CHECK;
 /* prepare, bind, step to the end, reset. *ret_changes (may be NULL) = rows changed. */
 int db_execute(struct db_connection *connection, struct error *error, int64_t *ret_changes, const char *sql, const char *format,
                ...) MUST_CHECK;
+/* The first column of the first row of a statement without parameters; untouched when there is none. */
+int db_read_number(struct db_connection *connection, const char *sql, int64_t *ret_number, struct error *error) MUST_CHECK;
 void db_reset(sqlite3_stmt *statement); /* takes NULL */
 /* Columns. Text is valid until the next step or reset; NULL for null. */
 const char *db_column_string(sqlite3_stmt *statement, int column);

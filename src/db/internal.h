@@ -32,9 +32,6 @@ void connection_finalize(struct db_connection *connection);
 /* One statement without parameters or results of interest; may be a pragma. Not kept. */
 int connection_run(struct db_connection *connection, const char *sql, struct error *error) MUST_CHECK;
 
-/* The first column of the first row; untouched when there is none. */
-int connection_read_number(struct db_connection *connection, const char *sql, int64_t *ret_number, struct error *error) MUST_CHECK;
-
 /* Fills *error from the handle's last failure and returns the negative code. An fsync that failed ends the process (30-delivery,
  * Crash recovery: what the kernel kept is unknown). */
 int sqlite_error(sqlite3 *handle, int result, struct error *error);

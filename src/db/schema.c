@@ -15,9 +15,9 @@ int schema_read(struct db_connection *connection, struct schema_state *ret_state
 {
     int64_t exists = 0;
     int64_t pages = 0;
-    int status = connection_read_number(connection, SELECT_EXISTS, &exists, error);
+    int status = db_read_number(connection, SELECT_EXISTS, &exists, error);
     if (status == 0) {
-        status = connection_read_number(connection, SELECT_PAGES, &pages, error);
+        status = db_read_number(connection, SELECT_PAGES, &pages, error);
     }
     if (status < 0) {
         return status;

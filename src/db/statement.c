@@ -210,7 +210,7 @@ int db_execute(struct db_connection *connection, struct error *error, int64_t *r
     return status;
 }
 
-int connection_read_number(struct db_connection *connection, const char *sql, int64_t *ret_number, struct error *error)
+int db_read_number(struct db_connection *connection, const char *sql, int64_t *ret_number, struct error *error)
 {
     sqlite3_stmt *statement = db_prepare(connection, sql, error);
     if (statement == NULL) {

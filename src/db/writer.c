@@ -52,9 +52,9 @@ int writer_measure_size(struct db *db, struct error *error)
 {
     int64_t pages = 0;
     int64_t unused = 0;
-    int status = connection_read_number(&db->writer, PAGE_COUNT, &pages, error);
+    int status = db_read_number(&db->writer, PAGE_COUNT, &pages, error);
     if (status == 0) {
-        status = connection_read_number(&db->writer, FREE_COUNT, &unused, error);
+        status = db_read_number(&db->writer, FREE_COUNT, &unused, error);
     }
     if (status == 0) {
         atomic_store(&db->database_bytes, (uint_fast64_t)((pages - unused) * db->page_size));

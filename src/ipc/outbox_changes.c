@@ -166,18 +166,6 @@ void route_outbox_drop(struct exchange *exchange)
 
 /* ---- the successor ---------------------------------------------------------------------------------------------- */
 
-/* How deep an automatic reply is, nobody patches away. */
-static int64_t depth_of(const struct outbox_row *row)
-{
-    json_t *meta = NULL;
-    struct error error;
-    if (row->meta == NULL || json_parse_strict(row->meta, strlen(row->meta), &meta, &error) != 0)
-        return 0;
-    int64_t depth = meta_depth(meta);
-    json_decref(meta);
-    return depth;
-}
-
 static void put_meta(struct outbox_row *row, const struct buffer *meta)
 {
     free(row->meta);
@@ -186,7 +174,7 @@ static void put_meta(struct outbox_row *row, const struct buffer *meta)
 
 static void patch_row(struct outbox_row *row, struct change *change)
 {
-    int64_t depth = depth_of(row);
+    int64_t depth = meta_depth_of(row->meta);
     struct error error;
     if (change->message.data != NULL) {
         free(row->payload);
@@ -283,7 +271,7 @@ static int replace_content(struct outbox_row *row, const struct send_verdict *ve
     char *replaced = NULL;
     struct buffer meta;
     buffer_init(&meta, LIMIT_META);
-    int status = guard_apply(verdict, delivery_inline_bytes(delivery), depth_of(row), &message, &replaced, &meta, error);
+    int status = guard_apply(verdict, delivery_inline_bytes(delivery), meta_depth_of(row->meta), &message, &replaced, &meta, error);
     if (status == 0 && verdict->meta != NULL)
         put_meta(row, &meta);
     if (status == 0 && replaced != NULL) {

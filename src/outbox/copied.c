@@ -44,20 +44,6 @@ int outbox_abort_copied(struct db_connection *connection, const char *by, int64_
     return status;
 }
 
-static int count_rows(struct db_connection *connection, int64_t *ret_count, struct error *error)
-{
-    sqlite3_stmt *statement = db_prepare(connection, COUNT_ROWS, error);
-    if (statement == NULL) {
-        return -(int)error->code;
-    }
-    int status = db_step(statement, error);
-    if (status == 1) {
-        *ret_count = db_column_integer(statement, 0, 0);
-    }
-    db_reset(statement);
-    return status < 0 ? status : 0;
-}
-
 int outbox_forget_payloads(struct db_connection *connection, const char *by, int64_t at, int64_t *ret_aborted, int64_t *ret_kept,
                            struct error *error)
 {
@@ -68,5 +54,5 @@ int outbox_forget_payloads(struct db_connection *connection, const char *by, int
         }
     }
     int status = outbox_abort_copied(connection, by, at, ret_aborted, error);
-    return status == 0 ? count_rows(connection, ret_kept, error) : status;
+    return status == 0 ? db_read_number(connection, COUNT_ROWS, ret_kept, error) : status;
 }

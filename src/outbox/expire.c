@@ -178,20 +178,6 @@ struct prune_task {
     bool more;
 };
 
-static int read_pruned(struct db_connection *connection, int64_t *ret_seq, struct error *error)
-{
-    sqlite3_stmt *statement = db_prepare(connection, SELECT_PRUNED, error);
-    if (statement == NULL) {
-        return -(int)error->code;
-    }
-    int status = db_step(statement, error);
-    if (status == 1) {
-        *ret_seq = db_column_integer(statement, 0, 0);
-    }
-    db_reset(statement);
-    return status < 0 ? status : 0;
-}
-
 struct prune_step {
     int64_t seqs[PRUNE_STEP];
     size_t count;
@@ -242,7 +228,7 @@ static int run_prune(struct db_connection *connection, struct db_task *task)
 {
     struct prune_task *prune = CONTAINER_OF(task, struct prune_task, task);
     int64_t stored = 0;
-    int status = read_pruned(connection, &stored, &task->error);
+    int status = db_read_number(connection, SELECT_PRUNED, &stored, &task->error);
     struct prune_step step = { .scanned_up_to = prune->scanned_up_to < 0 ? stored : prune->scanned_up_to,
                                .final_up_to = prune->scanned_up_to < 0 ? stored : prune->final_up_to };
     if (status == 0) {

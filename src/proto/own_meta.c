@@ -40,6 +40,17 @@ int64_t meta_depth(const json_t *meta)
     return depth;
 }
 
+int64_t meta_depth_of(const char *text)
+{
+    json_t *meta = NULL;
+    struct error error;
+    if (text == NULL || json_parse_strict(text, strlen(text), &meta, &error) != 0)
+        return 0;
+    int64_t depth = meta_depth(meta);
+    json_decref(meta);
+    return depth;
+}
+
 int meta_set_depth(struct buffer *canonical, int64_t depth, struct error *error)
 {
     json_t *meta = NULL;

@@ -18,6 +18,8 @@ const char *meta_own_key(const json_t *meta);
 /* "claudemesh.depth": how many automatic replies led to this message; 0: none, somebody wrote it. What is there and is no whole number from 1 up counts as 1: nobody
  * gets an answer by spelling it wrong. Takes NULL. */
 int64_t meta_depth(const json_t *meta);
+/* The same of its text; NULL, or no JSON: 0. */
+int64_t meta_depth_of(const char *text);
 /* canonical: an object in canonical form, or empty for none; replaced by itself with that depth. ERROR_TOO_LARGE when it does not fit the buffer any more: then it is
  * unchanged. depth from 1. */
 int meta_set_depth(struct buffer *canonical, int64_t depth, struct error *error) MUST_CHECK;
