@@ -33,6 +33,11 @@ struct ipc {
     struct ipc_capability *capabilities; /* of the runs that go on */
     struct send_guard send_guard;        /* wanted NULL: none */
     struct events *events;
+    struct refusal_log {
+        int64_t since_ms; /* monotonic: when this minute began */
+        size_t told;
+        uint64_t untold;
+    } refusal_log;
     struct buffer scratch; /* for printing one answer at a time */
     uint16_t tcp_port;
     int schema_version;

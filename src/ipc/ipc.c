@@ -17,6 +17,23 @@ static void log_refusal(const struct guard_request *view, const struct guard_ref
               LOG_SECURITY, LOG_END);
 }
 
+/* Whoever may connect may be refused as often as it likes: that must not push out of the log what else was of concern. Each one is in the metrics. */
+static bool may_log_refusal(struct refusal_log *log, int64_t now_ms)
+{
+    enum { MINUTE_MS = 60000, TOLD_A_MINUTE = 500 };
+    if (log->told == 0 || now_ms - log->since_ms >= MINUTE_MS) {
+        if (log->untold > 0)
+            log_event(LOG_LEVEL_WARN, "refusals_not_logged", LOG_NUMBER("count", log->untold), LOG_SECURITY, LOG_END);
+        *log = (struct refusal_log){ .since_ms = now_ms };
+    }
+    if (log->told == TOLD_A_MINUTE) {
+        log->untold++;
+        return false;
+    }
+    log->told++;
+    return true;
+}
+
 static void answer_preflight(struct http_request *request)
 {
     http_add_header(request, "Access-Control-Allow-Methods", "GET, POST");
@@ -72,7 +89,7 @@ static void on_head(void *argument, struct http_request *request)
     int status = result == GUARD_PREFLIGHT ? 204 : refusal.status;
     ipc_metrics_request(ipc->metrics, NULL, view.transport, status, clock_monotonic_us() - http_started_us(request));
     struct ipc_capability *run = capability != NULL ? capability : http_narrow_owner(request);
-    if (refusal.security && (run == NULL || capability_may_tell(run)))
+    if (refusal.security && (run == NULL ? may_log_refusal(&ipc->refusal_log, view.now_ms) : capability_may_tell(run)))
         log_refusal(&view, &refusal);
     if (result == GUARD_PREFLIGHT)
         answer_preflight(request);

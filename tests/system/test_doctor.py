@@ -43,7 +43,7 @@ def paste(node, remedy, status=0, **environment):
     bin_directory.mkdir(exist_ok=True)
     link = bin_directory / "claudemesh"
     if not link.exists():
-        link.symlink_to(os.path.abspath(harness.BINARY))
+        link.symlink_to(os.path.realpath(harness.BINARY))
         (bin_directory / "sudo").write_text('#!/bin/sh\nexec "$@"\n')
         (bin_directory / "sudo").chmod(0o755)
     environment = node.world.environment(**{**node.more_environment, **environment})
@@ -263,7 +263,7 @@ def test_a_service_whose_program_is_gone_is_told(host):
     unit.parent.mkdir(parents=True)
     unit.write_text("[Service]\nExecStart=/nowhere/claudemesh daemon up --foreground\n")
     assert finding(alice, "service", says="/nowhere/claudemesh")["remedy"].endswith("daemon install-service")
-    unit.write_text(f'[Service]\nExecStart="{os.path.abspath(harness.BINARY)}" daemon up --foreground\n')
+    unit.write_text(f'[Service]\nExecStart="{os.path.realpath(harness.BINARY)}" daemon up --foreground\n')
     gone(alice, "service")
 
 
@@ -279,7 +279,7 @@ class UnitsOfItsOwn:
 
     def run(self, *arguments):
         return self.node.world.run(*self.unshare, "sh", "-c", 'mount --bind "$0" /etc/systemd/system && exec "$@"', self.units,
-                                   os.path.abspath(harness.BINARY), "--config-dir", self.node.config, *arguments)
+                                   os.path.realpath(harness.BINARY), "--config-dir", self.node.config, *arguments)
 
     def findings(self):
         return [entry for entry in json.loads(self.run("--json", "doctor").stdout)["checks"] if entry["check"] == "service"]
@@ -287,7 +287,7 @@ class UnitsOfItsOwn:
 
 def test_a_service_of_the_system_whose_program_is_gone_is_told(host):
     _, alice = host
-    system, binary = UnitsOfItsOwn(alice), os.path.abspath(harness.BINARY)
+    system, binary = UnitsOfItsOwn(alice), os.path.realpath(harness.BINARY)
     assert not system.findings()
     done = system.run("daemon", "install-service", "--system", "--allow-ci-persistent")
     assert done.returncode == 0, done

@@ -290,3 +290,12 @@ def test_another_user_may_not_use_the_socket(node):
     os.waitpid(child, 0)
     assert os.read(read, 4096) == b"closed"
     assert request(node, transport="unix")[0] == 200
+
+
+def test_whoever_is_refused_again_and_again_does_not_fill_the_log(node):
+    for _ in range(1200):
+        assert code(request(node, headers={"Authorization": "Bearer wrong"})) == (401, "invalid_token")
+    lines = [json.loads(line) for line in node.log.read_text().splitlines()]
+    assert sum(line["msg"] == "invalid_token" for line in lines) <= 1000  # 500 a minute, and a minute may begin on the way
+    metrics = request(node)[0] == 200 and node.api.get("/v1/metrics").body.decode()
+    assert 'cm_daemon_ipc_requests_total{route="none",status="401",transport="tcp"} 1200' in metrics

@@ -319,7 +319,7 @@ def test_a_clone_that_runs_beside_the_first_is_never_refused_by_the_broker_and_t
     wait_for(lambda: clones_counted(alice) == 1)
     assert clones_counted(clone) == 1, "by its own start"
     wait_for(lambda: audited(broker, "member_clone_suspected") == 1)
-    assert audited(broker, "concurrent_connection") == 1
+    wait_for(lambda: audited(broker, "concurrent_connection") == 1, what="the audit")
     bob.wait_connected(False)
     assert "replaced_by_newer_connection" in json.dumps(bob.health())
     said = wait_for(lambda: logged(bob, "member_connected_elsewhere"))
@@ -342,7 +342,7 @@ def test_where_the_older_connection_stays_the_newer_daemon_waits_and_says_why(wo
     assert "member_already_connected" in json.dumps(clone.health())
     stream.wait(is_clone_event, what="the admins to hear of the one that was refused, too")
     assert bob.health()["meshes"][0]["connected"] is True
-    assert audited(broker, "concurrent_connection") == 1
+    wait_for(lambda: audited(broker, "concurrent_connection") == 1, what="the audit")
     clone.path("session-id").write_text(bob.path("session-id").read_text())
     clone.down()
     clone.up()
