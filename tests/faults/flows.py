@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+import urllib.parse
 
 from layer import INVISIBLE, Layer, harness
 from hook_world import RECORD_ID, ledger, ledger_path, shell_hook
@@ -517,6 +518,75 @@ class Hooks(Sending):
         end = deadline(30)
         while self.runs_left():
             self.expect(time.monotonic() < end, "runs are left after a start without faults")
+            time.sleep(0.02)
+
+
+class Retention(Sending):
+    """The recipient's inbox at its limit: what was marked seen goes, in steps, out of the table and out of the index; nothing else does."""
+
+    name = "retention"
+
+    def set_up(self):
+        self.broker, self.alice, self.bob = two_nodes(self.world)
+        self.bob.settings('[inbox]\nmax_bytes = "1KB"\n')  # a new database has more
+        self.alice.up()
+        self.process = Process(self, self.bob)
+        self.process.launch()
+        self.alice.wait_connected()
+        self.bob.wait_connected()
+        self.perform(None)
+
+    def perform(self, fault):
+        self.wait_connected(self.process, self.bob)
+        ids = self.new_ids(6)
+        for name in ids:
+            answer = self.alice.send(self.bob.pubkey, f"body of {name}", client_message_id=name)
+            self.expect(answer.status == 202, f"the healthy sender: {answer}")
+        self.wait_received(self.bob, ids, self.process.ensure)
+        rows = {item["client_message_id"]: item["id"] for item in self.newest(self.bob, 200)}
+        self.process.remember()
+        if fault is not None:
+            self.layer.arm()
+        self.ask("POST", "/v1/inbox/seen", {"ids": [rows[name] for name in ids[:3]]}, fault)
+        self.prune(ids, deadline(4 if fault is not None else 30))
+        self.layer.arm(False)
+        self.process.ensure()
+        self.ask("POST", "/v1/inbox/seen", {"ids": [rows[name] for name in ids[:3]]}, None)
+        self.expect(self.prune(ids, deadline(30)), "what was seen does not go")
+        for name in ids:
+            found = self.ask("GET", "/v1/inbox/search?q=" + urllib.parse.quote(f'"body of {name}"'), None, None).json["items"]
+            self.expect([item["client_message_id"] for item in found] == ([name] if name in ids[3:] else []), f"the index and the table: {name}, {found}")
+
+    def ask(self, method, path, body, fault):
+        end = deadline(30)
+        while True:
+            self.process.ensure()
+            try:
+                answer = self.bob.api.call(method, path, body)
+            except DIED:
+                self.bob.api.close()
+                self.process.ended_soon()
+                continue
+            if answer.status == 200 or (fault is not None and answer.status in (500, 503, 507)):
+                return answer
+            self.expect(time.monotonic() < end, f"{path}: {answer}")
+            time.sleep(0.02)
+
+    def prune(self, ids, end):
+        """Asks for it until the seen ones are gone; the others stay. False: time was up."""
+        while True:
+            self.process.ensure()
+            if self.process.alive:
+                self.bob.process.send_signal(signal.SIGHUP)
+            with contextlib.suppress(*DIED):
+                items = self.bob.api.get("/v1/inbox?limit=200").json.get("items")
+                left = [item["client_message_id"] for item in items or [] if item["client_message_id"] in ids]
+                self.expect(items is None or set(ids[3:]) <= set(left), f"what nobody saw is gone: {left}")
+                if items is not None and set(left) == set(ids[3:]):
+                    return True
+            if time.monotonic() > end:
+                return False
+            self.bob.api.close()
             time.sleep(0.02)
 
 
@@ -1327,5 +1397,5 @@ class Recover(Command):
         self.expect(not self.alice.path("outbox.recovery").exists(), "the note stays")
 
 
-FLOWS = {flow.name: flow for flow in (Accept, Receive, Hooks, Operate, Start, Restart, Stop, Reconnect, Serve, ServeStart, ServeRestart, Create, Join, Rotate, RotateToken, Invite, SendCommand,
+FLOWS = {flow.name: flow for flow in (Accept, Receive, Hooks, Retention, Operate, Start, Restart, Stop, Reconnect, Serve, ServeStart, ServeRestart, Create, Join, Rotate, RotateToken, Invite, SendCommand,
                                       SendCold, Ask, Up, AcceptHost, Remint, Backup, Restore, Reset, Recover, InstallService)}
