@@ -27,6 +27,7 @@ enum rotate_stage {
 struct daemon_rotation {
     struct daemon_mesh *mesh; /* NULL: it was left meanwhile */
     struct daemon *daemon;
+    char *slug; /* the mesh's */
     enum rotate_stage stage;
     bool resumed; /* begun before this start: nobody waits, and it is not called off for want of a link */
     int list_waits;
@@ -48,6 +49,7 @@ struct files_task {
     struct rotation_prepared prepared;
 };
 
+static int step_finish(struct files_task *task, struct error *error);
 static void settle(struct daemon_rotation *rotation);
 static void call_off(struct daemon_rotation *rotation, const char *code, const char *sentence);
 
@@ -72,6 +74,19 @@ static void fail(struct daemon_rotation *rotation, int status, const char *code,
     answer(rotation, status, body);
 }
 
+/* The new key stands in config.json. */
+static void tell_rotated(struct daemon_rotation *rotation)
+{
+    const char *old_key = keypair_public_hex(rotation->prepared.current), *new_key = keypair_public_hex(rotation->prepared.next);
+    log_event(LOG_LEVEL_INFO, "keypair_rotated", LOG_SECURITY, LOG_TEXT("mesh", rotation->slug), LOG_TEXT("old", old_key),
+              LOG_TEXT("new", new_key), LOG_END);
+    json_t *body = json_new_object();
+    json_put_string(body, "mesh", rotation->slug);
+    json_put_string(body, "old_pubkey", old_key);
+    json_put_string(body, "new_pubkey", new_key);
+    answer(rotation, 200, body);
+}
+
 static void end(struct daemon_rotation *rotation)
 {
     fail(rotation, 503, "shutting_down", "The daemon stopped, or left the mesh, before the rotation ended; it goes on at the next start.");
@@ -79,6 +94,7 @@ static void end(struct daemon_rotation *rotation)
         rotation->mesh->rotation = NULL;
     rotation_prepared_release(&rotation->prepared);
     loop_timer_free(rotation->timer);
+    free(rotation->slug);
     free(rotation);
 }
 
@@ -97,6 +113,8 @@ static void done_files(struct db_task *base)
     struct daemon_rotation *rotation = task->rotation;
     if (rotation->mesh == NULL) {
         rotation_prepared_release(&task->prepared);
+        if (task->step == step_finish && base->status == 0) /* whoever watches config.json was quicker */
+            tell_rotated(rotation);
         end(rotation);
     } else {
         if (task->prepared.next != NULL) {
@@ -175,17 +193,10 @@ static void finished(struct daemon_rotation *rotation, int status, const struct 
         loop_timer_start(rotation->timer, FILES_AGAIN_MS);
         return;
     }
-    const char *old_key = keypair_public_hex(rotation->prepared.current), *new_key = keypair_public_hex(rotation->prepared.next);
-    log_event(LOG_LEVEL_INFO, "keypair_rotated", LOG_SECURITY, LOG_TEXT("mesh", rotation->mesh->slug), LOG_TEXT("old", old_key),
-              LOG_TEXT("new", new_key), LOG_END);
-    json_t *body = json_new_object();
-    json_put_string(body, "mesh", rotation->mesh->slug);
-    json_put_string(body, "old_pubkey", old_key);
-    json_put_string(body, "new_pubkey", new_key);
     rotation->mesh->rotation = NULL;
     rotation->mesh = NULL;
     daemon_update_meshes(daemon); /* the mesh's key is another one: it is taken up anew */
-    answer(rotation, 200, body);
+    tell_rotated(rotation);
     end(rotation);
 }
 
@@ -344,6 +355,7 @@ static struct daemon_rotation *begin(struct daemon_mesh *mesh)
     struct daemon_rotation *rotation = memory_zalloc(sizeof(*rotation));
     rotation->daemon = mesh->daemon;
     rotation->mesh = mesh;
+    rotation->slug = memory_strdup(mesh->slug);
     rotation->timer = loop_timer_new(mesh->daemon->loop, timer_fired, rotation);
     mesh->rotation = rotation;
     return rotation;
